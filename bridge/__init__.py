@@ -1,0 +1,16 @@
+"""avatar-bridge: audio in, a lip-synced avatar out.
+
+Media flows down this list; each stage knows only the type of the line above:
+
+    inputs      any audio source                  -> AudioBlock
+    dsp         numpy and scipy                   -> PCM16, 24 kHz, mono
+    providers   the avatar service, as a client   -> RtpPacket
+    receive     reorder, depacketize              -> ReceivedUnit, on the sender's clock
+    timeline    lip-sync                          -> AccessUnit, on session time
+    outputs     RTMP, files
+
+`session.py` wires one line, `daemon.py` runs many, `ops` watches, `local_avatar` stands in for the cloud.
+Reasons: ARCHITECTURE.md beside this file.
+"""
+
+__version__ = "0.1.0"

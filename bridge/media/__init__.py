@@ -1,0 +1,1 @@
+"""What flows: audio blocks, RTP packets, access units, and the arithmetic of their clocks."""

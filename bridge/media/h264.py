@@ -1,0 +1,211 @@
+"""H.264 byte formats and the few fields of a parameter set that the bridge reads (ITU-T H.264, ISO 14496-15)."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from bridge.errors import RemoteProtocolError
+
+NAL_SLICE = 1
+NAL_IDR = 5
+NAL_SEI = 6
+NAL_SPS = 7
+NAL_PPS = 8
+NAL_ACCESS_UNIT_DELIMITER = 9
+NAL_FILLER = 12
+
+PROFILE_BASELINE = 66
+PROFILE_MAIN = 77
+PROFILE_HIGH = 100
+# Profiles whose SPS carries chroma_format_idc and scaling lists: H.264 §7.3.2.1.1.
+_HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
+
+
+def nal_type(nal: bytes) -> int:
+    return nal[0] & 0x1F
+
+
+def split_avcc(payload: bytes) -> Iterator[bytes]:
+    """NAL units of a payload with 4-byte lengths. Raises RemoteProtocolError on a length past the end."""
+    position, end = 0, len(payload)
+    while position < end:
+        if position + 4 > end:
+            raise RemoteProtocolError("H.264 access unit ends inside a NAL length")
+        length = int.from_bytes(payload[position : position + 4], "big")
+        position += 4
+        if position + length > end:
+            raise RemoteProtocolError(f"H.264 NAL unit of {length} bytes runs past its access unit")
+        yield payload[position : position + length]
+        position += length
+
+
+def join_avcc(nals: Iterable[bytes]) -> bytes:
+    parts: list[bytes] = []
+    for nal in nals:
+        parts.append(len(nal).to_bytes(4, "big"))
+        parts.append(nal)
+    return b"".join(parts)
+
+
+def split_annexb(stream: bytes) -> Iterator[bytes]:
+    """NAL units between start codes of three or four bytes (H.264 annex B)."""
+    start = stream.find(b"\0\0\1")
+    while start >= 0:
+        start += 3
+        following = stream.find(b"\0\0\1", start)
+        nal = stream[start : following if following >= 0 else len(stream)]
+        # trailing_zero_8bits and the first byte of a four-byte start code do not belong to the NAL unit.
+        nal = nal.rstrip(b"\0")
+        if nal:
+            yield nal
+        start = following
+
+
+def join_annexb(nals: Iterable[bytes]) -> bytes:
+    return b"".join(b"\0\0\0\1" + nal for nal in nals)
+
+
+def avcc_to_annexb(payload: bytes, codec_config: bytes = b"") -> bytes:
+    """Start codes instead of lengths; with a codec_config its SPS and PPS come first."""
+    nals = list(split_avcc(payload))
+    if codec_config:
+        sps, pps = parameter_sets(codec_config)
+        nals = [*sps, *pps, *nals]
+    return join_annexb(nals)
+
+
+def decoder_configuration(sps: bytes, pps: bytes) -> bytes:
+    """AVCDecoderConfigurationRecord for one SPS and one PPS, NAL lengths of 4 bytes (ISO 14496-15 §5.3.3.1)."""
+    if len(sps) < 4 or not pps:
+        raise RemoteProtocolError("H.264 parameter set is too short")
+    record = bytes([1, sps[1], sps[2], sps[3], 0xFF, 0xE1]) + struct.pack("!H", len(sps)) + sps
+    record += b"\x01" + struct.pack("!H", len(pps)) + pps
+    if sps[1] in _HIGH_PROFILES:
+        # chroma_format 4:2:0 and 8 bits: the only ones WebRTC negotiates (RFC 7742 §6.2).
+        record += bytes([0xFC | 1, 0xF8, 0xF8, 0])
+    return record
+
+
+def parameter_sets(codec_config: bytes) -> tuple[list[bytes], list[bytes]]:
+    """SPS and PPS NAL units of an AVCDecoderConfigurationRecord."""
+    position = 5
+    sets: list[list[bytes]] = []
+    for mask in (0x1F, 0xFF):
+        found: list[bytes] = []
+        count = codec_config[position] & mask
+        position += 1
+        for _ in range(count):
+            (length,) = struct.unpack_from("!H", codec_config, position)
+            found.append(codec_config[position + 2 : position + 2 + length])
+            position += 2 + length
+        sets.append(found)
+    return sets[0], sets[1]
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceParameters:
+    """What the bridge reads of an SPS."""
+
+    profile_idc: int
+    level_idc: int
+    width_px: int
+    height_px: int
+
+
+def parse_sps(sps: bytes) -> SequenceParameters:
+    """Profile, level and cropped picture size (H.264 §7.3.2.1.1). Raises RemoteProtocolError on a broken one."""
+    try:
+        return _parse_sps(_Bits(_without_emulation_prevention(sps[1:])))
+    except IndexError:
+        raise RemoteProtocolError("H.264 sequence parameter set is truncated") from None
+
+
+def _parse_sps(bits: "_Bits") -> SequenceParameters:
+    profile_idc = bits.read(8)
+    bits.read(8)  # constraint flags
+    level_idc = bits.read(8)
+    bits.exp_golomb()  # seq_parameter_set_id
+    chroma_format_idc = 1
+    separate_planes = 0
+    if profile_idc in _HIGH_PROFILES:
+        chroma_format_idc = bits.exp_golomb()
+        if chroma_format_idc == 3:
+            separate_planes = bits.read(1)
+        bits.exp_golomb()  # bit_depth_luma_minus8
+        bits.exp_golomb()  # bit_depth_chroma_minus8
+        bits.read(1)  # qpprime_y_zero_transform_bypass_flag
+        if bits.read(1):
+            for index in range(8 if chroma_format_idc != 3 else 12):
+                if bits.read(1):
+                    _skip_scaling_list(bits, 16 if index < 6 else 64)
+    bits.exp_golomb()  # log2_max_frame_num_minus4
+    order_count_type = bits.exp_golomb()
+    if order_count_type == 0:
+        bits.exp_golomb()
+    elif order_count_type == 1:
+        bits.read(1)
+        bits.signed_exp_golomb()
+        bits.signed_exp_golomb()
+        for _ in range(bits.exp_golomb()):
+            bits.signed_exp_golomb()
+    bits.exp_golomb()  # max_num_ref_frames
+    bits.read(1)  # gaps_in_frame_num_value_allowed_flag
+    width_mbs = bits.exp_golomb() + 1
+    height_map_units = bits.exp_golomb() + 1
+    frame_mbs_only = bits.read(1)
+    if not frame_mbs_only:
+        bits.read(1)
+    bits.read(1)  # direct_8x8_inference_flag
+    left = right = top = bottom = 0
+    if bits.read(1):
+        left, right, top, bottom = (bits.exp_golomb() for _ in range(4))
+    # H.264 §7.4.2.1.1, equations 7-19 to 7-22: crop units depend on the chroma format and on interlacing.
+    has_chroma = chroma_format_idc != 0 and not separate_planes
+    crop_x = 2 if has_chroma and chroma_format_idc in (1, 2) else 1
+    crop_y = (2 if has_chroma and chroma_format_idc == 1 else 1) * (2 - frame_mbs_only)
+    return SequenceParameters(
+        profile_idc,
+        level_idc,
+        width_mbs * 16 - crop_x * (left + right),
+        height_map_units * 16 * (2 - frame_mbs_only) - crop_y * (top + bottom),
+    )
+
+
+def _skip_scaling_list(bits: "_Bits", size: int) -> None:
+    last, following = 8, 8
+    for _ in range(size):
+        if following:
+            following = (last + bits.signed_exp_golomb()) % 256
+        last = following or last
+
+
+def _without_emulation_prevention(rbsp: bytes) -> bytes:
+    return rbsp.replace(b"\0\0\3", b"\0\0")
+
+
+class _Bits:
+    """Reads a bit string from its front; IndexError past the end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+
+    def read(self, n_bits: int) -> int:
+        value = 0
+        for _ in range(n_bits):
+            byte = self._data[self._position >> 3]
+            value = value << 1 | byte >> (7 - (self._position & 7)) & 1
+            self._position += 1
+        return value
+
+    def exp_golomb(self) -> int:
+        zeros = 0
+        while not self.read(1):
+            zeros += 1
+            if zeros > 32:
+                raise IndexError
+        return (1 << zeros) - 1 + self.read(zeros)
+
+    def signed_exp_golomb(self) -> int:
+        code = self.exp_golomb()
+        return (code + 1) // 2 if code & 1 else -(code // 2)

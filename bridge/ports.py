@@ -1,0 +1,154 @@
+"""The plugs of a session: what an input, an avatar service and an output must offer.
+
+Everything here is called on the session's event loop. A long-lived thing has one verb, `run`: it returns when
+finished, raises when failed, and is cancelled to be stopped.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from bridge.media.access_unit import Codec, Kind
+from bridge.media.audio import AudioBlock
+from bridge.media.live_queue import LiveQueue
+from bridge.media.rtp import RtpPacket, SenderReport
+
+# ---------------------------------------------------------------------------------------------- audio in
+
+
+class AudioSource(Protocol):
+    """One input. `is_live`: samples come at the pace of a clock; otherwise as fast as they are taken."""
+
+    name: str
+    is_live: bool
+
+    async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
+        """Deliver blocks until the source ends; `emit` waits while enough is buffered. Raises SourceError."""
+
+
+# ---------------------------------------------------------------------------------------------- the avatar service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UplinkPacing:
+    """How a service wants to be fed with PCM16, 24 kHz, mono: properties of the service, with their source there.
+
+    live_samples, buffered_samples  samples per message from a live source and from a buffered one.
+    idle_audio                      silence: silence flows while no input speaks; none: nothing does.
+    tail_s                          silence that ends a turn, when idle_audio is none.
+    """
+
+    live_samples: int
+    buffered_samples: int
+    idle_audio: Literal["silence", "none"]
+    tail_s: float
+
+
+class AvatarLink(Protocol):
+    """An avatar session that takes audio."""
+
+    pacing: UplinkPacing
+
+    async def send_audio(self, pcm16: bytes) -> None:
+        """Send whole samples, PCM16 little-endian, 24 kHz, mono. Raises ProviderError once the session is over."""
+
+
+class TrackFeedback(Protocol):
+    """What the receiver of one track tells its sender (RFC 4585). Never waits; lost with a lost connection."""
+
+    def send_nack(self, sequence_numbers: Sequence[int]) -> None: ...
+
+    def send_pli(self) -> None: ...
+
+
+class TrackSink(Protocol):
+    """Takes what arrives for one track, in the order of arrival."""
+
+    def on_packet(self, packet: RtpPacket) -> None: ...
+
+    def on_sender_report(self, report: SenderReport) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteTrack:
+    """A track that the avatar service sends. `codecs`: payload type to codec, retransmission types left out."""
+
+    kind: Kind
+    codecs: Mapping[int, Codec]
+    feedback: TrackFeedback
+
+
+@dataclass(frozen=True, slots=True)
+class AvatarEvent:
+    """Something the service said. `type` is its own name for it, `text` a transcript or message, else empty.
+
+    Kinds: speech_started, speech_stopped: the service heard the input. user_transcript, avatar_transcript_delta,
+    avatar_transcript: words; never logged at info. response_done: the answer's audio is generated. warning: for the
+    operator. other: no meaning to the bridge.
+    """
+
+    kind: Literal[
+        "speech_started",
+        "speech_stopped",
+        "user_transcript",
+        "avatar_transcript_delta",
+        "avatar_transcript",
+        "response_done",
+        "warning",
+        "other",
+    ]
+    type: str
+    text: str = ""
+
+
+class AvatarListener(Protocol):
+    """The session's side of an avatar connection."""
+
+    def on_track(self, track: RemoteTrack) -> TrackSink:
+        """A track is about to deliver packets."""
+
+    def on_ready(self, link: AvatarLink) -> None:
+        """Audio may be sent from now on."""
+
+    def on_event(self, event: AvatarEvent) -> None: ...
+
+
+class AvatarProvider(Protocol):
+    """One avatar service, configured."""
+
+    service: str
+
+    async def run(self, listener: AvatarListener) -> None:
+        """Connect once and serve until the service ends the session. Raises ProviderError, RemoteProtocolError.
+
+        Cancelled: closes the session at the service, within `CLOSE_TIMEOUT_S`, and the peer connection.
+        """
+
+
+# ---------------------------------------------------------------------------------------------- out
+
+
+@dataclass(frozen=True, slots=True)
+class OutputProgress:
+    """Bytes that left for the far end (or the disk), and how many waited to leave when last looked at."""
+
+    bytes_total: int = 0
+    backlog_bytes: int = 0
+
+
+class Output(Protocol):
+    """One connection of one output; the runner makes a new one for every attempt.
+
+    audio_codec  what the container takes.  keyframe_s  how far keyframes may lie apart, None: any distance.
+    """
+
+    audio_codec: Codec
+    keyframe_s: float | None
+
+    async def run(self, units: LiveQueue, on_published: Callable[[], None]) -> None:
+        """Connect, publish until `units` is finished, then close properly. Raises OutputRejected, OutputLost.
+
+        on_published is called once, when the far end has accepted the stream.
+        """
+
+    def progress(self) -> OutputProgress: ...
