@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from bridge.media.access_unit import Codec, Kind
+from bridge.media.access_unit import AccessUnit, Codec, Kind
 from bridge.media.audio import AudioBlock
 from bridge.media.live_queue import LiveQueue
 from bridge.media.rtp import RtpPacket, SenderReport
@@ -136,6 +136,16 @@ class OutputProgress:
     backlog_bytes: int = 0
 
 
+class OutputListener(Protocol):
+    """The runner's side of an output."""
+
+    def on_published(self) -> None:
+        """The far end has accepted the stream; called once."""
+
+    def on_written(self, unit: AccessUnit) -> None:
+        """The last byte of the unit was handed to the kernel (or the container): added latency ends here."""
+
+
 class Output(Protocol):
     """One connection of one output; the runner makes a new one for every attempt.
 
@@ -145,10 +155,10 @@ class Output(Protocol):
     audio_codec: Codec
     keyframe_s: float | None
 
-    async def run(self, units: LiveQueue, on_published: Callable[[], None]) -> None:
+    async def run(self, units: LiveQueue, listener: OutputListener) -> None:
         """Connect, publish until `units` is finished, then close properly. Raises OutputRejected, OutputLost.
 
-        on_published is called once, when the far end has accepted the stream.
+        Cancelled: closes properly too, within a deadline of its own.
         """
 
     def progress(self) -> OutputProgress: ...
