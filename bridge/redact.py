@@ -1,30 +1,68 @@
-"""Secrets: one type whose text is masked, and one function that makes a URL fit for a log."""
+"""Secrets: one type that is used and never shown, one function that makes a URL fit for a log, one mask for text.
+
+Three lines of defence, each enough on its own where it applies: values are `Secret` and show a mask; URLs go through
+`redact_url`; and every log line goes through `mask`, which knows the value of each `Secret` made
+and finds URLs in text.
+"""
 
 import re
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NoReturn, Self
+from urllib.parse import quote, quote_plus, unquote
 
 MASK = "***"
+
 # Query parameters that are no secret and help to tell URLs apart; everything else in a query is masked.
-_HARMLESS_QUERY = frozenset({"name", "avatarId", "model", "audioBack", "rate", "channels", "format"})
+HARMLESS_QUERY = frozenset({"name", "avatarId", "model", "audioBack", "rate", "channels", "format"})
 # Schemes whose last path segment is the credential: RTMP stream keys, WHIP and WHEP resource URLs.
-_SECRET_PATH_SCHEMES = frozenset({"rtmp", "rtmps", "whip+http", "whip+https", "whep+http", "whep+https"})
+_KEY_IN_PATH = frozenset({"rtmp", "rtmps"})
+_WHOLE_PATH_SECRET = frozenset({"whip+http", "whip+https", "whep+http", "whep+https"})
+
+# Below this a value is no secret worth the name, and masking it would eat innocent text ("live", "8080").
+_SHORTEST_MASKED = 6
+# A configuration holds a handful of secrets, a day of API use some more; the oldest are forgotten first.
+_MOST_REMEMBERED = 256
+
+_AUTHORITY = re.compile(r"(\*\*\*@)?(\[[0-9a-fA-F:.%\w]+\]|[\w.*-]*)(:\d*)?")
+_URL_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
 
 
 class Secret:
-    """A value that is used, never shown: `repr` and `str` are masked, `reveal()` gives it."""
+    """A value that is used, never shown: `reveal()` gives it; `repr`, `str` and serialization give `shown`.
 
-    __slots__ = ("_value",)
+    `shown` is a mask, or what tells secrets apart without being one: a redacted URL, the path the value was read from.
+    """
 
-    def __init__(self, value: str) -> None:
+    __slots__ = ("_shown", "_value")
+
+    def __init__(self, value: str, shown: str = MASK) -> None:
         self._value = value
+        self._shown = shown
+        remember(value)
+
+    @classmethod
+    def url(cls, url: str) -> Self:
+        """A URL that shows itself redacted; the parts that are masked are remembered for `mask`."""
+        redacted, hidden = _split_url(url)
+        for part in hidden:
+            for piece in (part, *part.split("/")):
+                remember(piece)
+        # Not through __init__: the whole URL is no secret, and hiding it would hide the host too.
+        secret = cls.__new__(cls)
+        secret._value, secret._shown = url, redacted
+        return secret
 
     def reveal(self) -> str:
         return self._value
 
     def __repr__(self) -> str:
-        return MASK
+        return self._shown
 
     __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(self._shown, spec)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and self._value == other._value
@@ -32,27 +70,104 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._value)
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a secret is not pickled: pass it to another process by file or pipe")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.is_instance_schema(cls, serialization=core_schema.to_string_ser_schema())
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, str]:
+        return {"type": "string"}
+
 
 def redact_url(url: str) -> str:
-    """Mask what grants access in a URL: user info, unknown query values, an RTMP key, a WHIP path."""
-    # User info ends at the last @ before the path: a key pasted there may itself hold an @.
-    match = re.match(r"([a-zA-Z][\w+.-]*)://(.*)", url, re.DOTALL)
-    if not match:
-        return url
-    scheme = match[1].lower()
-    authority, slash, rest = match[2].partition("/")
-    if "@" in authority:
-        authority = MASK + "@" + authority.rpartition("@")[2]
-    parts = urlsplit(f"{scheme}://{authority}{slash}{rest}")
-    path = parts.path
-    if scheme in _SECRET_PATH_SCHEMES:
-        head, _, last = path.rstrip("/").rpartition("/")
-        # rtmp://host/app names only an application; the key is what follows it.
-        if last and (scheme.startswith("whip") or scheme.startswith("whep") or head.strip("/")):
-            path = f"{head}/{MASK}"
-    query = urlencode(
-        [(k, v if k in _HARMLESS_QUERY else MASK) for k, v in parse_qsl(parts.query, keep_blank_values=True)],
-        quote_via=quote,
-        safe="*",
-    )
-    return urlunsplit((parts.scheme, parts.netloc, path, query, MASK if parts.fragment else ""))
+    """Mask what grants access in a URL: user info, unknown query values, an RTMP key, a WHIP path, the fragment."""
+    return _split_url(url)[0]
+
+
+def remember(value: str) -> None:
+    """Let `mask` hide this value, as it is and as it stands in a URL."""
+    global _pattern
+    if len(value) < _SHORTEST_MASKED or value == MASK:
+        return
+    for form in {value, quote(value, safe=""), quote(value), quote_plus(value)}:
+        if form not in _known:
+            _known[form] = None
+            _pattern = None
+        _known.move_to_end(form)
+    while len(_known) > _MOST_REMEMBERED:
+        _known.popitem(last=False)
+        _pattern = None
+
+
+def mask(text: str) -> str:
+    """Hide every remembered secret in `text`, and redact every URL in it."""
+    global _pattern
+    if _known:
+        if _pattern is None:
+            # The longest first: a secret may begin with another one.
+            _pattern = re.compile("|".join(re.escape(v) for v in sorted(_known, key=len, reverse=True)))
+        text = _pattern.sub(MASK, text)
+    if "://" in text:
+        text = _URL_IN_TEXT.sub(lambda match: redact_url(match[0]), text)
+    return text
+
+
+_known: OrderedDict[str, None] = OrderedDict()
+_pattern: re.Pattern[str] | None = None
+
+
+def _split_url(url: str) -> tuple[str, list[str]]:
+    """The redacted URL, and what was taken out of it."""
+    scheme, separator, rest = url.partition(":")
+    if not separator or not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9+.-]*", scheme):
+        return url, []
+    hidden: list[str] = []
+
+    def hide(value: str) -> str:
+        if not value or value == MASK:
+            return value
+        hidden.extend({value, unquote(value)})
+        return MASK
+
+    scheme = scheme.lower()
+    rest, hash_sign, fragment = rest.partition("#")
+    rest, question_mark, query = rest.partition("?")
+    shown_fields = []
+    for field in query.split("&") if query else ():
+        name, equals, value = field.partition("=")
+        # A field without a name to judge by is a token itself.
+        shown_fields.append(f"{name}={value if name in HARMLESS_QUERY else hide(value)}" if equals else hide(field))
+    if rest.startswith("//"):
+        authority, slash, path = rest[2:].partition("/")
+        if "@" in authority:
+            user_info, _, host = authority.rpartition("@")
+            for part in user_info.split(":"):
+                hide(part)
+            authority = f"{MASK}@{host}"
+        if not _AUTHORITY.fullmatch(authority):
+            # A password with a bare slash, or no URL at all: where the secret ends is anybody's guess.
+            return f"{scheme}://{hide(rest[2:])}", [*hidden, query, fragment]
+        rest = f"//{authority}{slash}{_hide_in_path(scheme, path, hide)}"
+    shown = f"{scheme}:{rest}{question_mark}{'&'.join(shown_fields)}"
+    return shown + (hash_sign and hash_sign + hide(fragment)), hidden
+
+
+def _hide_in_path(scheme: str, path: str, hide: Callable[[str], str]) -> str:
+    if scheme in _WHOLE_PATH_SECRET:
+        return hide(path) if path.strip("/") else path
+    if scheme in _KEY_IN_PATH:
+        # rtmp://host/app names only an application; all that follows is the key, slashes and @ in it too.
+        app, slash, key = path.partition("/")
+        return app + slash + (hide(key) if key.strip("/") else key)
+    return path

@@ -1,0 +1,343 @@
+"""The configuration: what an operator may set, with units, ranges and defaults.
+
+Models are frozen and refuse unknown keys. `bridge.config_file` reads them from YAML; `config/bridge.example.yaml`
+explains every key to operators. Relative paths are relative to the working directory, those in `file:` URLs to
+`storage.dir`.
+"""
+
+import re
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, NamedTuple, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
+from bridge.redact import HARMLESS_QUERY, MASK, Secret
+
+NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
+
+INPUT_SCHEMES = ("file",)
+OUTPUT_SCHEMES = ("rtmp", "rtmps", "file")
+RECORDING_SUFFIXES = (".mp4", ".mkv", ".flv", ".ts")
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------- kinds of value
+
+
+class Address(NamedTuple):
+    """Where to listen. Port 0: any free port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+
+_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})")
+
+
+def parse_address(value: Any) -> Address:
+    """HOST:PORT, an IPv6 host in brackets. Raises ValueError."""
+    if isinstance(value, Address):
+        return value
+    match = (
+        re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})", value) if isinstance(value, str) else None
+    )
+    if not match or int(match[3]) > 65_535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    return Address(match[1] or match[2], int(match[3]))
+
+
+def _parse_bitrate(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+)k", value) if isinstance(value, str) else None
+    return int(match[1]) * 1000 if match else value
+
+
+def _parse_url(value: Any) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str) or not re.match(r"[a-z][a-z0-9+.-]*:", value):
+        raise ValueError("must be a URL")
+    return Secret.url(value)
+
+
+def _read_url(value: Any) -> Secret:
+    return value if isinstance(value, Secret) else _parse_url(read_file(value).reveal())
+
+
+Listen = Annotated[
+    Address,
+    BeforeValidator(parse_address),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "pattern": r"^.+:\d{1,5}$"}),
+]
+Bitrate = Annotated[
+    int,
+    BeforeValidator(_parse_bitrate, json_schema_input_type=int | Annotated[str, Field(pattern=r"^\d+k$")]),
+    Field(ge=32_000, le=320_000),
+]
+Url = Annotated[Secret, BeforeValidator(_parse_url), WithJsonSchema({"type": "string", "format": "uri"})]
+UrlFile = Annotated[Secret, BeforeValidator(_read_url), WithJsonSchema({"type": "string", "format": "path"})]
+# A name stands in metrics, logs, file names and HTTP paths, so it is a DNS label (RFC 1123 §2.1).
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+def _one_of(model: BaseModel, *keys: str, required: bool) -> Secret | None:
+    """The value of the only key that is set. Raises ValueError."""
+    present = [key for key in keys if getattr(model, key) is not None]
+    if len(present) > 1:
+        raise ValueError(f"{' and '.join(present)} exclude each other")
+    if not present and required:
+        raise ValueError(f"one of {', '.join(keys)} is needed")
+    return getattr(model, present[0]) if present else None
+
+
+# ---------------------------------------------------------------------------------------------- the daemon
+
+
+class HttpConfig(Model):
+    listen: Listen = Address("127.0.0.1", 8080)
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+
+    @field_validator("listen")
+    @classmethod
+    def _only_loopback(cls, listen: Address) -> Address:
+        if not listen.is_loopback:
+            raise ValueError("must be a loopback address: this version has no access tokens; see metrics.listen")
+        return listen
+
+
+class MetricsConfig(Model):
+    """listen: an address for `/metrics` alone, which may be public. None: it is served on `http.listen`."""
+
+    listen: Listen | None = None
+
+
+class LogConfig(Model):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class StorageConfig(Model):
+    """dir: where `file:` URLs start.  min_free: below this much free space recordings end, in bytes."""
+
+    dir: Path = Path("recordings")
+    min_free: ByteSize = Field(default=ByteSize(2**30), ge=0)
+
+
+class IceServer(Model):
+    """A STUN or TURN server (RFC 7064, RFC 7065)."""
+
+    urls: tuple[Annotated[str, Field(pattern=r"^(stun|turn)s?:[^\s/]+$")], ...] = Field(min_length=1)
+    username: str | None = None
+    credential: LiteralSecret | None = None
+    credential_file: FileSecret | None = None
+    credential_env: EnvSecret | None = None
+    credential_credential: CredentialSecret | None = None
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(url.startswith("turn") for url in self.urls) and not (self.username and self.password):
+            raise ValueError("a TURN server needs username and credential")
+        return self
+
+    @property
+    def password(self) -> Secret | None:
+        keys = ("credential", "credential_file", "credential_env", "credential_credential")
+        return _one_of(self, *keys, required=False)
+
+
+class IceConfig(Model):
+    """interfaces: network interfaces to gather candidates on; none: all but loopback.  servers: STUN and TURN, used
+    besides those that the avatar service names."""
+
+    interfaces: tuple[str, ...] = ()
+    servers: tuple[IceServer, ...] = ()
+
+
+# ---------------------------------------------------------------------------------------------- a session
+
+
+class AvatarConfig(Model):
+    """An avatar of a service. Keys that are None are not sent: the service's console decides.
+
+    role        conversation: the avatar answers what it hears.  speak: it says what it is sent.
+    ice_servers replaces the list that the service sends.
+    idle_audio  what flows while no input speaks; a service's video stalls without audio.
+    """
+
+    service: Literal["navtalk"] = "navtalk"
+    url: Url = Secret.url(NAVTALK_URL)
+    license: LiteralSecret | None = None
+    license_file: FileSecret | None = None
+    license_env: EnvSecret | None = None
+    license_credential: CredentialSecret | None = None
+    name: str | None = Field(default=None, min_length=1)
+    avatar_id: str | None = Field(default=None, min_length=1)
+    role: Literal["conversation", "speak"] = "conversation"
+    voice: str | None = None
+    prompt: str | None = None
+    query: dict[str, str] = Field(default_factory=dict, repr=False)
+    ice_servers: tuple[IceServer, ...] | None = None
+    idle_audio: Literal["silence", "none"] = "silence"
+
+    @field_validator("url")
+    @classmethod
+    def _is_websocket(cls, url: Secret) -> Secret:
+        parts = urlsplit(url.reveal())
+        if parts.scheme not in ("wss", "ws") or not parts.hostname:
+            raise ValueError("must be wss://HOST/PATH or ws://HOST/PATH")
+        return url
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _one_of(self, *self._LICENSE_KEYS, required=True)
+        if self.name is None and self.avatar_id is None:
+            raise ValueError("name or avatar_id is needed")
+        return self
+
+    _LICENSE_KEYS = ("license", "license_file", "license_env", "license_credential")
+
+    @property
+    def license_key(self) -> Secret:
+        key = _one_of(self, *self._LICENSE_KEYS, required=True)
+        assert key is not None
+        return key
+
+    @field_serializer("query")
+    def _mask_query(self, query: dict[str, str]) -> dict[str, str]:
+        return {name: value if name in HARMLESS_QUERY else MASK for name, value in query.items()}
+
+
+class InputConfig(Model):
+    """url: `file:PATH` of anything FFmpeg decodes.  gain_db: -60 to 40."""
+
+    url: Url
+    loop: bool = False
+    gain_db: float = Field(default=0.0, ge=-60.0, le=40.0)
+
+    @field_validator("url")
+    @classmethod
+    def _is_supported(cls, url: Secret) -> Secret:
+        scheme, _, rest = url.reveal().partition(":")
+        if scheme not in INPUT_SCHEMES:
+            raise ValueError(f"{scheme}: is no input of this version; there is {_schemes(INPUT_SCHEMES)}")
+        if not rest:
+            raise ValueError("names no file")
+        return url
+
+
+class OutputConfig(Model):
+    """One place to publish to.
+
+    url            rtmp://HOST/APP[/KEY], rtmps: likewise, file:NAME.(mp4|mkv|flv|ts); the name may hold
+                   `{start:FORMAT}`, the start in UTC as strftime prints it.
+    url_file       a file that holds the URL.
+    stream_key     the part of an RTMP URL that is a secret.
+    keyframe_s     how far keyframes may lie apart; the avatar service is asked for one that often.
+    audio_bitrate  of AAC, bits per second; "128k" is 128000.
+    """
+
+    url: Url | None = None
+    url_file: UrlFile | None = None
+    stream_key: LiteralSecret | None = None
+    stream_key_file: FileSecret | None = None
+    stream_key_env: EnvSecret | None = None
+    stream_key_credential: CredentialSecret | None = None
+    keyframe_s: float = Field(default=2.0, ge=0.5, le=60.0)
+    audio_bitrate: Bitrate = 128_000
+
+    @field_validator("url", "url_file")
+    @classmethod
+    def _is_supported(cls, url: Secret) -> Secret:
+        scheme, _, rest = url.reveal().partition(":")
+        if scheme not in OUTPUT_SCHEMES:
+            raise ValueError(f"{scheme}: is no output of this version; there is {_schemes(OUTPUT_SCHEMES)}")
+        if scheme == "file" and PurePath(rest).suffix not in RECORDING_SUFFIXES:
+            raise ValueError(f"must end in {', '.join(RECORDING_SUFFIXES)}")
+        if scheme != "file" and not re.fullmatch(r"//[^/]+/[^/].*", rest):
+            raise ValueError(f"must be {scheme}://HOST/APP, with the stream key behind it or in stream_key_file")
+        return url
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.scheme == "file" and self._key is not None:
+            raise ValueError("a file has no stream key")
+        return self
+
+    @property
+    def scheme(self) -> str:
+        return self._address.reveal().partition(":")[0]
+
+    @property
+    def target(self) -> Secret:
+        """The whole URL, stream key included; it shows itself redacted."""
+        if self._key is None:
+            return self._address
+        return Secret.url(f"{self._address.reveal().rstrip('/')}/{self._key.reveal()}")
+
+    @property
+    def _address(self) -> Secret:
+        address = _one_of(self, "url", "url_file", required=True)
+        assert address is not None
+        return address
+
+    @property
+    def _key(self) -> Secret | None:
+        keys = ("stream_key", "stream_key_file", "stream_key_env", "stream_key_credential")
+        return _one_of(self, *keys, required=False)
+
+
+def _schemes(schemes: tuple[str, ...]) -> str:
+    return ", ".join(f"{scheme}:" for scheme in schemes)
+
+
+class SessionConfig(Model):
+    avatar: AvatarConfig
+    inputs: dict[Name, InputConfig]
+    outputs: dict[Name, OutputConfig] = Field(min_length=1)
+
+    @field_validator("inputs")
+    @classmethod
+    def _exactly_one(cls, inputs: dict[str, InputConfig]) -> dict[str, InputConfig]:
+        if len(inputs) != 1:
+            raise ValueError(f"this version takes exactly one input, not {', '.join(inputs) or 'none'}")
+        return inputs
+
+
+class Config(Model):
+    """Everything. `drain_s`: how long SIGTERM lets an utterance and the outputs finish."""
+
+    http: HttpConfig = HttpConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    log: LogConfig = LogConfig()
+    storage: StorageConfig = StorageConfig()
+    ice: IceConfig = IceConfig()
+    drain_s: float = Field(default=20.0, ge=0.0, le=3600.0)
+    sessions: dict[Name, SessionConfig] = Field(min_length=1)
