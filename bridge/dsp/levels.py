@@ -1,0 +1,71 @@
+"""Loudness of PCM16: gain, meter, and where speech pauses."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.media.clock import AVATAR_RATE_HZ
+
+# What the meter shows for digital silence: below the noise of 16 bits, and a number that every display can take.
+SILENCE_DBFS = -100.0
+FULL_SCALE = 32_768
+
+
+def apply_gain(samples: NDArray[np.int16], gain_db: float) -> NDArray[np.int16]:
+    """Amplify; what exceeds full scale is clipped, not wrapped."""
+    if gain_db == 0.0:
+        return samples
+    louder: NDArray[np.float64] = np.rint(samples * 10.0 ** (gain_db / 20.0))
+    return louder.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Loudness of a block, each -100 to 0 dB relative to full scale.
+
+    peak_dbfs  the largest sample.  rms_dbfs  the energy; a full-scale sine has -3.
+    """
+
+    peak_dbfs: float = SILENCE_DBFS
+    rms_dbfs: float = SILENCE_DBFS
+
+
+def measure(samples: NDArray[np.int16]) -> Level:
+    if not len(samples):
+        return Level()
+    wide = samples.astype(np.float64)
+    return Level(_dbfs(float(np.abs(wide).max())), _dbfs(math.sqrt(float(wide @ wide) / len(wide))))
+
+
+def _dbfs(amplitude: float) -> float:
+    return max(SILENCE_DBFS, 20 * math.log10(amplitude / FULL_SCALE)) if amplitude else SILENCE_DBFS
+
+
+class PauseGate:
+    """Tells how long nobody has spoken: a sample beyond the threshold is speech, all after the last one is pause.
+
+    No voice detector: steady noise above the threshold never pauses, so whoever waits for one needs a deadline.
+    """
+
+    # Speech is mixed to peaks of -20 to 0 dBFS; room noise and breath of a usable recording stay below -40 dBFS.
+    THRESHOLD_DBFS = -40.0
+
+    def __init__(self, threshold_dbfs: float = THRESHOLD_DBFS) -> None:
+        self._threshold = FULL_SCALE * 10.0 ** (threshold_dbfs / 20.0)
+        self._quiet_samples = 0
+        self._has_spoken = False
+
+    def push(self, samples: NDArray[np.int16]) -> None:
+        loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > self._threshold)
+        if len(loud):
+            self._quiet_samples = len(samples) - 1 - int(loud[-1])
+            self._has_spoken = True
+        else:
+            self._quiet_samples += len(samples)
+
+    @property
+    def pause_s(self) -> float:
+        """Time since the last speech; infinite before the first."""
+        return self._quiet_samples / AVATAR_RATE_HZ if self._has_spoken else math.inf
