@@ -17,7 +17,9 @@ THREAD_GRACE_S = 2.0
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
-    return _free_port()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port
 
 
 @pytest.fixture
@@ -32,12 +34,6 @@ def free_ports() -> Callable[[int], list[int]]:
         return numbers
 
     return ports
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def require_program(name: str, package: str | None = None) -> str:
