@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from bridge.errors import RemoteProtocolError
 
@@ -53,6 +53,8 @@ _PASSING_WORDS = re.compile(r"time(d )?[- ]?out", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Connected:
+    TYPE: ClassVar[str] = "conversation.connected.success"
+
     session_id: str
     ice_servers: tuple[IceServer, ...] = ()
 
@@ -61,12 +63,16 @@ class Connected:
 class Warned:
     """Something for the operator's eyes, such as which of several avatars of one name was taken."""
 
+    TYPE: ClassVar[str] = "conversation.connected.warning"
+
     message: str
     avatar_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
+    """The session is over; the event's name is `conversation.connected.` and the end."""
+
     end: End
     message: str = ""
 
@@ -82,35 +88,49 @@ class Ended:
 class SessionCreated:
     """The moment to send history."""
 
+    TYPE: ClassVar[str] = "realtime.session.created"
+
 
 @dataclass(frozen=True, slots=True)
 class SessionUpdated:
     """Audio may be sent from now on."""
+
+    TYPE: ClassVar[str] = "realtime.session.updated"
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
     """The service hears somebody speak in its input."""
 
+    TYPE: ClassVar[str] = "realtime.input_audio_buffer.speech_started"
+
 
 @dataclass(frozen=True, slots=True)
 class SpeechStopped:
     """The service takes the turn for finished."""
 
+    TYPE: ClassVar[str] = "realtime.input_audio_buffer.speech_stopped"
+
 
 @dataclass(frozen=True, slots=True)
 class UserTranscript:
+    TYPE: ClassVar[str] = "realtime.conversation.item.input_audio_transcription.completed"
+
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class AvatarTranscriptDelta:
+    TYPE: ClassVar[str] = "realtime.response.audio_transcript.delta"
+
     text: str
     response_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AvatarTranscript:
+    TYPE: ClassVar[str] = "realtime.response.audio_transcript.done"
+
     text: str
     response_id: str = ""
 
@@ -119,6 +139,8 @@ class AvatarTranscript:
 class AvatarAudio:
     """The answer's sound, PCM16 24 kHz mono, beside the one on WebRTC; often left out by the service."""
 
+    TYPE: ClassVar[str] = "realtime.response.audio.delta"
+
     pcm16: bytes = field(repr=False)
 
 
@@ -126,10 +148,14 @@ class AvatarAudio:
 class AvatarAudioDone:
     """The answer's sound is generated; it may still be playing."""
 
+    TYPE: ClassVar[str] = "realtime.response.audio.done"
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
     """The model calls a tool. `arguments` is JSON text."""
+
+    TYPE: ClassVar[str] = "realtime.response.function_call_arguments.done"
 
     call_id: str
     name: str
@@ -141,17 +167,23 @@ class FunctionCall:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
+    TYPE: ClassVar[str] = "webrtc.signaling.offer"
+
     sdp: str
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    TYPE: ClassVar[str] = "webrtc.signaling.answer"
+
     sdp: str
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One ICE candidate; an empty one ends the list (RFC 8838 §14)."""
+
+    TYPE: ClassVar[str] = "webrtc.signaling.iceCandidate"
 
     candidate: str
     sdp_mid: str | None = None
@@ -162,6 +194,8 @@ class Candidate:
 class Unknown:
     """A message of a type not listed here; empty for a frame that is no JSON object with a type."""
 
+    TYPE: ClassVar[str] = "unknown"
+
     type: str = ""
 
 
@@ -171,6 +205,8 @@ class Unknown:
 @dataclass(frozen=True, slots=True)
 class InputConfig:
     """What to change of the service's console settings, sent as soon as the socket is open; None keeps a setting."""
+
+    TYPE: ClassVar[str] = "realtime.input_config"
 
     voice: str | None = None
     prompt: str | None = None
@@ -187,6 +223,8 @@ class InputConfig:
 class HistoryItem:
     """What a user said in an earlier session; the service keeps the avatar's own turns."""
 
+    TYPE: ClassVar[str] = "conversation.item.create"
+
     text: str
 
 
@@ -197,6 +235,8 @@ class AudioAppend:
     is_bare  OpenAI's flat form, as the page on the transparency mode shows it.
     """
 
+    TYPE: ClassVar[str] = "realtime.input_audio_buffer.append"
+
     pcm16: bytes = field(repr=False)
     is_bare: bool = False
 
@@ -204,6 +244,8 @@ class AudioAppend:
 @dataclass(frozen=True, slots=True)
 class AudioClear:
     """Drop what was sent and not yet spoken."""
+
+    TYPE: ClassVar[str] = "input_audio_buffer.clear"
 
 
 Conversation = (

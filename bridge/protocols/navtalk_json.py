@@ -65,7 +65,9 @@ def _parse(text: str, readers: Mapping[str, Callable[["_Body"], _M]]) -> _M | Un
         # The vendor's FAQ itself sends "[object Object]": such a frame is no reason to end a session.
         return Unknown()
     body = _Body(message)
-    reader = readers.get(body.type.removeprefix("realtime."))
+    # The documents use the prefix and leave it out at will, for one and the same event.
+    bare = body.type.removeprefix("realtime.")
+    reader = readers.get(bare) or readers.get(f"realtime.{bare}")
     return reader(body) if reader else Unknown(body.type)
 
 
@@ -179,48 +181,45 @@ def _history_item(body: _Body) -> Request:
 
 
 _SIGNALLING: Mapping[str, Callable[[_Body], Signalling]] = {
-    "webrtc.signaling.offer": lambda body: Offer(body.sdp()),
-    "webrtc.signaling.answer": lambda body: Answer(body.sdp()),
-    "webrtc.signaling.iceCandidate": _Body.candidate,
+    Offer.TYPE: lambda body: Offer(body.sdp()),
+    Answer.TYPE: lambda body: Answer(body.sdp()),
+    Candidate.TYPE: _Body.candidate,
 }
-# Without the prefix `realtime.`, which the documents themselves use or leave out at will.
 _EVENTS: Mapping[str, Callable[[_Body], Event]] = {
     **_SIGNALLING,
     **{f"conversation.connected.{end}": _ended(end) for end in End if end is not End.DISCONNECTED},
     # Older names, still handled by one of the vendor's apps.
     "session.gpu_full": _ended(End.GPU_FULL),
     "session.insufficient_balance": _ended(End.INSUFFICIENT_BALANCE),
-    "conversation.connected.success": lambda body: Connected(
-        body.text("sessionId", "session_id"), _ice_servers(body.find("iceServers", "ice_servers"))
-    ),
-    "conversation.connected.warning": lambda body: Warned(body.text("message"), body.text("avatarId", "avatar_id")),
     "error": _error,
     "response.error": _error,
-    "session.created": lambda body: SessionCreated(),
-    "session.updated": lambda body: SessionUpdated(),
-    "input_audio_buffer.speech_started": lambda body: SpeechStarted(),
-    "input_audio_buffer.speech_stopped": lambda body: SpeechStopped(),
-    "conversation.item.input_audio_transcription.completed": lambda body: UserTranscript(
-        body.text("content", "transcript")
+    Connected.TYPE: lambda body: Connected(
+        body.text("sessionId", "session_id"), _ice_servers(body.find("iceServers", "ice_servers"))
     ),
-    "response.audio_transcript.delta": lambda body: AvatarTranscriptDelta(
+    Warned.TYPE: lambda body: Warned(body.text("message"), body.text("avatarId", "avatar_id")),
+    SessionCreated.TYPE: lambda body: SessionCreated(),
+    SessionUpdated.TYPE: lambda body: SessionUpdated(),
+    SpeechStarted.TYPE: lambda body: SpeechStarted(),
+    SpeechStopped.TYPE: lambda body: SpeechStopped(),
+    UserTranscript.TYPE: lambda body: UserTranscript(body.text("content", "transcript")),
+    AvatarTranscriptDelta.TYPE: lambda body: AvatarTranscriptDelta(
         body.text("content", "delta"), body.text("id", "response_id", "responseId")
     ),
-    "response.audio_transcript.done": lambda body: AvatarTranscript(
+    AvatarTranscript.TYPE: lambda body: AvatarTranscript(
         body.text("content", "transcript"), body.text("id", "response_id", "responseId")
     ),
-    "response.audio.delta": lambda body: AvatarAudio(body.audio("delta")),
-    "response.audio.done": lambda body: AvatarAudioDone(),
-    "response.function_call_arguments.done": lambda body: FunctionCall(
+    AvatarAudio.TYPE: lambda body: AvatarAudio(body.audio("delta")),
+    AvatarAudioDone.TYPE: lambda body: AvatarAudioDone(),
+    FunctionCall.TYPE: lambda body: FunctionCall(
         body.text("call_id", "callId", "id"), body.text("function_name", "name"), body.json_text("arguments")
     ),
 }
 _REQUESTS: Mapping[str, Callable[[_Body], Request]] = {
     **_SIGNALLING,
-    "input_config": _input_config,
-    "input_audio_buffer.append": lambda body: AudioAppend(body.audio("audio")),
-    "input_audio_buffer.clear": lambda body: AudioClear(),
-    "conversation.item.create": _history_item,
+    InputConfig.TYPE: _input_config,
+    AudioAppend.TYPE: lambda body: AudioAppend(body.audio("audio")),
+    AudioClear.TYPE: lambda body: AudioClear(),
+    HistoryItem.TYPE: _history_item,
 }
 
 
@@ -230,65 +229,47 @@ _REQUESTS: Mapping[str, Callable[[_Body], Request]] = {
 def dump(message: Event | Request) -> str:
     """Write one message in the form of the vendor's own page.
 
-    Raises LocalProtocolError for audio that ends within a sample or exceeds BUFFERED_SAMPLES, and for `Unknown`.
+    Raises LocalProtocolError for audio that ends within a sample or exceeds BUFFERED_SAMPLES.
     """
     match message:
         case HistoryItem(text):
             item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
-            return json.dumps({"type": "conversation.item.create", "item": item})
+            return json.dumps({"type": message.TYPE, "item": item})
         case AudioAppend(pcm16, is_bare=True):
-            return json.dumps({"type": "input_audio_buffer.append", "audio": _audio_text(pcm16)})
-        case AudioClear():
-            return json.dumps({"type": "input_audio_buffer.clear"})
+            return json.dumps({"type": message.TYPE.removeprefix("realtime."), "audio": _audio_text(pcm16)})
         case Ended(end, text):
             return json.dumps({"type": f"conversation.connected.{end}", "message": text})
         case Warned(text, avatar_id):
-            data = {"avatarId": avatar_id} if avatar_id else {}
-            return json.dumps({"type": "conversation.connected.warning", "message": text, "data": data})
+            return json.dumps({"type": message.TYPE, "message": text, "data": {"avatarId": avatar_id}})
         case _:
-            type_name, data = _wrapped(message)
-            return json.dumps({"type": type_name, "data": data})
+            return json.dumps({"type": message.TYPE, "data": _data(message)})
 
 
-def _wrapped(message: Event | Request) -> tuple[str, dict[str, Any]]:
+def _data(message: Event | Request) -> dict[str, Any]:
     match message:
         case Connected(session_id, ice_servers):
-            servers = [_ice_server_data(server) for server in ice_servers]
-            return "conversation.connected.success", {"sessionId": session_id, "iceServers": servers}
-        case SessionCreated():
-            return "realtime.session.created", {}
-        case SessionUpdated():
-            return "realtime.session.updated", {}
-        case SpeechStarted():
-            return "realtime.input_audio_buffer.speech_started", {}
-        case SpeechStopped():
-            return "realtime.input_audio_buffer.speech_stopped", {}
+            return {"sessionId": session_id, "iceServers": [_ice_server_data(server) for server in ice_servers]}
         case UserTranscript(text):
-            return "realtime.conversation.item.input_audio_transcription.completed", {"content": text}
-        case AvatarTranscriptDelta(text, response_id):
-            return "realtime.response.audio_transcript.delta", {"content": text, "id": response_id}
-        case AvatarTranscript(text, response_id):
-            return "realtime.response.audio_transcript.done", {"content": text, "id": response_id}
+            return {"content": text}
+        case AvatarTranscriptDelta(text, response_id) | AvatarTranscript(text, response_id):
+            return {"content": text, "id": response_id}
         case AvatarAudio(pcm16):
-            return "realtime.response.audio.delta", {"delta": base64.b64encode(pcm16).decode()}
-        case AvatarAudioDone():
-            return "realtime.response.audio.done", {}
+            return {"delta": base64.b64encode(pcm16).decode()}
         case FunctionCall(call_id, name, arguments):
-            data = {"call_id": call_id, "function_name": name, "arguments": arguments}
-            return "realtime.response.function_call_arguments.done", data
+            return {"call_id": call_id, "function_name": name, "arguments": arguments}
         case InputConfig():
-            return "realtime.input_config", {"content": json.dumps(message.settings)}
+            return {"content": json.dumps(message.settings)}
         case AudioAppend(pcm16):
-            return "realtime.input_audio_buffer.append", {"audio": _audio_text(pcm16)}
+            return {"audio": _audio_text(pcm16)}
         case Offer(sdp):
-            return "webrtc.signaling.offer", {"sdp": {"type": "offer", "sdp": sdp}}
+            return {"sdp": {"type": "offer", "sdp": sdp}}
         case Answer(sdp):
-            return "webrtc.signaling.answer", {"sdp": {"type": "answer", "sdp": sdp}}
+            return {"sdp": {"type": "answer", "sdp": sdp}}
         case Candidate(candidate, sdp_mid, sdp_mline_index):
             inner = {"candidate": candidate, "sdpMid": sdp_mid, "sdpMLineIndex": sdp_mline_index}
-            return "webrtc.signaling.iceCandidate", {"candidate": inner}
+            return {"candidate": inner}
         case _:
-            raise LocalProtocolError(f"{type(message).__name__} is for reading only")
+            return {}
 
 
 def _ice_server_data(server: IceServer) -> dict[str, Any]:
