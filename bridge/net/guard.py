@@ -1,0 +1,148 @@
+"""What may reach aiortc from the network.
+
+One stray datagram closes a stock RTCPeerConnection: an empty one (IndexError in the DTLS transport) or one above
+1500 bytes that looks like SRTP (ValueError from pylibsrtp), from anybody who finds the port. Importing this module puts
+a guard before every ICE socket of the process: it replaces `aioice.ice.StunProtocol`, the one class that aioice makes
+its sockets' protocols from, since aioice offers no hook of its own.
+"""
+
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import aioice.ice
+from aioice import Connection, stun
+
+PRIVATE_NAMES = (
+    "aioice.ice:StunProtocol",
+    "aioice.ice:StunProtocol.datagram_received",
+    "aioice.ice:StunProtocol().receiver",
+    "aioice.ice:StunProtocol().transactions",
+    "aioice.ice:Connection._queue",
+    "aioice.ice:Connection.data_received",
+    "aioice.stun:Message.check_message_integrity",
+    "aioice.stun:parse_message",
+)
+
+MIN_BYTES = 12  # the fixed RTP header (RFC 3550 §5.1); DTLS records and STUN messages start with more
+MAX_BYTES = 1500  # pylibsrtp's buffer, and the Ethernet MTU
+# Peers pace their checks by at least 5 ms and usually 50 ms (RFC 8445 §14.2); one burst covers all pairs of a
+# check list (100, §6.1.2.5). Addresses that have passed a check are not limited.
+STUN_PER_S = 50.0
+STUN_BURST = 100.0
+# A peer that is really there uses one address, and a few more while it roams.
+MAX_VERIFIED = 64
+# 2 s of a 10 Mb/s stream: more can only pile up while nobody reads.
+MAX_QUEUED = 2048
+
+Address = tuple[str, int]
+UnguardedProtocol = aioice.ice.StunProtocol
+
+
+class DatagramGuard:
+    """Decides which datagrams of one ICE connection are handled; the rest is dropped and counted by reason.
+
+    Media and DTLS pass when their sender has passed a STUN check whose MESSAGE-INTEGRITY is right, in either direction
+    (RFC 8445 §7); a TURN server's relayed data shows the peer's address and follows the same rule. STUN from
+    others is limited to `STUN_PER_S`, and a request without valid MESSAGE-INTEGRITY gets no answer.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rejected: Counter[str] = Counter()
+        self._clock = clock
+        self._verified: set[Address] = set()
+        self._tokens = STUN_BURST
+        self._tokens_at_s = clock()
+
+    def admits(self, data: bytes, source: Address, protocol: UnguardedProtocol) -> bool:
+        """Whether a datagram that came in on one of the connection's sockets may be handled."""
+        reason = self._objection(data, source, protocol)
+        if reason is not None:
+            self.rejected[reason] += 1
+        return reason is None
+
+    def _objection(self, data: bytes, source: Address, protocol: UnguardedProtocol) -> str | None:
+        size = len(data)
+        if size < MIN_BYTES:
+            return "short" if size else "empty"
+        if size > MAX_BYTES:
+            return "oversized"
+        # First byte: RFC 7983 §7. 0 to 3 STUN, 20 to 63 DTLS, 128 to 191 RTP and RTCP.
+        first = data[0]
+        if first < 4:
+            return self._objection_to_stun(data, source, protocol)
+        if source not in self._verified:
+            return "unverified"
+        if not (127 < first < 192 or 19 < first < 64):
+            return "unknown_protocol"
+        if protocol.receiver._queue.qsize() >= MAX_QUEUED:
+            return "overrun"
+        return None
+
+    def _objection_to_stun(self, data: bytes, source: Address, protocol: UnguardedProtocol) -> str | None:
+        if source not in self._verified and not self._take_token():
+            return "stun_rate"
+        try:
+            message = stun.parse_message(data)
+        except (ValueError, struct.error):
+            return "stun_malformed"
+        if message.message_class == stun.Class.REQUEST:
+            if not message.check_message_integrity(protocol.receiver.local_password.encode()):
+                return "stun_unauthenticated"
+            self._verify(source)
+        elif message.message_class in (stun.Class.RESPONSE, stun.Class.ERROR):
+            if message.transaction_id not in protocol.transactions:
+                return "stun_unexpected"
+            password = protocol.receiver.remote_password
+            # A STUN server's answer carries no integrity: it is handled, and proves nothing about its sender.
+            if password is not None and message.check_message_integrity(password.encode()):
+                self._verify(source)
+        return None
+
+    def _verify(self, source: Address) -> None:
+        if len(self._verified) < MAX_VERIFIED:
+            self._verified.add(source)
+
+    def _take_token(self) -> bool:
+        now_s = self._clock()
+        self._tokens = min(STUN_BURST, self._tokens + (now_s - self._tokens_at_s) * STUN_PER_S)
+        self._tokens_at_s = now_s
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+_guards: "WeakKeyDictionary[Connection, DatagramGuard]" = WeakKeyDictionary()
+
+
+def guard_of(connection: Connection) -> DatagramGuard:
+    """The guard that all sockets of an ICE connection share."""
+    guard = _guards.get(connection)
+    if guard is None:
+        guard = _guards[connection] = DatagramGuard()
+    return guard
+
+
+class GuardedProtocol(UnguardedProtocol):
+    """aioice's protocol of one socket, behind the guard of its connection."""
+
+    def __init__(self, receiver: Connection) -> None:
+        super().__init__(receiver)
+        self._guard = guard_of(receiver)
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        assert isinstance(data, bytes)
+        if not self._guard.admits(data, (addr[0], addr[1]), self):
+            return
+        if data[0] < 4:
+            super().datagram_received(data, addr)
+        else:
+            # Straight on: looking for STUN in every media packet is what aioice would do first.
+            self.receiver.data_received(data, self.local_candidate.component)
+
+
+setattr(aioice.ice, "StunProtocol", GuardedProtocol)  # noqa: B010  mypy refuses to assign to a type

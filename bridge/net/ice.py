@@ -1,0 +1,110 @@
+"""Where ICE looks for a way to the peer: local interfaces, STUN and TURN servers (RFC 8445).
+
+aioice has no setting for its local addresses: it takes all but loopback. `limit_to_addresses` gives one connection
+another choice, and this file is the only place that does.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ifaddr
+from aioice import Candidate, Connection
+from aiortc import RTCIceServer
+from aiortc.rtcicetransport import parse_stun_turn_uri
+
+from bridge.errors import ConfigError
+from bridge.redact import Secret
+
+PRIVATE_NAMES = ("aioice.ice:Connection.get_component_candidates", "aiortc.rtcicetransport:parse_stun_turn_uri")
+
+# aiortc uses the first STUN and the first TURN server of its list. A relay over UDP adds the least delay; one over
+# TLS passes the most firewalls, which is for the operator to ask for by listing nothing else.
+_PREFERENCE = {("turn", "udp"): 0, ("turn", "tcp"): 1, ("turns", "tcp"): 2, ("stun", None): 3}
+
+
+@dataclass(frozen=True, slots=True)
+class IceServer:
+    """STUN or TURN server, as services hand them out (W3C RTCIceServer).
+
+    urls  one server under several addresses: `turn:host:port?transport=udp`, `stun:host` (RFC 7064, RFC 7065).
+    """
+
+    urls: tuple[str, ...]
+    username: str = ""
+    credential: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IceSettings:
+    """What the operator says about ICE.
+
+    interfaces  names whose addresses become host candidates; empty: all addresses but loopback. `("lo",)` keeps every
+                packet on this machine.
+    servers     used beside those that a service sends.
+    """
+
+    interfaces: tuple[str, ...] = ()
+    servers: tuple[IceServer, ...] = ()
+
+    def host_addresses(self) -> list[str] | None:
+        """Addresses for host candidates, None for aioice's own choice. Raises ConfigError on an unknown interface."""
+        if not self.interfaces:
+            return None
+        adapters = {adapter.name: adapter for adapter in ifaddr.get_adapters()}
+        addresses: list[str] = []
+        for name in self.interfaces:
+            if name not in adapters:
+                raise ConfigError(f"ice.interfaces: there is no interface {name!r}, only {', '.join(sorted(adapters))}")
+            for ip in adapters[name].ips:
+                if isinstance(ip.ip, str):
+                    addresses.append(ip.ip)
+                elif ip.ip[2] == 0:  # a scoped (link-local) address cannot be bound by its text alone
+                    addresses.append(ip.ip[0])
+        return addresses
+
+    def rtc_servers(self, from_service: Sequence[IceServer] = ()) -> list[RTCIceServer]:
+        """The servers that aiortc can use, relays first; what it would refuse is left out.
+
+        On loopback alone only servers on loopback remain: any other would be asked from another interface.
+        """
+        addresses = self.host_addresses()
+        is_loopback_only = addresses is not None and all(ipaddress.ip_address(a).is_loopback for a in addresses)
+        ranked: list[tuple[int, RTCIceServer]] = []
+        for server in (*from_service, *self.servers):
+            for url in server.urls:
+                rank = _rank(url, is_loopback_only)
+                if rank is not None:
+                    credential = server.credential.reveal() if server.credential else None
+                    ranked.append((rank, RTCIceServer(url, server.username or None, credential)))
+        ranked.sort(key=lambda pair: pair[0])
+        return [server for _, server in ranked]
+
+
+def limit_to_addresses(connection: Connection, addresses: Sequence[str]) -> None:
+    """Make an ICE connection that has not gathered yet take these host addresses instead of aioice's choice."""
+    gather = connection.get_component_candidates
+
+    async def gather_here(component: int, **_: Any) -> list[Candidate]:
+        return await gather(component, list(addresses))
+
+    # On the instance: two peers of one process may differ.
+    setattr(connection, "get_component_candidates", gather_here)  # noqa: B010  mypy refuses to assign to a method
+
+
+def _rank(url: str, is_loopback_only: bool) -> int | None:
+    try:
+        parsed = parse_stun_turn_uri(url)
+    except ValueError:
+        return None
+    if is_loopback_only and not _is_loopback(parsed["host"]):
+        return None
+    return _PREFERENCE.get((parsed["scheme"], parsed.get("transport")))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
