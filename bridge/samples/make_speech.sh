@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")"
 raw=$(mktemp --suffix=.wav)
 trap 'rm -f "$raw"' EXIT
-espeak-ng -v en-us+f3 -s 160 -p 52 -w "$raw" \
+espeak-ng -v en-us+f3 -s 178 -p 52 -w "$raw" \
   "Hello! I am an avatar, and you see me live through avatar bridge. \
 It sends my voice to the cloud, and brings my face back, in step with every word. \
 So, what shall we talk about today?"
