@@ -1,0 +1,269 @@
+"""Sending of ready access units through aiortc: the place of its RTCRtpSender, without its encoder and tasks.
+
+The stock sender keeps 128 packets for retransmission and reports the moment it happened to send as the moment of
+capture, so that lip-sync at the far end inherits its jitter. This one keeps 1024 packets, and its sender reports are
+computed from the presentation times.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from struct import Struct
+from uuid import uuid4
+
+from aiortc import RTCDtlsTransport, RTCRtpTransceiver, RTCStatsReport
+from aiortc.rtcrtpparameters import RTCRtpSendParameters
+from aiortc.rtp import (
+    RTCP_PSFB_FIR,
+    RTCP_PSFB_PLI,
+    RTCP_RTPFB_NACK,
+    AnyRtcpPacket,
+    RtcpByePacket,
+    RtcpPsfbPacket,
+    RtcpRtpfbPacket,
+    RtcpSdesPacket,
+    RtcpSenderInfo,
+    RtcpSourceInfo,
+    RtcpSrPacket,
+)
+
+from bridge.media.access_unit import Kind
+from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
+
+# What aiortc keeps to itself and this file uses. EncodedSender stands in for an RTCRtpSender, so the attributes
+# that aiortc reads from one are pinned too.
+PRIVATE_NAMES = (
+    "aiortc.rtcrtptransceiver:RTCRtpTransceiver()._RTCRtpTransceiver__sender",
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._send_rtp",
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._register_rtp_sender",
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._unregister_rtp_sender",
+    "aiortc.rtcrtpreceiver:RTCRtpReceiver._set_rtcp_ssrc",
+    "aiortc.rtcrtpsender:RTCRtpSender()._ssrc",
+    "aiortc.rtcrtpsender:RTCRtpSender()._rtx_ssrc",
+    "aiortc.rtcrtpsender:RTCRtpSender()._stream_id",
+    "aiortc.rtcrtpsender:RTCRtpSender()._track_id",
+    "aiortc.rtcrtpsender:RTCRtpSender()._enabled",
+    "aiortc.rtcrtpsender:RTCRtpSender._handle_rtcp_packet",
+)
+
+# 1 s of 9.8 Mb/s in packets of 1200 bytes: more than the bridge publishes.
+HISTORY_PACKETS = 1024
+# RFC 3550 §6.2 lets small sessions report often; receivers need the first pair before they can align two tracks, and
+# the very first may meet a receiver that is not set up yet.
+EARLY_REPORTS = 5
+EARLY_REPORT_INTERVAL_NS = 200 * NS_PER_MS
+REPORT_INTERVAL_NS = NS_PER_S
+# Seconds from 1900, NTP's era 0, to 1970 (RFC 868).
+_NTP_TO_UNIX_S = 2_208_988_800
+
+_HEADER = Struct("!BBHII")
+_SDES_CNAME = 1
+_MID_URI = "urn:ietf:params:rtp-hdrext:sdes:mid"
+
+
+@dataclass(frozen=True, slots=True)
+class RtpOrigin:
+    """Where a stream's numbers start. Random, as RFC 3550 §5.1 asks, unless a test wants a wrap soon.
+
+    sequence_number  lies in the lower half by default: SRTP cannot tell a loss before the first wrap from the wrap
+                     (RFC 3711 §3.3.1).
+    timestamp        RTP timestamp of pts 0.
+    """
+
+    ssrc: int = field(default_factory=lambda: secrets.randbits(32))
+    sequence_number: int = field(default_factory=lambda: secrets.randbits(15))
+    timestamp: int = field(default_factory=lambda: secrets.randbits(32))
+
+
+class SenderClock:
+    """Ties session time to NTP time once, at the first unit of any track; all tracks of a peer share it."""
+
+    def __init__(
+        self,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.monotonic_ns = monotonic_ns
+        self._wall_ns = wall_ns
+        self._ntp_at_pts_0_ns: int | None = None
+        self._ntp_at_monotonic_0_ns = 0
+
+    def report_at(self, now_ns: int, pts_ns: int) -> tuple[int, int]:
+        """NTP time (32.32 bits) of the monotonic time `now_ns`, and the session time that was captured then.
+
+        The first call defines that `pts_ns` is captured now; steps of the wall clock after it change nothing.
+        """
+        if self._ntp_at_pts_0_ns is None:
+            self._ntp_at_monotonic_0_ns = self._wall_ns() + _NTP_TO_UNIX_S * NS_PER_S - now_ns
+            self._ntp_at_pts_0_ns = self._ntp_at_monotonic_0_ns + now_ns - pts_ns
+        ntp_ns = self._ntp_at_monotonic_0_ns + now_ns
+        return (ntp_ns << 32) // NS_PER_S, ntp_ns - self._ntp_at_pts_0_ns
+
+
+class EncodedSender:
+    """Sends one track: RTP payloads in, packets out; answers NACK from its history.
+
+    Feedback that asks for a picture (PLI, FIR) calls `on_keyframe_request`, unthrottled. `drops` is asked about every
+    packet, retransmissions included, and makes it disappear: the fault that tests and benchmarks inject.
+    """
+
+    track = None
+
+    def __init__(
+        self,
+        kind: Kind,
+        transport: RTCDtlsTransport,
+        clock: SenderClock,
+        origin: RtpOrigin,
+        on_keyframe_request: Callable[[], None],
+        drops: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.transport = transport
+        self.packets_sent = 0
+        self.packets_retransmitted = 0
+        self._clock = clock
+        self._clock_rate_hz = VIDEO_CLOCK_HZ if kind == "video" else OPUS_CLOCK_HZ
+        self._on_keyframe_request = on_keyframe_request
+        self._drops = drops
+        self._is_sending = False
+        self._payload_type = 0
+        self._extension = b""
+        self._cname = b""
+        self._sequence_number = origin.sequence_number
+        self._timestamp_at_0 = origin.timestamp
+        self._octets = 0
+        self._history: list[tuple[int, bytes]] = [(-1, b"")] * HISTORY_PACKETS
+        self._rtx_payload_type: int | None = None
+        self._rtx_sequence_number = secrets.randbits(15)
+        self._reports_sent = 0
+        self._next_report_ns = 0
+        # Read by RTCPeerConnection and RTCDtlsTransport.
+        self._ssrc = origin.ssrc
+        self._rtx_ssrc = secrets.randbits(32)
+        self._stream_id = str(uuid4())
+        self._track_id = str(uuid4())
+        self._enabled = True
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether the connection is up and the far end takes this track."""
+        return self._is_sending and self._enabled
+
+    async def send_unit(self, payloads: Sequence[bytes], pts_ns: int) -> None:
+        """Send the RTP payloads of one access unit at once. Raises ConnectionError once the connection is gone."""
+        timestamp = self._rtp_timestamp(pts_ns)
+        last = len(payloads) - 1
+        for index, payload in enumerate(payloads):
+            # RFC 6184 §5.1: the marker ends a picture. RFC 7587 §4.2: for Opus it starts a talkspurt, which nobody
+            # marks in a continuous stream.
+            marker = self.kind == "video" and index == last
+            sequence_number = self._sequence_number
+            self._sequence_number = (sequence_number + 1) & 0xFFFF
+            packet = self._packet(self._payload_type, marker, sequence_number, timestamp, self._ssrc) + payload
+            self._history[sequence_number % HISTORY_PACKETS] = (sequence_number, packet)
+            self.packets_sent += 1
+            self._octets += len(payload)
+            await self._send(packet)
+        now_ns = self._clock.monotonic_ns()
+        if now_ns >= self._next_report_ns:
+            await self._send_report(now_ns, pts_ns)
+
+    def _rtp_timestamp(self, pts_ns: int) -> int:
+        return (self._timestamp_at_0 + ns_to_ticks(pts_ns, self._clock_rate_hz)) & 0xFFFFFFFF
+
+    def _packet(self, payload_type: int, marker: bool, sequence_number: int, timestamp: int, ssrc: int) -> bytes:
+        # RFC 3550 §5.1: version 2; the X bit when an extension follows.
+        first = 0x90 if self._extension else 0x80
+        return _HEADER.pack(first, marker << 7 | payload_type, sequence_number, timestamp, ssrc) + self._extension
+
+    async def _send(self, packet: bytes) -> None:
+        if self._drops is None or not self._drops(packet):
+            await self.transport._send_rtp(packet)
+
+    async def _send_report(self, now_ns: int, pts_ns: int) -> None:
+        is_early = self._reports_sent < EARLY_REPORTS
+        self._next_report_ns = now_ns + (EARLY_REPORT_INTERVAL_NS if is_early else REPORT_INTERVAL_NS)
+        self._reports_sent += 1
+        ntp_q32, captured_ns = self._clock.report_at(now_ns, pts_ns)
+        info = RtcpSenderInfo(
+            ntp_timestamp=ntp_q32,
+            rtp_timestamp=self._rtp_timestamp(captured_ns),
+            packet_count=self.packets_sent & 0xFFFFFFFF,
+            octet_count=self._octets & 0xFFFFFFFF,
+        )
+        names = RtcpSdesPacket([RtcpSourceInfo(self._ssrc, [(_SDES_CNAME, self._cname)])])
+        await self.transport._send_rtp(bytes(RtcpSrPacket(self._ssrc, info)) + bytes(names))
+
+    async def _retransmit(self, sequence_number: int) -> None:
+        stored, packet = self._history[sequence_number % HISTORY_PACKETS]
+        if stored != sequence_number:
+            return
+        if self._rtx_payload_type is not None:
+            # RFC 4588 §4: a stream of its own; the original sequence number goes before the payload.
+            _, marker, _, timestamp, _ = _HEADER.unpack_from(packet)
+            header = self._packet(
+                self._rtx_payload_type, bool(marker & 0x80), self._rtx_sequence_number, timestamp, self._rtx_ssrc
+            )
+            self._rtx_sequence_number = (self._rtx_sequence_number + 1) & 0xFFFF
+            packet = header + sequence_number.to_bytes(2, "big") + packet[len(header) :]
+        self.packets_retransmitted += 1
+        await self._send(packet)
+
+    # ------------------------------------------------------------------ what aiortc calls, under its names
+
+    def setTransport(self, transport: RTCDtlsTransport) -> None:
+        self.transport = transport
+
+    async def send(self, parameters: RTCRtpSendParameters) -> None:
+        """Start: the connection is up and these codecs were agreed on, the first one to be used."""
+        if self._is_sending:
+            return
+        codec = parameters.codecs[0]
+        assert codec.payloadType is not None  # agreed on means numbered
+        self._payload_type = codec.payloadType
+        for other in parameters.codecs:
+            if other.name.lower() == "rtx" and other.parameters.get("apt") == codec.payloadType:
+                self._rtx_payload_type = other.payloadType
+        for extension in parameters.headerExtensions:
+            if extension.uri == _MID_URI:
+                self._extension = _one_byte_extension(extension.id, parameters.muxId.encode())
+        self._cname = (parameters.rtcp.cname or "").encode()
+        self.transport._register_rtp_sender(self, parameters)
+        self._is_sending = True
+
+    async def stop(self) -> None:
+        if not self._is_sending:
+            return
+        self._is_sending = False
+        self.transport._unregister_rtp_sender(self)
+        try:
+            await self.transport._send_rtp(bytes(RtcpByePacket([self._ssrc])))
+        except ConnectionError:
+            pass  # the far end has gone first
+
+    async def getStats(self) -> RTCStatsReport:
+        return RTCStatsReport()
+
+    async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
+        if isinstance(packet, RtcpRtpfbPacket) and packet.fmt == RTCP_RTPFB_NACK:
+            for sequence_number in packet.lost:
+                await self._retransmit(sequence_number & 0xFFFF)
+        elif isinstance(packet, RtcpPsfbPacket) and packet.fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
+            self._on_keyframe_request()
+
+
+def install_encoded_sender(transceiver: RTCRtpTransceiver, sender: EncodedSender) -> None:
+    """Put a sender in the place of a fresh transceiver's own; before any description is set."""
+    setattr(transceiver, "_RTCRtpTransceiver__sender", sender)  # noqa: B010  the attribute's name is mangled
+    transceiver.receiver._set_rtcp_ssrc(sender._ssrc)
+
+
+def _one_byte_extension(identifier: int, value: bytes) -> bytes:
+    """Header extension block with one element (RFC 8285 §4.2); empty when it does not fit that form."""
+    if not (1 <= identifier <= 14 and 1 <= len(value) <= 16):
+        return b""
+    element = bytes([identifier << 4 | len(value) - 1]) + value
+    element += bytes(-len(element) % 4)
+    return b"\xbe\xde" + (len(element) // 4).to_bytes(2, "big") + element

@@ -1,0 +1,61 @@
+"""Access units cut into RTP payloads (RFC 6184), the reverse of `receive.depacketize`. Pure."""
+
+from collections.abc import Iterable
+
+from bridge.media.h264 import NAL_IDR, NAL_SLICE, nal_type
+
+# Leaves room under the 1280 bytes that IPv6 guarantees for IPv6, UDP, TURN framing, RTP with extensions and SRTP's tag.
+MAX_PAYLOAD_BYTES = 1200
+
+_STAP_A = 24  # RFC 6184 §5.2, table 1
+_FU_A = 28
+
+
+def packetize_h264(nals: Iterable[bytes]) -> list[bytes]:
+    """RTP payloads of one access unit, each of at most `MAX_PAYLOAD_BYTES`: packetization mode 1 (RFC 6184 §6.3).
+
+    Parameter sets and SEI that stand together share a STAP-A; a NAL unit that is too long becomes FU-A fragments of
+    even length.
+    """
+    payloads: list[bytes] = []
+    small: list[bytes] = []
+    small_bytes = 1
+    for nal in nals:
+        is_small = nal_type(nal) not in (NAL_SLICE, NAL_IDR) and len(nal) + 3 <= MAX_PAYLOAD_BYTES
+        if small and not (is_small and small_bytes + 2 + len(nal) <= MAX_PAYLOAD_BYTES):
+            payloads.append(_aggregate(small))
+            small, small_bytes = [], 1
+        if is_small:
+            small.append(nal)
+            small_bytes += 2 + len(nal)
+        elif len(nal) <= MAX_PAYLOAD_BYTES:
+            payloads.append(nal)
+        else:
+            payloads += _fragment(nal)
+    if small:
+        payloads.append(_aggregate(small))
+    return payloads
+
+
+def _aggregate(nals: list[bytes]) -> bytes:
+    if len(nals) == 1:
+        return nals[0]
+    # RFC 6184 §5.3, §5.7.1: F is the OR and NRI the maximum of those inside.
+    header = max(nal[0] & 0x60 for nal in nals) | _STAP_A
+    for nal in nals:
+        header |= nal[0] & 0x80
+    return bytes([header]) + b"".join(len(nal).to_bytes(2, "big") + nal for nal in nals)
+
+
+def _fragment(nal: bytes) -> list[bytes]:
+    # RFC 6184 §5.8: the NAL unit's own header byte is carried by the two FU bytes, not repeated.
+    indicator = nal[0] & 0xE0 | _FU_A
+    kind = nal[0] & 0x1F
+    body_bytes = len(nal) - 1
+    count = -(-body_bytes // (MAX_PAYLOAD_BYTES - 2))
+    step = -(-body_bytes // count)
+    starts = range(1, len(nal), step)
+    return [
+        bytes([indicator, kind | (start == 1) << 7 | (start + step >= len(nal)) << 6]) + nal[start : start + step]
+        for start in starts
+    ]
