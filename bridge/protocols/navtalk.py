@@ -45,7 +45,8 @@ class End(StrEnum):
 
 
 # Close codes are undocumented: an empty account may well end in 1000, so only events and words decide.
-_PERMANENT_WORDS = re.compile(r"insufficient (points|balance)|invalid licen[cs]e", re.IGNORECASE)
+_BALANCE_WORDS = re.compile(r"insufficient (points|balance)", re.IGNORECASE)
+_LICENCE_WORDS = re.compile(r"invalid licen[cs]e", re.IGNORECASE)
 _PASSING_WORDS = re.compile(r"time(d )?[- ]?out", re.IGNORECASE)
 
 # ---------------------------------------------------------------------------------------------- service to client
@@ -71,17 +72,26 @@ class Warned:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The session is over; the event's name is `conversation.connected.` and the end."""
+    """The session is over. The event's whole name is TYPE and the end."""
+
+    TYPE: ClassVar[str] = "conversation.connected."
 
     end: End
     message: str = ""
 
     @property
+    def cause(self) -> End:
+        """What the end comes to, by its words where they say more than its name."""
+        if _BALANCE_WORDS.search(self.message):
+            return End.INSUFFICIENT_BALANCE
+        return End.FAIL if _LICENCE_WORDS.search(self.message) else self.end
+
+    @property
     def is_permanent(self) -> bool:
         """Only the operator can change it: licence, avatar name or balance. All else passes by itself."""
-        if self.end is End.INSUFFICIENT_BALANCE or _PERMANENT_WORDS.search(self.message):
-            return True
-        return self.end is End.FAIL and not _PASSING_WORDS.search(self.message)
+        if self.cause is End.FAIL:
+            return not _PASSING_WORDS.search(self.message)
+        return self.cause is End.INSUFFICIENT_BALANCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ _SIGNALLING: Mapping[str, Callable[[_Body], Signalling]] = {
 }
 _EVENTS: Mapping[str, Callable[[_Body], Event]] = {
     **_SIGNALLING,
-    **{f"conversation.connected.{end}": _ended(end) for end in End if end is not End.DISCONNECTED},
+    **{Ended.TYPE + end: _ended(end) for end in End if end is not End.DISCONNECTED},
     # Older names, still handled by one of the vendor's apps.
     "session.gpu_full": _ended(End.GPU_FULL),
     "session.insufficient_balance": _ended(End.INSUFFICIENT_BALANCE),
@@ -238,7 +238,7 @@ def dump(message: Event | Request) -> str:
         case AudioAppend(pcm16, is_bare=True):
             return json.dumps({"type": message.TYPE.removeprefix("realtime."), "audio": _audio_text(pcm16)})
         case Ended(end, text):
-            return json.dumps({"type": f"conversation.connected.{end}", "message": text})
+            return json.dumps({"type": message.TYPE + end, "message": text})
         case Warned(text, avatar_id):
             return json.dumps({"type": message.TYPE, "message": text, "data": {"avatarId": avatar_id}})
         case _:

@@ -1,0 +1,36 @@
+"""Avatar services, as their clients. `open_provider` is the front door."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bridge.config import AvatarConfig
+from bridge.config import IceServer as IceServerConfig
+from bridge.ports import AvatarProvider
+
+if TYPE_CHECKING:  # WebRTC takes half a second of CPU to import, which `check` and `schema` need not pay
+    from bridge.net.ice import IceServer, IceSettings
+
+
+def open_provider(config: AvatarConfig, ice: "IceSettings", history: Sequence[str] = ()) -> AvatarProvider:
+    """The provider of a configured avatar. `history`: what users said before, read anew at every connection."""
+    from bridge.providers.navtalk import NavTalkOptions, NavTalkProvider
+
+    options = NavTalkOptions(
+        url=config.url,
+        license=config.license_key,
+        name=config.name,
+        avatar_id=config.avatar_id,
+        role=config.role,
+        voice=config.voice,
+        prompt=config.prompt,
+        query=config.query,
+        ice_servers=None if config.ice_servers is None else tuple(map(_ice_server, config.ice_servers)),
+        idle_audio=config.idle_audio,
+    )
+    return NavTalkProvider(options, ice, history)
+
+
+def _ice_server(config: IceServerConfig) -> "IceServer":
+    from bridge.net.ice import IceServer
+
+    return IceServer(config.urls, config.username or "", config.password)
