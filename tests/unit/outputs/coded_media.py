@@ -1,0 +1,129 @@
+"""Real coded sound and pictures for the tests of the outputs: clicks and flashes at known times."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.clock import NS_PER_S, ns_to_ticks, ticks_to_ns
+from bridge.media.h264 import NAL_PPS, NAL_SPS, decoder_configuration, join_avcc, nal_type, split_annexb
+
+RATE_HZ = 48_000
+FPS = 25
+PICTURE_NS = NS_PER_S // FPS
+CLICK_SAMPLES = 96  # four periods of 2 kHz
+_CLICK = np.sin(2 * np.pi * 2_000 * np.arange(CLICK_SAMPLES) / RATE_HZ)
+
+
+def clicks(duration_s: float, at_s: Iterable[float]) -> NDArray[np.int16]:
+    """Stereo sound, shape (n_samples, 2): silence with a click that starts at each of `at_s`."""
+    samples = np.zeros((round(duration_s * RATE_HZ), 2), np.int16)
+    for start_s in at_s:
+        start = round(start_s * RATE_HZ)
+        samples[start : start + CLICK_SAMPLES] = (20_000 * _CLICK)[:, None].astype(np.int16)
+    return samples
+
+
+def click_times_s(samples: NDArray[np.float32], starts_s: float) -> list[float]:
+    """Where the clicks of a mono signal start, found by correlation."""
+    match = np.abs(np.correlate(samples, _CLICK, "valid"))
+    times_s: list[float] = []
+    while match.size and (peak := int(np.argmax(match))) >= 0 and match[peak] > 8:
+        times_s.append(starts_s + peak / RATE_HZ)
+        match[max(0, peak - RATE_HZ // 10) : peak + RATE_HZ // 10] = 0
+    return sorted(times_s)
+
+
+def opus_units(
+    samples: NDArray[np.int16],
+    *,
+    starts_ns: int = 0,
+    application: str = "voip",
+    n_packet_samples: int = 960,
+    layout: str = "stereo",
+) -> list[AccessUnit]:
+    """Opus packets stamped as WebRTC senders stamp them: with the time of the encoder's input."""
+    encoder = av.AudioCodecContext.create("libopus", "w")
+    encoder.sample_rate = RATE_HZ
+    encoder.layout = layout
+    encoder.format = "s16"
+    encoder.bit_rate = 96_000
+    encoder.options = {"application": application, "frame_duration": str(n_packet_samples * 1000 // RATE_HZ)}
+    units: list[AccessUnit] = []
+    n_channels = encoder.layout.nb_channels
+    for start in range(0, len(samples) - n_packet_samples + 1, n_packet_samples):
+        block = samples[start : start + n_packet_samples, :n_channels].reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="s16", layout=layout)
+        frame.sample_rate = RATE_HZ
+        frame.pts = start
+        for packet in encoder.encode(frame):
+            pts_ns = starts_ns + ticks_to_ns(len(units) * n_packet_samples, RATE_HZ)
+            units.append(AccessUnit(Codec.OPUS, bytes(packet), pts_ns, ticks_to_ns(n_packet_samples, RATE_HZ)))
+    return units
+
+
+def pictures(
+    n_pictures: int,
+    *,
+    starts_ns: int = 0,
+    flash_at: Sequence[int] = (),
+    keyframe_every: int = 50,
+    width_px: int = 320,
+    height_px: int = 240,
+    profile: str = "baseline",
+) -> list[AccessUnit]:
+    """H.264 at 25 pictures a second, dark but for the pictures whose numbers are in `flash_at`."""
+    encoder = av.VideoCodecContext.create("libx264", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width_px, height_px, "yuv420p"
+    encoder.time_base = Fraction(1, FPS)
+    encoder.framerate = Fraction(FPS, 1)
+    encoder.thread_count = 1
+    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(keyframe_every), "profile": profile}
+    packets: list[av.Packet] = []
+    for number in range(n_pictures):
+        luma = np.full((height_px * 3 // 2, width_px), 128, np.uint8)
+        luma[:height_px] = 235 if number in flash_at else 20 + number % 8
+        frame = av.VideoFrame.from_ndarray(luma, format="yuv420p")
+        frame.pts = number
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+    return [_picture(packet, starts_ns + number * PICTURE_NS) for number, packet in enumerate(packets)]
+
+
+def _picture(packet: av.Packet, pts_ns: int) -> AccessUnit:
+    nals = list(split_annexb(bytes(packet)))
+    sps = [nal for nal in nals if nal_type(nal) == NAL_SPS]
+    pps = [nal for nal in nals if nal_type(nal) == NAL_PPS]
+    return AccessUnit(
+        Codec.H264,
+        join_avcc(nal for nal in nals if nal_type(nal) not in (NAL_SPS, NAL_PPS)),
+        pts_ns,
+        is_keyframe=packet.is_keyframe,
+        codec_config=decoder_configuration(sps[0], pps[0]) if sps else b"",
+    )
+
+
+def decode_aac(units: Iterable[AccessUnit]) -> tuple[NDArray[np.float32], float]:
+    """Mono sound with every frame at its pts, and the time of the first sample; frames must join without a gap."""
+    placed = list(_decoded_aac(units))
+    first_ns = placed[0][0]
+    end = max(ns_to_ticks(pts_ns - first_ns, RATE_HZ) + len(sound) for pts_ns, sound in placed)
+    samples = np.zeros(end, np.float32)
+    for pts_ns, sound in placed:
+        start = ns_to_ticks(pts_ns - first_ns, RATE_HZ)
+        samples[start : start + len(sound)] = sound
+    return samples, first_ns / NS_PER_S
+
+
+def _decoded_aac(units: Iterable[AccessUnit]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    decoder: av.AudioCodecContext | None = None
+    for unit in units:
+        if decoder is None:
+            decoder = av.AudioCodecContext.create("aac", "r")
+            decoder.extradata = unit.codec_config
+        # An AAC decoder has no delay: a frame's output belongs to the frame's time.
+        for frame in decoder.decode(av.Packet(unit.payload)):
+            yield unit.pts_ns, frame.to_ndarray()[0]
