@@ -1,0 +1,95 @@
+import pytest
+
+from bridge.errors import RemoteProtocolError
+from bridge.net.sdp import (
+    H264_PROFILE_LEVEL_IDS,
+    MAX_SDP_BYTES,
+    bundle_primary_mid,
+    h264_preferences,
+    offered_codecs,
+    opus_preferences,
+    parse_description,
+)
+
+SECTION = """a=ice-ufrag:abcd
+a=ice-pwd:aaaaaaaaaaaaaaaaaaaaaa
+a=fingerprint:sha-256 AA:BB
+a=setup:actpass
+a=rtcp-mux
+a=sendonly
+"""
+OFFER = f"""v=0
+o=- 1 1 IN IP4 0.0.0.0
+s=-
+t=0 0
+a=group:BUNDLE v a
+m=video 9 UDP/TLS/RTP/SAVPF 96 97 98
+a=mid:v
+a=rtpmap:96 VP8/90000
+a=rtpmap:97 rtx/90000
+a=fmtp:97 apt=96
+a=rtpmap:98 H264/90000
+a=candidate:1 1 udp 2130706431 4f0d.local 5000 typ host
+a=candidate:2 1 udp 2130706430 192.0.2.1 5001 typ host
+a=end-of-candidates
+{SECTION}m=audio 9 UDP/TLS/RTP/SAVPF 111
+a=mid:a
+a=rtpmap:111 opus/48000/2
+{SECTION}"""
+
+
+def test_codecs_are_named_as_offered_without_retransmission() -> None:
+    _, offer = parse_description(OFFER, "offer")
+    assert offered_codecs(offer.media[0]) == ["VP8", "H264"]
+
+
+def test_the_first_section_of_the_bundle_carries_all() -> None:
+    assert bundle_primary_mid(parse_description(OFFER, "offer")[1]) == "v"
+    assert bundle_primary_mid(parse_description(OFFER.replace("a=group:BUNDLE v a\n", ""), "offer")[1]) is None
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_multicast_names_and_the_end_mark_are_left_out(newline: str) -> None:
+    text, offer = parse_description(OFFER.replace("\n", newline), "offer")
+    assert [candidate.ip for candidate in offer.media[0].ice_candidates] == ["192.0.2.1"]
+    assert ".local" not in text and "end-of-candidates" not in text
+    assert text.count(newline) == OFFER.count("\n") - 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        ("", "no media section"),
+        ("hello", "no media section"),
+        ("v=0\nm=video\n", "not a session description"),
+        ("v=x\n", "not a session description"),
+        (OFFER.replace("a=rtpmap:98 H264/90000", "a=rtpmap:98"), "not a session description"),
+        (OFFER.replace("apt=96", "apt=x"), "not a session description"),
+        (OFFER.replace("a=fmtp:97", "a=fmtp:99"), "not a session description"),
+        (OFFER.replace("192.0.2.1 5001 typ host", "192.0.2.1"), "not a session description"),
+        (OFFER.replace("a=ice-pwd:aaaaaaaaaaaaaaaaaaaaaa\n", ""), "no ICE credentials for video"),
+        (OFFER.replace("a=fingerprint:sha-256 AA:BB\n", ""), "no DTLS fingerprint for video"),
+        (OFFER.replace("a=setup:actpass\n", ""), "no DTLS fingerprint for video"),
+        (OFFER.replace("a=rtcp-mux\n", ""), "does not multiplex RTCP for video"),
+        (OFFER.replace("m=audio", "m=text"), "media section 'text'"),
+        ("v=0\n" + "a=x\n" * (MAX_SDP_BYTES // 4), "bytes, 131072 are allowed"),
+    ],
+)
+def test_a_description_that_cannot_work_is_refused_by_what_is_wrong(broken: str, complaint: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=complaint):
+        parse_description(broken, "offer")
+
+
+def test_every_profile_can_be_agreed_on_in_both_packetization_modes() -> None:
+    pairs = [
+        (codec.parameters["profile-level-id"], codec.parameters["packetization-mode"])
+        for codec in h264_preferences()
+        if codec.name == "H264"
+    ]
+    assert sorted(pairs) == sorted((profile, mode) for profile in H264_PROFILE_LEVEL_IDS for mode in "01")
+
+
+def test_preferences_name_one_codec_and_retransmission() -> None:
+    assert {codec.name for codec in h264_preferences()} == {"H264", "rtx"}
+    assert [codec.name for codec in opus_preferences()] == ["opus"]
+    assert len(h264_preferences(["4d001f"])) == 3
