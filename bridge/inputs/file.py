@@ -130,7 +130,7 @@ def _samples_of(frame: "AudioFrame") -> NDArray[np.int16] | NDArray[np.float32]:
         samples = (samples - 128.0) / 128
     if samples.dtype in (np.int32, np.int64):
         samples = samples / float(2 ** (8 * samples.itemsize - 1))
-    return samples if samples.dtype == np.int16 else samples.astype(np.float32)
+    return samples if samples.dtype == np.int16 else samples.astype(np.float32)  # type: ignore[return-value]
 
 
 class _Inspection:
