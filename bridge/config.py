@@ -118,7 +118,7 @@ def _one_of(model: BaseModel, *keys: str, required: bool) -> Secret | None:
 
 class HttpConfig(Model):
     listen: Listen = Address("127.0.0.1", 8080)
-    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1")
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
 
     @field_validator("listen")
     @classmethod
