@@ -87,19 +87,26 @@ def decoder_configuration(sps: bytes, pps: bytes) -> bytes:
 
 
 def parameter_sets(codec_config: bytes) -> tuple[list[bytes], list[bytes]]:
-    """SPS and PPS NAL units of an AVCDecoderConfigurationRecord."""
-    position = 5
-    sets: list[list[bytes]] = []
-    for mask in (0x1F, 0xFF):
-        found: list[bytes] = []
-        count = codec_config[position] & mask
-        position += 1
-        for _ in range(count):
-            (length,) = struct.unpack_from("!H", codec_config, position)
-            found.append(codec_config[position + 2 : position + 2 + length])
-            position += 2 + length
-        sets.append(found)
-    return sets[0], sets[1]
+    """SPS and PPS NAL units of an AVCDecoderConfigurationRecord. Raises RemoteProtocolError on a truncated one."""
+    try:
+        sequence_sets, position = _parameter_sets(codec_config, 5, 0x1F)
+        picture_sets, _ = _parameter_sets(codec_config, position, 0xFF)
+    except (IndexError, struct.error):
+        raise RemoteProtocolError(f"AVC configuration of {len(codec_config)} bytes is truncated") from None
+    return sequence_sets, picture_sets
+
+
+def _parameter_sets(codec_config: bytes, position: int, count_mask: int) -> tuple[list[bytes], int]:
+    found: list[bytes] = []
+    count = codec_config[position] & count_mask
+    position += 1
+    for _ in range(count):
+        (length,) = struct.unpack_from("!H", codec_config, position)
+        position += 2 + length
+        if position > len(codec_config):
+            raise IndexError
+        found.append(codec_config[position - length : position])
+    return found, position
 
 
 @dataclass(frozen=True, slots=True)
