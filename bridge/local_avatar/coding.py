@@ -1,0 +1,86 @@
+"""The avatar's encoders: x264 as WebRTC senders run it, Opus stamped by its input."""
+
+from fractions import Fraction
+from typing import Literal
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+from numpy.typing import NDArray
+
+from bridge.errors import InternalError
+from bridge.local_avatar.drawing import Canvas
+from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_S
+from bridge.media.h264 import (
+    NAL_IDR,
+    NAL_PPS,
+    NAL_SLICE,
+    NAL_SPS,
+    decoder_configuration,
+    join_avcc,
+    nal_type,
+    split_annexb,
+)
+
+Profile = Literal["baseline", "main", "high"]
+
+PACKET_SAMPLES = AVATAR_RATE_HZ // 50  # 20 ms, what WebRTC senders use
+PACKET_NS = NS_PER_S // 50
+_SOUND_BITS_PER_S = 64_000
+
+
+class PictureEncoder:
+    """H.264 without B-pictures; keyframes are the first picture and those asked for, none comes by itself."""
+
+    def __init__(self, width_px: int, height_px: int, fps: int, profile: Profile, bits_per_s: int) -> None:
+        self._encoder = encoder = av.VideoCodecContext.create("libx264", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = width_px, height_px, "yuv420p"
+        encoder.time_base, encoder.framerate = Fraction(1, fps), Fraction(fps)
+        encoder.bit_rate = bits_per_s
+        encoder.thread_count = 1
+        encoder.profile = profile.capitalize()
+        encoder.color_primaries = encoder.color_trc = encoder.colorspace = 1  # BT.709 (H.264 tables E-3 to E-5)
+        encoder.options = {
+            "preset": "superfast",
+            "tune": "zerolatency",
+            "profile": profile,
+            "forced-idr": "1",
+            # Half a second of buffer: a keyframe may be several times an average picture, but not a second's worth.
+            "maxrate": str(bits_per_s),
+            "bufsize": str(bits_per_s // 2),
+            "x264-params": "keyint=infinite:scenecut=0:open-gop=0:slices=1",
+        }
+
+    def encode(self, canvas: Canvas, index: int, *, keyframe: bool) -> tuple[bytes, bytes]:
+        """AVCC payload and, for a keyframe, the AVCDecoderConfigurationRecord, of picture number `index`."""
+        frame = av.VideoFrame.from_ndarray(canvas.data, format="yuv420p")
+        frame.pts = index
+        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
+        nals = [nal for packet in self._encoder.encode(frame) for nal in split_annexb(bytes(packet))]
+        slices = [nal for nal in nals if nal_type(nal) in (NAL_SLICE, NAL_IDR)]
+        if not slices:
+            raise InternalError("x264 held a picture back")
+        sps = [nal for nal in nals if nal_type(nal) == NAL_SPS]
+        pps = [nal for nal in nals if nal_type(nal) == NAL_PPS]
+        config = decoder_configuration(sps[0], pps[0]) if sps and pps else b""
+        return join_avcc(slices), config
+
+
+class SoundEncoder:
+    """Opus, one packet for every 20 ms. A packet's time is that of its first input sample, as WebRTC senders count."""
+
+    def __init__(self) -> None:
+        # libopus takes 24 kHz as it is (RFC 6716 §2.1.3: super-wideband), so no resampler shifts the sound.
+        self._encoder = encoder = av.AudioCodecContext.create("libopus", "w")
+        encoder.sample_rate, encoder.format, encoder.layout = AVATAR_RATE_HZ, "s16", "mono"
+        encoder.bit_rate = _SOUND_BITS_PER_S
+        encoder.options = {"application": "audio", "frame_duration": "20", "vbr": "on"}
+
+    def encode(self, pcm: NDArray[np.int16], index: int) -> bytes:
+        """Packet number `index`, from its `PACKET_SAMPLES` samples."""
+        frame = av.AudioFrame.from_ndarray(pcm[np.newaxis], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = AVATAR_RATE_HZ, index * PACKET_SAMPLES
+        packets = self._encoder.encode(frame)
+        if len(packets) != 1:
+            raise InternalError(f"libopus made {len(packets)} packets of 20 ms of sound")
+        return bytes(packets[0])
