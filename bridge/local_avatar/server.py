@@ -1,0 +1,84 @@
+"""The local avatar service: stands in for the cloud on loopback, over real sockets."""
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+import structlog
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from bridge.errors import ConfigError
+from bridge.local_avatar.navtalk import NavTalkSession
+from bridge.local_avatar.options import LocalAvatarOptions
+from bridge.net.ice import IceSettings
+
+log = structlog.get_logger()
+
+NAVTALK_PATH = "/wss/v2/realtime-chat"
+CLOSE_TIMEOUT_S = 1.0
+# An answer with many candidates has some 20 kB, an image up to a megabyte as base64.
+MAX_MESSAGE_BYTES = 2 * 2**20
+# The library's own log would print request lines, and licences stand in them.
+_SILENT = logging.Logger("local-avatar", level=logging.CRITICAL + 1)
+
+
+class LocalAvatar:
+    """Serves any number of sessions. `on_listening` is called with the URL for clients once they may connect."""
+
+    def __init__(
+        self,
+        options: LocalAvatarOptions,
+        on_listening: Callable[[str], None] | None = None,
+        ice: IceSettings | None = None,
+    ) -> None:
+        self._options = options
+        self._on_listening = on_listening
+        self._ice = ice or IceSettings(interfaces=("lo",))
+        self._sessions = asyncio.TaskGroup()
+
+    async def run(self) -> None:
+        """Serve until cancelled. Raises ConfigError when it cannot listen."""
+        server = await self._listen()
+        # Sessions live in a group of their own: the library would only log what goes wrong in its handler.
+        async with server, self._sessions:
+            if self._on_listening is not None:
+                self._on_listening(self._url(server))
+            await server.serve_forever()
+
+    async def _listen(self) -> Server:
+        host, port = self._options.listen_host, self._options.listen_port
+        try:
+            return await serve(
+                self._serve,
+                host,
+                port,
+                process_request=_check_path,
+                max_size=MAX_MESSAGE_BYTES,
+                compression=None,
+                close_timeout=CLOSE_TIMEOUT_S,
+                server_header="avatar-bridge",
+                logger=_SILENT,
+            )
+        except OSError as error:
+            is_taken = error.errno == errno.EADDRINUSE
+            reason = "the port is in use: choose another with --listen" if is_taken else error.strerror
+            raise ConfigError(f"--listen {host}:{port}: {reason}") from error
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        session = NavTalkSession(socket, self._options, self._ice)
+        await asyncio.wait([self._sessions.create_task(session.run(), name="avatar-session")])
+
+    def _url(self, server: Server) -> str:
+        port = next(iter(server.sockets)).getsockname()[1]
+        host = self._options.listen_host
+        return f"ws://{f'[{host}]' if ':' in host else host}:{port}{NAVTALK_PATH}"
+
+
+def _check_path(connection: ServerConnection, request: Request) -> Response | None:
+    if urlsplit(request.path).path.endswith(NAVTALK_PATH):
+        return None
+    return connection.respond(HTTPStatus.NOT_FOUND, f"NavTalk v2 is served at {NAVTALK_PATH}\n")
