@@ -44,6 +44,11 @@ def show_config(config: Config) -> str:
     return mask(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
 
 
+def explain(error: ValidationError) -> str:
+    """Every mistake of a model that was not read from a file, in one line."""
+    return "; ".join(_explain(details, details["loc"]) for details in error.errors(include_url=False))
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a configuration file, for editors."""
     schema = Config.model_json_schema()

@@ -1,0 +1,5 @@
+"""`python -m bridge` is `avatar-bridge`."""
+
+from bridge.cli import main
+
+main()
