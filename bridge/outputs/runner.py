@@ -1,0 +1,300 @@
+"""Keeps one output publishing: tries again by error type, and knows how it is doing."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+import structlog
+
+from bridge.errors import InternalError, OutputLost, OutputRejected, RemoteProtocolError
+from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.live_queue import LiveQueue
+from bridge.net.backoff import Backoff
+from bridge.ports import Output
+
+# A live audience leaves within seconds, so the first retry comes at once; 15 s keeps a server that is away for hours
+# from being hammered by many sessions, and is the longest that viewers wait once it is back.
+FIRST_RETRY_S = 0.5
+LONGEST_RETRY_S = 15.0
+LOOK_EVERY_S = 1.0
+# A server that accepts, takes what the socket buffers hold and then drops lives for a few seconds: bytes must have
+# moved in this many looks before the next loss counts as a new one.
+PROVEN_LOOKS = 10
+# Media waits and no byte moves: longer than the 10 s after which an output that can tell by itself gives up.
+WEDGED_LOOKS = 15
+# A key that was accepted once is right: a refusal after that is a far end that is half back, such as a server whose
+# authority is still away. That many in a row are believed.
+BELIEVED_REFUSALS = 5
+
+
+class OutputState(StrEnum):
+    CONNECTING = "connecting"
+    PUBLISHING = "publishing"
+    BACKING_OFF = "backing_off"
+    REJECTED = "rejected"
+    CLOSED = "closed"
+
+
+_NEXT: Mapping[OutputState, frozenset[OutputState]] = {
+    OutputState.CONNECTING: frozenset(
+        {OutputState.PUBLISHING, OutputState.BACKING_OFF, OutputState.REJECTED, OutputState.CLOSED}
+    ),
+    OutputState.PUBLISHING: frozenset({OutputState.BACKING_OFF, OutputState.REJECTED, OutputState.CLOSED}),
+    OutputState.BACKING_OFF: frozenset({OutputState.CONNECTING, OutputState.CLOSED}),
+    OutputState.REJECTED: frozenset({OutputState.CLOSED}),
+    OutputState.CLOSED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputStatus:
+    """How an output is doing.
+
+    since_s          Unix time of the last change of state.
+    last_error       empty: none so far. It stays when the output is well again.
+    retry_in_s       while backing off: how long, counted from `since_s`.
+    reconnects       attempts after the first, by reason: refused, reset, timeout, wedged, protocol, rejected, lost.
+    accepted         how often the far end has accepted the stream.
+    bytes_total      bytes that left, all attempts together.  last_progress_s: Unix time of the last look that saw more.
+    queue_s          media time that waits.  dropped_units: what the queue forgot, by reason.
+    """
+
+    name: str
+    protocol: str
+    state: OutputState
+    since_s: float
+    last_error: str
+    retry_in_s: float | None
+    reconnects: Mapping[str, int]
+    accepted: int
+    bytes_total: int
+    last_progress_s: float | None
+    queue_s: float
+    dropped_units: Mapping[str, int]
+
+
+class OutputRunner:
+    """Runs one output until its queue is finished, the operator must act, or it is cancelled; never raises for those.
+
+    A lost far end is tried again with backoff, which starts anew only after proven progress. While nobody publishes
+    the queue forgets; every attempt starts at a keyframe and asks for one. `open_output` makes the output of the next
+    attempt: it neither waits nor connects.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_output: Callable[[], Output],
+        queue: LiveQueue,
+        *,
+        protocol: str,
+        audio_bitrate: int = 128_000,
+        request_keyframe: Callable[[], None] = lambda: None,
+        on_change: Callable[[OutputStatus], None] = lambda status: None,
+        on_written: Callable[[AccessUnit], None] = lambda unit: None,
+        backoff: Backoff | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.queue = queue
+        self.audio_bitrate = audio_bitrate
+        self._protocol = protocol
+        self._open_output = open_output
+        self._output = open_output()
+        self._request_keyframe = request_keyframe
+        self._on_change = on_change
+        self._on_written = on_written
+        self._backoff = backoff or Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
+        self._sleep = sleep
+        self._now_s = now_s
+        self._log = structlog.get_logger().bind(output=name, protocol=protocol)
+
+        self._state = OutputState.CONNECTING
+        self._since_s = now_s()
+        self._last_error = ""
+        self._retry_in_s: float | None = None
+        self._reconnects: Counter[str] = Counter()
+        self._accepted = 0
+        self._refusals = 0
+        self._bytes_before = 0
+        self._last_progress_s: float | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    @property
+    def audio_codec(self) -> Codec:
+        return self._output.audio_codec
+
+    @property
+    def keyframe_s(self) -> float | None:
+        return self._output.keyframe_s
+
+    def status(self) -> OutputStatus:
+        return OutputStatus(
+            name=self.name,
+            protocol=self._protocol,
+            state=self._state,
+            since_s=self._since_s,
+            last_error=self._last_error,
+            retry_in_s=self._retry_in_s,
+            reconnects=MappingProxyType(dict(self._reconnects)),
+            accepted=self._accepted,
+            bytes_total=self._bytes_before + self._output.progress().bytes_total,
+            last_progress_s=self._last_progress_s,
+            queue_s=self.queue.lag_s,
+            dropped_units=MappingProxyType({str(reason): n for reason, n in self.queue.dropped.items()}),
+        )
+
+    def finish(self) -> None:
+        """Publish what waits, close, and try no more."""
+        self.queue.finish()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def run(self) -> None:
+        """Publish until the queue is finished or the operator must act; the state says which."""
+        self._log.info("output_connecting")
+        try:
+            while (error := await self._attempt()) is not None:
+                self._last_error = str(error)
+                if self._is_final(error):
+                    self._enter(OutputState.REJECTED)
+                    return
+                if self.queue.is_finished or not await self._wait_for_retry(error):
+                    break
+                self._bytes_before += self._output.progress().bytes_total
+                self._output = self._open_output()
+                self._enter(OutputState.CONNECTING)
+        finally:
+            self.queue.suspend()
+            if self._state is not OutputState.REJECTED:
+                self._enter(OutputState.CLOSED)
+
+    # ------------------------------------------------------------------------------------- OutputListener
+
+    def on_published(self) -> None:
+        self._accepted += 1
+        self._refusals = 0
+        self._enter(OutputState.PUBLISHING)
+        if self.queue.is_awaiting_keyframe:
+            self._request_keyframe()
+
+    def on_written(self, unit: AccessUnit) -> None:
+        self._on_written(unit)
+
+    # ------------------------------------------------------------------------------------- one attempt
+
+    async def _attempt(self) -> Exception | None:
+        """Connect and publish once; the error that ended it, None at the end of the queue."""
+        self.queue.restart()
+        self._request_keyframe()
+        publishing = asyncio.create_task(self._output.run(self.queue, self), name=f"output {self.name}")
+        watching = asyncio.create_task(self._watch(), name=f"watch {self.name}")
+        try:
+            await asyncio.wait({publishing, watching}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            publishing_ended = publishing.done()
+            for task in (publishing, watching):
+                task.cancel()
+            await asyncio.gather(publishing, watching, return_exceptions=True)
+        try:
+            # How an output ends that was cancelled for a wedge does not matter.
+            await (publishing if publishing_ended else watching)
+        except (OutputLost, OutputRejected, RemoteProtocolError, OSError) as error:
+            return error
+        return None
+
+    async def _watch(self) -> None:
+        """Raises OutputLost once media waits and no byte moves; notes proven progress. Never returns."""
+        bytes_seen = self._output.progress().bytes_total
+        looks_moved = looks_stuck = 0
+        while True:
+            await self._sleep(LOOK_EVERY_S)
+            bytes_now = self._output.progress().bytes_total
+            if bytes_now > bytes_seen:
+                bytes_seen, looks_stuck = bytes_now, 0
+                self._last_progress_s = self._now_s()
+                looks_moved += 1
+                if looks_moved == PROVEN_LOOKS:
+                    self._backoff.reset()
+            elif self._state is OutputState.PUBLISHING and self._has_waiting_media():
+                looks_stuck += 1
+                if looks_stuck == WEDGED_LOOKS:
+                    raise OutputWedged(f"no byte has left for {WEDGED_LOOKS * LOOK_EVERY_S:g} s while media waits")
+            else:
+                looks_stuck = 0
+
+    def _has_waiting_media(self) -> bool:
+        return self.queue.lag_s > 0 or self._output.progress().backlog_bytes > 0
+
+    # ------------------------------------------------------------------------------------- between attempts
+
+    def _is_final(self, error: Exception) -> bool:
+        if not isinstance(error, OutputRejected):
+            return False
+        if self._state is OutputState.PUBLISHING or not self._accepted:
+            return True
+        self._refusals += 1
+        return self._refusals >= BELIEVED_REFUSALS
+
+    async def _wait_for_retry(self, error: Exception) -> bool:
+        """False: `finish` came meanwhile."""
+        self.queue.suspend()
+        self._retry_in_s = self._backoff.next_delay_s()
+        self._enter(OutputState.BACKING_OFF)
+        self._waiting = asyncio.ensure_future(self._sleep(self._retry_in_s))
+        try:
+            await asyncio.wait({self._waiting})
+        finally:
+            self._waiting.cancel()
+            self._waiting = self._retry_in_s = None
+        if self.queue.is_finished:
+            return False
+        self._reconnects[reconnect_reason(error)] += 1
+        return True
+
+    def _enter(self, state: OutputState) -> None:
+        if state not in _NEXT[self._state]:
+            raise InternalError(f"output {self.name}: {state.value} while {self._state.value}")
+        lasted_s = self._now_s() - self._since_s
+        self._state = state
+        self._since_s = self._now_s()
+        fields: dict[str, object] = {"after_s": round(lasted_s, 1)}
+        match state:
+            case OutputState.BACKING_OFF:
+                assert self._retry_in_s is not None
+                retry_in_s = round(self._retry_in_s, 1)
+                self._log.warning("output_lost", error=self._last_error, retry_in_s=retry_in_s, **fields)
+            case OutputState.REJECTED:
+                self._log.error("output_rejected", error=self._last_error, **fields)
+            case _:
+                self._log.info(f"output_{state.value}", **fields)
+        self._on_change(self.status())
+
+
+class OutputWedged(OutputLost):
+    """The output is connected and nothing moves."""
+
+
+def reconnect_reason(error: BaseException) -> str:
+    """A word for the metric's label: from the error, or from what it was raised for."""
+    for cause in (error, error.__cause__, error.__context__):
+        match cause:
+            case OutputWedged():
+                return "wedged"
+            case TimeoutError():
+                return "timeout"
+            case ConnectionRefusedError():
+                return "refused"
+            case ConnectionError():
+                return "reset"
+            case RemoteProtocolError():
+                return "protocol"
+            case OutputRejected():
+                return "rejected"
+    return "lost"

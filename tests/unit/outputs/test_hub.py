@@ -1,0 +1,109 @@
+"""The hub: who gets what, and that outputs are islands."""
+
+import asyncio
+
+import pytest
+
+from bridge.errors import OutputLost, OutputRejected
+from bridge.media.access_unit import Codec
+from bridge.outputs.hub import Hub
+from tests.unit.outputs.coded_media import clicks, opus_units
+from tests.unit.outputs.fakes import Rig, fail, opus, picture, publish, settle, wedge
+
+
+async def test_outputs_that_take_opus_get_the_packets_untouched() -> None:
+    rig = Rig(publish)
+    hub = Hub([rig.runner])
+    task = asyncio.create_task(hub.run())
+    await settle()
+    units = [picture(0, keyframe=True), opus(0), picture(40), opus(20)]
+    for unit in units:
+        hub.put(unit)
+    hub.finish()
+    await task
+
+    assert len(rig.written) == 4
+    assert all(a is b for a, b in zip(rig.written, units, strict=True))
+
+
+async def test_outputs_that_take_aac_share_one_transcoder_and_get_all_of_it_before_they_close() -> None:
+    rigs = [Rig(publish, name=name, audio_codec=Codec.AAC) for name in ("twitch", "archive")]
+    hub = Hub([rig.runner for rig in rigs])
+    task = asyncio.create_task(hub.run())
+    await settle()
+    for unit in opus_units(clicks(1.0, [0.5])):
+        hub.put(unit)
+    hub.finish()
+    await task
+
+    assert {unit.codec for unit in rigs[0].written} == {Codec.AAC}
+    assert 46 <= len(rigs[0].written) <= 49
+    assert all(a is b for a, b in zip(rigs[0].written, rigs[1].written, strict=True))
+
+
+async def test_different_bit_rates_of_aac_are_encoded_apart() -> None:
+    rigs = [Rig(publish, name=str(rate), audio_codec=Codec.AAC, audio_bitrate=rate) for rate in (64_000, 192_000)]
+    hub = Hub([rig.runner for rig in rigs])
+    task = asyncio.create_task(hub.run())
+    await settle()
+    for unit in opus_units(clicks(1.0, [0.1 * n for n in range(10)])):
+        hub.put(unit)
+    hub.finish()
+    await task
+
+    small, large = (sum(len(unit.payload) for unit in rig.written) for rig in rigs)
+    assert small < large
+
+
+@pytest.mark.parametrize("declared, wanted", [((2.0, 4.0), 2.0), ((None, 6.0), 6.0), ((None, None), None)])
+def test_keyframes_are_wanted_as_often_as_the_most_demanding_output_says(
+    declared: tuple[float | None, ...], wanted: float | None
+) -> None:
+    assert Hub([Rig(publish, keyframe_s=keyframe_s).runner for keyframe_s in declared]).keyframe_s == wanted
+
+
+async def test_an_output_that_fails_refuses_stalls_or_has_a_bug_touches_no_other() -> None:
+    healthy = Rig(publish, name="healthy")
+    ill = [
+        Rig(fail(OutputLost("away")), name="away"),
+        Rig(fail(OutputRejected("refused")), name="refused"),
+        Rig(wedge, name="wedged"),
+        Rig(fail(ZeroDivisionError("bug"), after=1), name="buggy"),
+    ]
+    hub = Hub([rig.runner for rig in (*ill, healthy)])
+    task = asyncio.create_task(hub.run())
+    await settle()
+    for pts_ms in range(0, 10_000, 40):
+        hub.put(picture(pts_ms, keyframe=pts_ms % 1000 == 0))
+        await settle()
+    assert len(healthy.written) == 250
+    assert healthy.queue.dropped_units == 0
+
+    hub.finish()
+    for rig in ill:
+        rig.queue.finish()
+    ill[2].outputs[0].behaviour = publish
+    await ill[2].time.pass_s(20)
+    with pytest.raises(ExceptionGroup, match="a bug ended an output") as caught:
+        await task
+    assert [type(bug) for bug in caught.value.exceptions] == [ZeroDivisionError]
+    assert healthy.states == ["publishing", "closed"]
+
+
+async def test_the_hub_returns_once_every_output_has_been_refused() -> None:
+    hub = Hub([Rig(fail(OutputRejected("no")), audio_codec=codec).runner for codec in (Codec.AAC, Codec.OPUS)])
+
+    await hub.run()
+
+    assert {runner.status().state.value for runner in hub.runners} == {"rejected"}
+
+
+async def test_cancelling_the_hub_closes_every_output() -> None:
+    rigs = [Rig(publish, audio_codec=codec) for codec in (Codec.AAC, Codec.OPUS)]
+    task = asyncio.create_task(Hub([rig.runner for rig in rigs]).run())
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert all(rig.outputs[0].was_cancelled and rig.states[-1] == "closed" for rig in rigs)
