@@ -1,0 +1,434 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from bridge.dsp.chain import SpeechChain
+from bridge.errors import ProviderUnavailable, SourceLost, SourceRejected
+from bridge.media.audio import AudioBlock
+from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_S
+from bridge.ports import UplinkPacing
+from bridge.uplink import BUFFERED_S, LIVE_BUFFERED_S, Uplink
+
+PACING = UplinkPacing(live_samples=480, buffered_samples=1_536, idle_audio="silence", tail_s=0.64)
+QUIET_PACING = UplinkPacing(live_samples=480, buffered_samples=1_536, idle_audio="none", tail_s=0.64)
+MESSAGE_S = 1_536 / AVATAR_RATE_HZ
+LOUD = 10_000
+
+
+class VirtualTime:
+    """A clock that moves only in `pass_until`, from sleeper to sleeper."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    def now_ns(self) -> int:
+        return round(self.now_s * NS_PER_S)
+
+    async def sleep(self, duration_s: float) -> None:
+        awake = asyncio.Event()
+        self._sleepers.append((self.now_s + duration_s, awake))
+        await awake.wait()
+
+    async def pass_until(self, limit_s: float) -> None:
+        while True:
+            # Whoever can run does so before time passes: a source refills, a link answers.
+            for _ in range(8):
+                await asyncio.sleep(0)
+            self._sleepers.sort(key=lambda sleeper: sleeper[0])
+            if not self._sleepers or self._sleepers[0][0] > limit_s:
+                break
+            until_s, awake = self._sleepers.pop(0)
+            self.now_s = max(self.now_s, until_s)
+            awake.set()
+        self.now_s = max(self.now_s, limit_s)
+
+
+class FakeSource:
+    """Delivers what it was given; `feed` adds to a live one."""
+
+    name = "question"
+
+    def __init__(self, *samples: np.ndarray, is_live: bool = False, error: Exception | None = None) -> None:
+        self.is_live = is_live
+        self.emitted = 0
+        self._samples = samples
+        self._error = error
+        self._fed: asyncio.Queue[np.ndarray | None] = asyncio.Queue()
+
+    def feed(self, samples: np.ndarray) -> None:
+        self._fed.put_nowait(samples)
+
+    async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
+        for samples in self._samples:
+            for start in range(0, len(samples), 2_400):
+                await self._emit(emit, samples[start : start + 2_400])
+        if self._error:
+            raise self._error
+        while self.is_live:
+            samples = await self._fed.get()
+            await self._emit(emit, samples)
+
+    async def _emit(self, emit: Callable[[AudioBlock], Awaitable[None]], samples: np.ndarray) -> None:
+        await emit(AudioBlock(samples.astype(np.int16)[:, None], AVATAR_RATE_HZ, 0))
+        self.emitted += len(samples)
+
+
+class FakeLink:
+    """Remembers what it was sent, and when; fails after `lives_for` messages."""
+
+    def __init__(self, time: VirtualTime, pacing: UplinkPacing = PACING, lives_for: int | None = None) -> None:
+        self.pacing = pacing
+        self.messages: list[np.ndarray] = []
+        self.sent_at_s: list[float] = []
+        self._time = time
+        self._lives_for = lives_for
+        self.stall_s = 0.0
+
+    async def send_audio(self, pcm16: bytes) -> None:
+        if self._lives_for is not None and len(self.messages) >= self._lives_for:
+            raise ProviderUnavailable("the avatar service closed the session")
+        if self.stall_s:
+            stall_s, self.stall_s = self.stall_s, 0.0
+            self._time.now_s += stall_s
+        self.messages.append(np.frombuffer(pcm16, "<i2"))
+        self.sent_at_s.append(self._time.now_s)
+
+    @property
+    def sound(self) -> np.ndarray:
+        return np.concatenate(self.messages) if self.messages else np.empty(0, np.int16)
+
+    @property
+    def is_speech(self) -> list[bool]:
+        return [bool(message.any()) for message in self.messages]
+
+
+def ramp(duration_s: float) -> np.ndarray:
+    """Loud, and no sample like its neighbours: what is lost, doubled or out of order shows."""
+    return np.arange(round(duration_s * AVATAR_RATE_HZ)) % 20_000 + 5_000
+
+
+def silence(duration_s: float) -> np.ndarray:
+    return np.zeros(round(duration_s * AVATAR_RATE_HZ))
+
+
+@asynccontextmanager
+async def running(source: FakeSource, time: VirtualTime) -> AsyncIterator[Uplink]:
+    uplink = Uplink(source, SpeechChain(), now_ns=time.now_ns, sleep=time.sleep)
+    task = asyncio.create_task(uplink.run())
+    await time.pass_until(0)
+    yield uplink
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_speech_arrives_whole_and_in_order_and_is_followed_by_silence() -> None:
+    time, spoken = VirtualTime(), ramp(2.0)
+    link = FakeLink(time)
+    async with running(FakeSource(spoken), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(4.0)
+    assert np.array_equal(link.sound[: len(spoken)], spoken)
+    assert not link.sound[len(spoken) :].any()
+    assert uplink.spoken_s == pytest.approx(2.0, abs=MESSAGE_S)
+    assert uplink.underruns == 0
+
+
+async def test_messages_keep_to_a_schedule_that_does_not_drift() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(60)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(30.0)
+    assert {len(message) for message in link.messages} == {1_536}
+    assert link.sent_at_s == pytest.approx([i * MESSAGE_S for i in range(len(link.messages))], abs=1e-6)
+    assert len(link.messages) == 469
+
+
+async def test_live_source_is_sent_in_messages_of_the_live_size() -> None:
+    time, source = VirtualTime(), FakeSource(is_live=True)
+    link = FakeLink(time)
+    async with running(source, time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        for tick in range(1, 11):
+            source.feed(ramp(0.02))
+            await time.pass_until(tick * 0.02)
+    assert {len(message) for message in link.messages} == {480}
+    assert sum(link.is_speech) >= 9
+
+
+async def test_after_a_short_stall_overdue_messages_follow_at_once() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(10)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(0.5)
+        link.stall_s = 0.15
+        await time.pass_until(2.0)
+    assert len(link.messages) == 1 + int(2.0 / MESSAGE_S)
+
+
+async def test_after_a_long_stall_the_schedule_starts_anew_instead_of_flooding() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(10)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(0.5)
+        link.stall_s = 1.0
+        await time.pass_until(3.0)
+    gaps = np.diff(link.sent_at_s)
+    assert sum(gaps < MESSAGE_S / 2) <= 1
+    assert len(link.messages) == pytest.approx(2.0 / MESSAGE_S, abs=2)
+
+
+async def test_speech_waits_for_the_first_picture_while_silence_flows() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(10)), time) as uplink:
+        uplink.attach(link)
+        await time.pass_until(2.0)
+        assert link.messages and not any(link.is_speech)
+        uplink.media_ready.set()
+        await time.pass_until(2.1)
+    assert link.is_speech[-1]
+
+
+async def test_speech_goes_with_one_warning_when_no_picture_comes_for_5_s() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(10)), time) as uplink:
+        with capture_logs() as logs:
+            uplink.attach(link)
+            await time.pass_until(7.0)
+    first = link.is_speech.index(True)
+    assert link.sent_at_s[first] == pytest.approx(5.0, abs=MESSAGE_S)
+    assert link.sent_at_s[first] >= 5.0
+    assert [entry["event"] for entry in logs] == ["speech_without_media"]
+    assert logs[0]["input"] == "question"
+
+
+async def test_service_without_idle_audio_gets_a_tail_of_silence_and_then_nothing() -> None:
+    time, spoken = VirtualTime(), ramp(1.0)
+    link = FakeLink(time, QUIET_PACING)
+    async with running(FakeSource(spoken), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(10.0)
+        assert uplink.finished.is_set()
+    n_speech = sum(link.is_speech)
+    assert n_speech == -(-len(spoken) // 1_536)
+    assert len(link.messages) - n_speech == 0.64 / MESSAGE_S
+
+
+async def test_finished_is_told_after_the_tail_and_silence_flows_on() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(1.0)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(1.5)
+        assert not uplink.finished.is_set()
+        await time.pass_until(1.8)
+        assert uplink.finished.is_set()
+        n_messages = len(link.messages)
+        await time.pass_until(3.0)
+    assert len(link.messages) > n_messages
+
+
+async def test_file_waits_while_no_avatar_is_there_and_nothing_is_lost() -> None:
+    time, spoken = VirtualTime(), ramp(5.0)
+    source, first, second = FakeSource(spoken), FakeLink(time), FakeLink(time)
+    async with running(source, time) as uplink:
+        await time.pass_until(3.0)
+        assert source.emitted <= BUFFERED_S * AVATAR_RATE_HZ
+        uplink.media_ready.set()
+        uplink.attach(first)
+        await time.pass_until(5.0)
+        uplink.detach()
+        await time.pass_until(8.0)
+        assert len(first.sound) < 2.1 * AVATAR_RATE_HZ
+        uplink.media_ready.set()
+        uplink.attach(second)
+        await time.pass_until(14.0)
+    heard = np.concatenate((first.sound, second.sound))
+    assert np.array_equal(heard[: len(spoken)], spoken)
+
+
+async def test_message_that_a_dying_link_refused_goes_to_the_next_one() -> None:
+    time, spoken = VirtualTime(), ramp(3.0)
+    dying, healthy = FakeLink(time, lives_for=10), FakeLink(time)
+    async with running(FakeSource(spoken), time) as uplink:
+        with capture_logs() as logs:
+            uplink.media_ready.set()
+            uplink.attach(dying)
+            await time.pass_until(2.0)
+        assert [entry["event"] for entry in logs] == ["uplink_lost"]
+        uplink.media_ready.set()
+        uplink.attach(healthy)
+        await time.pass_until(6.0)
+    heard = np.concatenate((dying.sound, healthy.sound))
+    assert np.array_equal(heard[: len(spoken)], spoken)
+
+
+async def test_live_source_loses_its_past_while_no_avatar_is_there() -> None:
+    time, source = VirtualTime(), FakeSource(is_live=True)
+    link = FakeLink(time)
+    spoken = ramp(2.0)
+    async with running(source, time) as uplink:
+        for start in range(0, len(spoken), 480):
+            source.feed(spoken[start : start + 480])
+        await time.pass_until(2.0)
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(3.0)
+    newest = spoken[-round(LIVE_BUFFERED_S * AVATAR_RATE_HZ) :]
+    assert np.array_equal(link.sound[: len(newest)], newest)
+    assert uplink.dropped_s == pytest.approx(1.8)
+
+
+async def test_live_block_longer_than_the_bound_is_kept_whole() -> None:
+    time, source = VirtualTime(), FakeSource(is_live=True)
+    link = FakeLink(time)
+    async with running(source, time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        source.feed(ramp(0.5))
+        await time.pass_until(1.0)
+    assert uplink.dropped_s == 0
+    assert sum(link.is_speech) == 25
+
+
+async def test_underrun_is_counted_once_and_filled_with_silence() -> None:
+    time, source = VirtualTime(), FakeSource(is_live=True)
+    link = FakeLink(time)
+    async with running(source, time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        source.feed(ramp(0.1))
+        await time.pass_until(0.5)
+        assert uplink.underruns == 1
+        assert uplink.level_dbfs == -100
+        source.feed(ramp(0.1))
+        await time.pass_until(0.55)
+        assert uplink.level_dbfs > -20
+    assert len(link.messages) >= 27
+
+
+async def test_end_of_a_file_is_no_underrun() -> None:
+    time = VirtualTime()
+    async with running(FakeSource(ramp(1.0)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(FakeLink(time))
+        await time.pass_until(3.0)
+        assert uplink.underruns == 0
+
+
+async def drain(uplink: Uplink, deadline_s: float) -> asyncio.Task[None]:
+    task = asyncio.create_task(uplink.finish_utterance(deadline_s))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_drain_speaks_on_to_the_next_pause_and_sends_the_tail() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    source = FakeSource(ramp(2.0), silence(0.6), ramp(5.0))
+    async with running(source, time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(1.0)
+        done = await drain(uplink, 20.0)
+        await time.pass_until(2.2)
+        assert not done.done()
+        await time.pass_until(4.0)
+        assert done.done()
+    assert np.array_equal(link.sound[: 2 * AVATAR_RATE_HZ], ramp(2.0))
+    assert not link.sound[2 * AVATAR_RATE_HZ :].any()
+
+
+async def test_drain_in_a_pause_ends_after_the_tail() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(1.0), silence(3.0), ramp(5.0)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(2.0)
+        done = await drain(uplink, 20.0)
+        await time.pass_until(2.0 + 0.64 + 2 * MESSAGE_S)
+        assert done.done()
+        await time.pass_until(6.0)
+    assert not link.sound[AVATAR_RATE_HZ:].any()
+
+
+async def test_drain_cuts_endless_speech_in_time_for_the_tail() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(30.0)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(1.0)
+        with capture_logs() as logs:
+            done = await drain(uplink, 3.0)
+            await time.pass_until(4.2)
+        assert done.done()
+    assert [entry["event"] for entry in logs] == ["utterance_cut"]
+    assert sum(link.is_speech) * MESSAGE_S == pytest.approx(1.0 + 3.0 - 0.64, abs=2 * MESSAGE_S)
+    assert not any(link.is_speech[-10:])
+
+
+async def test_drain_without_an_avatar_ends_at_once() -> None:
+    time = VirtualTime()
+    async with running(FakeSource(ramp(3.0)), time) as uplink:
+        await uplink.finish_utterance(5.0)
+        assert uplink.finished.is_set()
+
+
+async def test_drain_ends_when_the_avatar_goes_away() -> None:
+    time = VirtualTime()
+    async with running(FakeSource(ramp(30.0)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(FakeLink(time))
+        await time.pass_until(1.0)
+        done = await drain(uplink, 20.0)
+        uplink.detach()
+        await asyncio.wait_for(done, 5)
+
+
+async def test_drain_before_speech_was_allowed_says_nothing() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(30.0)), time) as uplink:
+        uplink.attach(link)
+        await time.pass_until(1.0)
+        done = await drain(uplink, 20.0)
+        await time.pass_until(8.0)
+        assert done.done()
+    assert not any(link.is_speech)
+
+
+async def test_failure_of_the_source_is_raised_as_it_is() -> None:
+    time = VirtualTime()
+    uplink = Uplink(FakeSource(error=SourceLost("gone")), SpeechChain(), now_ns=time.now_ns, sleep=time.sleep)
+    with pytest.raises(SourceLost, match="gone"):
+        await uplink.run()
+
+
+async def test_format_that_cannot_be_converted_names_the_input() -> None:
+    class Telegraph(FakeSource):
+        async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
+            await emit(AudioBlock(np.zeros((10, 1), np.int16), 4_000, 0))
+
+    time = VirtualTime()
+    uplink = Uplink(Telegraph(), SpeechChain(), now_ns=time.now_ns, sleep=time.sleep)
+    with pytest.raises(SourceRejected, match="input question: sound at 4000 Hz"):
+        await uplink.run()
