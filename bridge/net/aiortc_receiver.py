@@ -1,0 +1,312 @@
+"""Receiving of coded media through aiortc: the place of its RTCRtpReceiver, without its jitter buffer and decoder.
+
+The stock receiver decodes everything, holds each picture back until the next one begins, and hides what lip-sync
+needs: the RTP time in sender reports. This one hands packets and reports on as they come; everything else that a
+receiver does is decided in `bridge.receive`.
+"""
+
+import asyncio
+import importlib
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Any
+
+import structlog
+from aiortc import MediaStreamTrack, RTCDtlsTransport, RTCRtpTransceiver, RTCStatsReport
+from aiortc import rtp as wire
+from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
+
+from bridge.errors import InternalError
+from bridge.media.access_unit import Codec, Kind
+from bridge.media.clock import NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
+from bridge.media.rtp import RtpPacket, SenderReport, sequence_distance
+from bridge.ports import RemoteTrack, TrackSink
+
+# What aiortc keeps to itself and this file uses. EncodedReceiver stands in for an RTCRtpReceiver, so what aiortc
+# reads from one is pinned too.
+PRIVATE_NAMES = (
+    "aiortc.rtcrtptransceiver:RTCRtpTransceiver._RTCRtpTransceiver__receiver",
+    "aiortc.rtcrtpsender:RTCRtpSender._ssrc",
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._register_rtp_receiver",
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._unregister_rtp_receiver",
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._send_rtp",
+    "aiortc.rtcrtpreceiver:RTCRtpReceiver._enabled",
+    "aiortc.rtcrtpreceiver:RTCRtpReceiver._track",
+    "aiortc.rtcrtpreceiver:RTCRtpReceiver._set_rtcp_ssrc",
+    "aiortc.rtcrtpreceiver:RTCRtpReceiver._handle_disconnect",
+    "aiortc.rtcrtpreceiver:RTCRtpReceiver._handle_rtcp_packet",
+    "aiortc.rtcrtpreceiver:RTCRtpReceiver._handle_rtp_packet",
+)
+
+# RFC 3550 §6.2 and §6.3.1: about once a second for a session this small, each time varied by half.
+REPORT_INTERVAL_S = 1.0
+# A libwebrtc sender that hears of no bandwidth stays near its 300 kb/s start. Twice what a 1080p avatar sends: the
+# ceiling is not to bind, and what the path cannot carry shows as loss in the receiver reports.
+REMB_CEILING_BPS = 20_000_000
+# Messages on their way to the kernel; sending takes one turn of the event loop, unless a TURN server stalls.
+MAX_PENDING_MESSAGES = 32
+
+_CODECS = {"h264": Codec.H264, "opus": Codec.OPUS}
+_CLOCK_HZ: dict[Kind, int] = {"audio": OPUS_CLOCK_HZ, "video": VIDEO_CLOCK_HZ}
+_FEEDBACK_HEADER = Struct("!II")
+_NACK_ENTRY = Struct("!HH")
+_SDES_CNAME = 1
+
+log = structlog.get_logger()
+
+
+def nack_entries(sequence_numbers: Sequence[int]) -> bytes:
+    """Generic NACK: each number with a bit mask of the 16 after it (RFC 4585 §6.2.1). Takes them in order."""
+    entries: list[tuple[int, int]] = []
+    for sequence_number in sequence_numbers:
+        step = sequence_distance(sequence_number, entries[-1][0]) if entries else 0
+        if 1 <= step <= 16:
+            first, mask = entries[-1]
+            entries[-1] = (first, mask | 1 << (step - 1))
+        else:
+            entries.append((sequence_number, 0))
+    return b"".join(_NACK_ENTRY.pack(*entry) for entry in entries)
+
+
+class ReceptionStatistics:
+    """What a receiver report says about one SSRC (RFC 3550 §6.4.1, §A.3, §A.8)."""
+
+    def __init__(self, clock_rate_hz: int) -> None:
+        self._clock_rate_hz = clock_rate_hz
+        self._received = 0
+        self._first = self._highest = -1  # extended by the number of wraps
+        self._expected_before = self._received_before = 0
+        self._jitter_ticks_q4 = 0
+        self._last_transit_ticks = 0
+        self._last_timestamp = -1
+        self._report_ntp_q32 = 0
+        self._report_arrival_ns = 0
+
+    def on_packet(self, sequence_number: int, rtp_timestamp: int, arrival_ns: int) -> None:
+        self._received += 1
+        if self._highest < 0:
+            self._first = self._highest = sequence_number
+        else:
+            step = sequence_distance(sequence_number, self._highest & 0xFFFF)
+            if step <= 0:
+                return
+            self._highest += step
+        if rtp_timestamp == self._last_timestamp:
+            return  # packets of one picture leave together, the later ones say nothing about the path
+        transit_ticks = ns_to_ticks(arrival_ns, self._clock_rate_hz) - rtp_timestamp
+        if self._last_timestamp >= 0:
+            # On the 2**32 circle, where timestamps wrap.
+            change = abs((transit_ticks - self._last_transit_ticks + 2**31) % 2**32 - 2**31)
+            self._jitter_ticks_q4 += change - (self._jitter_ticks_q4 + 8 >> 4)
+        self._last_transit_ticks = transit_ticks
+        self._last_timestamp = rtp_timestamp
+
+    def on_sender_report(self, ntp_q32: int, arrival_ns: int) -> None:
+        self._report_ntp_q32 = ntp_q32
+        self._report_arrival_ns = arrival_ns
+
+    def report(self, ssrc: int, now_ns: int) -> wire.RtcpReceiverInfo | None:
+        """The report block since the one before; None while nothing has come."""
+        if not self._received:
+            return None
+        expected = self._highest - self._first + 1
+        expected_now = expected - self._expected_before
+        lost_now = expected_now - (self._received - self._received_before)
+        self._expected_before, self._received_before = expected, self._received
+        delay_ns = now_ns - self._report_arrival_ns
+        return wire.RtcpReceiverInfo(
+            ssrc=ssrc,
+            fraction_lost=min(255, (lost_now << 8) // expected_now) if lost_now > 0 else 0,
+            packets_lost=wire.clamp_packets_lost(expected - self._received),
+            highest_sequence=self._highest & 0xFFFFFFFF,
+            jitter=min(self._jitter_ticks_q4 >> 4, 0xFFFFFFFF),
+            lsr=self._report_ntp_q32 >> 16 & 0xFFFFFFFF,
+            dlsr=min((delay_ns << 16) // NS_PER_S, 0xFFFFFFFF) if self._report_ntp_q32 else 0,
+        )
+
+
+class EncodedReceiver:
+    """Receives one track as coded packets; implements `ports.TrackFeedback`.
+
+    Retransmissions (RFC 4588) are unwrapped to the packet they repeat: by the SSRC the description names, else by the
+    payload type alone. `on_track` is called once, when the connection is up, and gives the sink.
+    """
+
+    def __init__(self, kind: Kind, transport: RTCDtlsTransport, on_track: Callable[[RemoteTrack], TrackSink]) -> None:
+        self.kind = kind
+        self.transport = transport
+        self.messages_dropped = 0
+        self._on_track = on_track
+        self._sink: TrackSink | None = None
+        self._codecs: dict[int, Codec] = {}
+        self._retransmits: dict[int, int] = {}  # payload type to the one it repeats
+        self._media_ssrc: int | None = None
+        self._retransmission_ssrcs: dict[int, int] = {}  # to the SSRC it repeats
+        self._statistics = ReceptionStatistics(_CLOCK_HZ[kind])
+        self._takes_remb = False
+        self._cname = secrets.token_urlsafe(12).encode()  # RFC 7022 §4.2: short-term, 96 random bits
+        self._reporting: asyncio.Task[None] | None = None
+        self._pending: set[asyncio.Task[None]] = set()
+        # Read and written by RTCPeerConnection and RTCRtpTransceiver.
+        self._rtcp_ssrc: int | None = None
+        self._track: MediaStreamTrack | None = None
+        self._enabled = True
+
+    # ------------------------------------------------------------------ ports.TrackFeedback
+
+    def send_nack(self, sequence_numbers: Sequence[int]) -> None:
+        # Also for sound, where NACK is rarely agreed on: aiortc answers all the same, others ignore it.
+        if sequence_numbers:
+            self._send_feedback(wire.RTCP_RTPFB, wire.RTCP_RTPFB_NACK, nack_entries(sequence_numbers))
+
+    def send_pli(self) -> None:
+        self._send_feedback(wire.RTCP_PSFB, wire.RTCP_PSFB_PLI, b"")
+
+    def _send_feedback(self, packet_type: int, message: int, content: bytes) -> None:
+        if self._rtcp_ssrc is None or self._media_ssrc is None:
+            return
+        if len(self._pending) >= MAX_PENDING_MESSAGES:
+            self.messages_dropped += 1
+            return
+        body = _FEEDBACK_HEADER.pack(self._rtcp_ssrc, self._media_ssrc) + content
+        task = asyncio.create_task(self._send(wire.pack_rtcp_packet(packet_type, message, body)))
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+    async def _send(self, message: bytes) -> None:
+        try:
+            await self.transport._send_rtp(message)
+        except ConnectionError:
+            pass  # not up yet, or gone: the peer reports that
+
+    # ------------------------------------------------------------------ reports
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S * random.uniform(0.5, 1.5))
+            if self._rtcp_ssrc is None or self._media_ssrc is None:
+                continue
+            block = self._statistics.report(self._media_ssrc, time.monotonic_ns())
+            names = wire.RtcpSdesPacket([wire.RtcpSourceInfo(self._rtcp_ssrc, [(_SDES_CNAME, self._cname)])])
+            message = bytes(wire.RtcpRrPacket(self._rtcp_ssrc, [block] if block else [])) + bytes(names)
+            if self._takes_remb:
+                content = wire.pack_remb_fci(REMB_CEILING_BPS, [self._media_ssrc])
+                message += bytes(wire.RtcpPsfbPacket(wire.RTCP_PSFB_APP, self._rtcp_ssrc, 0, content))
+            await self._send(message)
+
+    # ------------------------------------------------------------------ what aiortc calls, under its names
+
+    @property
+    def track(self) -> MediaStreamTrack | None:
+        return self._track
+
+    def setTransport(self, transport: RTCDtlsTransport) -> None:
+        self.transport = transport
+
+    def _set_rtcp_ssrc(self, ssrc: int) -> None:
+        self._rtcp_ssrc = ssrc
+
+    async def getStats(self) -> RTCStatsReport:
+        return RTCStatsReport()
+
+    async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
+        """Start: the connection is up and these codecs were agreed on."""
+        if self._sink is not None:
+            return
+        for codec in parameters.codecs:
+            name, payload_type, repeats = codec.name.lower(), codec.payloadType, codec.parameters.get("apt")
+            assert payload_type is not None  # agreed on means numbered
+            if name in _CODECS:
+                self._codecs[payload_type] = _CODECS[name]
+                self._takes_remb |= any(feedback.type == "goog-remb" for feedback in codec.rtcpFeedback)
+            elif name == "rtx" and isinstance(repeats, int):
+                self._retransmits[payload_type] = repeats
+        for encoding in parameters.encodings:
+            self._media_ssrc = encoding.ssrc
+            if encoding.rtx is not None:
+                self._retransmission_ssrcs[encoding.rtx.ssrc] = encoding.ssrc
+        self._sink = self._on_track(RemoteTrack(self.kind, self._codecs, self))
+        self.transport._register_rtp_receiver(self, parameters)
+        self._reporting = asyncio.create_task(self._report())
+
+    async def stop(self) -> None:
+        """End for good."""
+        if self._sink is not None:
+            self.transport._unregister_rtp_receiver(self)
+        tasks = [*self._pending, *([self._reporting] if self._reporting else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _handle_disconnect(self) -> None:
+        """The connection is gone; whoever runs the peer hears of it there."""
+
+    async def _handle_rtcp_packet(self, packet: wire.AnyRtcpPacket) -> None:
+        # A sender also reports on its retransmissions, whose clock is nobody's.
+        if isinstance(packet, wire.RtcpSrPacket) and self._sink is not None and packet.ssrc == self._media_ssrc:
+            arrival_ns = time.monotonic_ns()
+            info = packet.sender_info
+            self._statistics.on_sender_report(info.ntp_timestamp, arrival_ns)
+            report = SenderReport(packet.ssrc, info.ntp_timestamp, info.rtp_timestamp, arrival_ns)
+            self._sink.on_sender_report(report)
+        elif isinstance(packet, wire.RtcpByePacket):
+            # Not an end: a sender that swaps its track says BYE and goes on with a new SSRC.
+            log.debug("rtcp_bye", kind=self.kind)
+
+    async def _handle_rtp_packet(self, packet: wire.RtpPacket, arrival_time_ms: int) -> None:
+        arrival_ns = time.monotonic_ns()
+        if self._sink is None or not self._enabled:
+            return
+        ssrc, payload_type, sequence_number = packet.ssrc, packet.payload_type, packet.sequence_number
+        payload = packet.payload
+        is_retransmission = payload_type in self._retransmits
+        if is_retransmission:
+            media_ssrc = self._retransmission_ssrcs.get(ssrc, self._media_ssrc)
+            if media_ssrc is None or len(payload) < 2:
+                return  # probing and padding travel as empty retransmissions
+            ssrc, payload_type = media_ssrc, self._retransmits[payload_type]
+            sequence_number, payload = int.from_bytes(payload[:2], "big"), payload[2:]
+        else:
+            if ssrc != self._media_ssrc:
+                self._media_ssrc = ssrc
+                self._statistics = ReceptionStatistics(_CLOCK_HZ[self.kind])
+            self._statistics.on_packet(sequence_number, packet.timestamp, arrival_ns)
+        self._sink.on_packet(
+            RtpPacket(
+                ssrc,
+                payload_type,
+                sequence_number,
+                packet.timestamp,
+                packet.marker == 1,
+                payload,
+                arrival_ns,
+                is_retransmission,
+            )
+        )
+
+
+def install_encoded_receiver(
+    transceiver: RTCRtpTransceiver, on_track: Callable[[RemoteTrack], TrackSink]
+) -> EncodedReceiver:
+    """Swap the receiver of a fresh transceiver, before any description is set."""
+    kind: Kind = "video" if transceiver.kind == "video" else "audio"
+    receiver = EncodedReceiver(kind, transceiver.receiver.transport, on_track)
+    receiver._set_rtcp_ssrc(transceiver.sender._ssrc)
+    transceiver._RTCRtpTransceiver__receiver = receiver  # type: ignore[attr-defined]
+    return receiver
+
+
+def _require_private_names() -> None:
+    for name in PRIVATE_NAMES:
+        module, _, path = name.partition(":")
+        owner, _, attribute = path.partition(".")
+        found: Any = getattr(importlib.import_module(module), owner)
+        # Attributes of instances show only in the code that sets them.
+        if not hasattr(found, attribute) and attribute not in found.__init__.__code__.co_names:
+            raise InternalError(f"{module} has no {path} any more, which the receive path relies on")
+
+
+_require_private_names()

@@ -1,0 +1,191 @@
+"""One track from packets to units, and what its sender has to be told meanwhile."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from statistics import median_low
+from typing import Literal, NamedTuple
+
+from bridge.media.access_unit import Codec, Kind, ReceivedUnit
+from bridge.media.clock import NS_PER_MS, NS_PER_S
+from bridge.media.rtp import RtpPacket, SenderReport
+from bridge.receive.depacketize import Depacketizer, H264Depacketizer, OpusDepacketizer, SenderClock
+from bridge.receive.jitter import JitterBuffer, ReceiveStats
+
+KeyframeReason = Literal["start", "loss", "stall", "demand", "periodic"]
+
+# libwebrtc answers at most one request in 300 ms (encoder_rtcp_feedback.cc): asking faster is asking for nothing.
+MIN_REQUEST_SPACING_NS = 300 * NS_PER_MS
+# A sender that has ignored three requests is asked once a second: it may have come back, and is not to be flooded.
+UNANSWERED_LIMIT = 3
+SLOW_REQUEST_SPACING_NS = NS_PER_S
+# A sender starts with a keyframe of its own accord; only if that does not come is it asked for.
+START_PATIENCE_NS = 300 * NS_PER_MS
+# Even at 10 pictures per second five have not come by then.
+STALL_NS = 500 * NS_PER_MS
+
+
+class Feedback(NamedTuple):
+    """What `TrackReceiver.poll` wants done: send a NACK, send a PLI (if there is a reason for one), pass units on."""
+
+    nacks: Sequence[int]
+    keyframe_reason: KeyframeReason | None
+    units: Sequence[ReceivedUnit]
+
+
+class KeyframeRequests:
+    """Decides when to send a PLI (RFC 4585 §6.3.1).
+
+    A request stays open until a keyframe comes, and is repeated. Periodic ones go out so much earlier than the
+    keyframe is due as this sender recently took to answer. Times are `time.monotonic_ns`.
+
+    interval_ns  how far keyframes may lie apart; None: any distance.
+    unanswered   requests sent since the last keyframe.
+    spacing_ns   distance of the last two keyframes, by arrival; None until there are two.
+    """
+
+    def __init__(self, now_ns: int) -> None:
+        self.interval_ns: int | None = None
+        self.unanswered = 0
+        self.spacing_ns: int | None = None
+        self.last_packet_ns = now_ns
+        self._begun_ns = now_ns
+        self._open: KeyframeReason | None = None
+        self._first_request_ns = 0
+        self._last_request_ns = now_ns - SLOW_REQUEST_SPACING_NS
+        self._last_keyframe_ns: int | None = None
+        self._responses_ns: deque[int] = deque(maxlen=5)
+        self._lead_ns = 0
+
+    def want(self, reason: KeyframeReason) -> None:
+        """Ask as soon as the throttle allows, unless a request is open already."""
+        if self._open is None:
+            self._open = "start" if reason == "loss" and self._last_keyframe_ns is None else reason
+
+    def on_keyframe(self, arrival_ns: int) -> None:
+        """An intact keyframe came: whatever was asked for is answered."""
+        if self.unanswered and self._open != "stall":  # how long a stall lasts says nothing about the answer
+            # The median, for one answer lost on the way counts as a slow one.
+            self._responses_ns.append(arrival_ns - self._first_request_ns)
+            self._lead_ns = median_low(self._responses_ns)
+        if self._last_keyframe_ns is not None:
+            self.spacing_ns = arrival_ns - self._last_keyframe_ns
+        self._last_keyframe_ns = arrival_ns
+        self._open = None
+        self.unanswered = 0
+
+    def due(self) -> tuple[int, KeyframeReason]:
+        """When the next request goes out if nothing happens until then, and why."""
+        at_ns, reason = self._first_cause()
+        spacing_ns = MIN_REQUEST_SPACING_NS if self.unanswered < UNANSWERED_LIMIT else SLOW_REQUEST_SPACING_NS
+        return max(at_ns, self._last_request_ns + spacing_ns), reason
+
+    def poll(self, now_ns: int) -> KeyframeReason | None:
+        """The reason for a request that is to be sent now."""
+        at_ns, reason = self.due()
+        if now_ns < at_ns:
+            return None
+        if not self.unanswered:
+            self._first_request_ns = now_ns
+        self._open = reason
+        self._last_request_ns = now_ns
+        self.unanswered += 1
+        return reason
+
+    def _first_cause(self) -> tuple[int, KeyframeReason]:
+        if self._open is not None:
+            return self._last_request_ns, self._open
+        if self._last_keyframe_ns is None:
+            return self._begun_ns + START_PATIENCE_NS, "start"
+        stall_at_ns = self.last_packet_ns + STALL_NS
+        if self.interval_ns is not None:
+            lead_ns = min(self._lead_ns, self.interval_ns // 2)
+            periodic_at_ns = self._last_keyframe_ns + self.interval_ns - lead_ns
+            if periodic_at_ns < stall_at_ns:
+                return periodic_at_ns, "periodic"
+        return stall_at_ns, "stall"
+
+
+class TrackReceiver:
+    """Receives one track: `push` every packet, `poll` whenever `next_deadline_ns` has come.
+
+    codecs  payload type to codec. Packets of other types take their place in the order and are dropped.
+    now_ns  `time.monotonic_ns` at which the track was negotiated; a packet's `arrival_ns` is on the same clock.
+
+    Every packet can move `next_deadline_ns`, to the past as well: then `poll` is due at once.
+    """
+
+    def __init__(self, codecs: Mapping[int, Codec], kind: Kind, now_ns: int) -> None:
+        self.stats = ReceiveStats()
+        self._codecs = codecs
+        self._jitter = JitterBuffer(kind, self.stats)
+        self._clock = SenderClock()
+        self._depacketizer: Depacketizer
+        self._keyframes: KeyframeRequests | None = None
+        if kind == "video":
+            self._depacketizer = H264Depacketizer(self._clock, self.stats)
+            self._keyframes = KeyframeRequests(now_ns)
+        else:
+            self._depacketizer = OpusDepacketizer(self._clock, self.stats)
+
+    def push(self, packet: RtpPacket) -> Sequence[ReceivedUnit]:
+        """Take one packet; return the units it completes."""
+        if self._keyframes is not None:
+            self._keyframes.last_packet_ns = packet.arrival_ns
+        return self._depacketize(self._jitter.push(packet, packet.arrival_ns))
+
+    def poll(self, now_ns: int) -> Feedback:
+        """What is due now: requests to the sender, and units that waited for packets given up."""
+        units = self._depacketize(self._jitter.expire(now_ns))
+        reason = self._keyframes.poll(now_ns) if self._keyframes is not None else None
+        return Feedback(self._jitter.due_nacks(now_ns), reason, units)
+
+    def next_deadline_ns(self) -> int | None:
+        """When `poll` will have something to do; None: not before the next packet."""
+        deadline_ns = self._jitter.next_deadline_ns()
+        if self._keyframes is None:
+            return deadline_ns
+        request_at_ns, _ = self._keyframes.due()
+        return request_at_ns if deadline_ns is None else min(deadline_ns, request_at_ns)
+
+    def report_ticks(self, report: SenderReport) -> int | None:
+        """The `rtp_ticks` of a sender report; None when it does not belong to the media that arrives now."""
+        return self._clock.report_ticks(report)
+
+    def request_keyframe(self) -> None:
+        """Ask for a keyframe as soon as the throttle allows; `poll` is due."""
+        if self._keyframes is not None:
+            self._keyframes.want("demand")
+
+    def set_keyframe_interval_ns(self, interval_ns: int | None) -> None:
+        """How far keyframes may lie apart, by arrival; None: any distance."""
+        if self._keyframes is not None:
+            self._keyframes.interval_ns = interval_ns
+
+    @property
+    def unanswered_keyframe_requests(self) -> int:
+        """Requests sent since the last keyframe; `UNANSWERED_LIMIT` of them deserve a warning."""
+        return self._keyframes.unanswered if self._keyframes is not None else 0
+
+    @property
+    def keyframe_spacing_ns(self) -> int | None:
+        """Distance of the last two keyframes, by arrival."""
+        return self._keyframes.spacing_ns if self._keyframes is not None else None
+
+    def held_ns(self, now_ns: int) -> int:
+        """How long the oldest packet has waited for a missing one; 0 while everything is in order."""
+        return self._jitter.held_ns(now_ns)
+
+    def _depacketize(self, packets: Sequence[RtpPacket]) -> Sequence[ReceivedUnit]:
+        units: list[ReceivedUnit] = []
+        for packet in packets:
+            if packet.payload_type not in self._codecs:
+                self.stats.invalid += 1
+                packet = packet._replace(payload=b"", marker=False)
+            units += self._depacketizer.push(packet)
+        if self._keyframes is not None:
+            for unit in units:
+                if unit.is_keyframe:
+                    self._keyframes.on_keyframe(unit.arrival_ns)
+            if self._depacketizer.lacks_keyframe:
+                self._keyframes.want("loss")
+        return units

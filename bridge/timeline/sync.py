@@ -1,0 +1,192 @@
+"""Lip-sync: two RTP clocks with random origins become one session time.
+
+Sound is the master. Its units are spaced by their RTP timestamps alone, so session time runs at the pace of the
+sender's audio clock; pictures are moved until both tracks agree with the sender's NTP clock (RFC 3550 §6.4.1).
+
+Until both tracks have a sender report, they are aligned by how fast their packets arrive at best; nothing is held
+back for the reports. With the first pair the track that is early jumps forward, once. From then on the pictures
+creep. No track ever steps back.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import median_low
+
+from bridge.media.access_unit import Kind
+from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ticks_to_ns
+
+CLOCK_HZ: dict[Kind, int] = {"audio": OPUS_CLOCK_HZ, "video": VIDEO_CLOCK_HZ}
+
+# Less is not worth a jump: a ninth of the 45 ms by which sound may lead before anybody notices (ITU-R BT.1359).
+JUMP_NS = 5 * NS_PER_MS
+# Creeping: 0.2 ms per picture at 25 per second, which follows any crystal (100 ppm is 0.1 ms per second) unseen.
+CREEP_NS_PER_S = 5 * NS_PER_MS
+# More than this would take minutes to creep: the sender restarted a media clock without a word. Jump again.
+LOST_SYNC_NS = 500 * NS_PER_MS
+# A timestamp this far ahead of the time that passed, or behind its predecessor, is another clock's: no network
+# delivers early. One that lags may be media that queued on the way (TURN runs over TCP too), and is believed longer.
+LEAP_NS = NS_PER_S
+LAG_NS = 5 * NS_PER_S
+# RTMP and Matroska count milliseconds: units closer than that would share a timestamp.
+MIN_STEP_NS = NS_PER_MS
+# aiortc stamps a report with the time of its last packet, which scatters by 2 ms; the median of five is steadier.
+N_REPORTS = 5
+# How long a best arrival counts. Two spans are kept, so the best is always over the last 5 to 10 s.
+ARRIVAL_SPAN_NS = 5 * NS_PER_S
+
+
+@dataclass(slots=True)
+class _Track:
+    """Where one RTP clock stands. media_ns is its time in nanoseconds; arrivals are on session time.
+
+    offset_ns       a unit's place is media_ns + offset_ns.
+    best_ns         least arrival - media_ns of this span, best_before_ns of the span before.
+    """
+
+    offset_ns: int
+    last_pts_ns: int
+    last_media_ns: int
+    last_arrival_ns: int
+    best_ns: int
+    best_before_ns: int
+    span_end_ns: int
+
+    @property
+    def transit_ns(self) -> int:
+        """How long after its place a unit arrives at best; negative when it arrives before."""
+        return min(self.best_ns, self.best_before_ns) - self.offset_ns
+
+    def is_same_clock(self, media_ns: int, arrival_ns: int) -> bool:
+        step_ns = media_ns - self.last_media_ns
+        ahead_ns = step_ns - (arrival_ns - self.last_arrival_ns)
+        return step_ns >= -LEAP_NS and -LAG_NS <= ahead_ns <= LEAP_NS
+
+    def note_arrival(self, media_ns: int, arrival_ns: int) -> None:
+        behind_ns = arrival_ns - media_ns
+        if arrival_ns >= self.span_end_ns:
+            self.best_before_ns, self.best_ns = self.best_ns, behind_ns
+            self.span_end_ns = arrival_ns + ARRIVAL_SPAN_NS
+        elif behind_ns < self.best_ns:
+            self.best_ns = behind_ns
+        self.last_media_ns, self.last_arrival_ns = media_ns, arrival_ns
+
+
+class SessionTimeline:
+    """Places the units of one connection's two tracks on session time.
+
+    origin_ns    `time.monotonic_ns` at which the session began.
+    earliest_ns  per track: no unit is placed before it. A session that reconnects passes what its outputs have seen.
+
+    A clock that starts anew (new SSRC, reset timestamps, reset sender) is noticed by its leap, and placed by arrival
+    with the transit times known from before, until there are reports again.
+    """
+
+    def __init__(self, origin_ns: int, earliest_ns: Mapping[Kind, int]) -> None:
+        self.nudged_units = 0
+        self._origin_ns = origin_ns
+        self._earliest_ns = earliest_ns
+        self._tracks: dict[Kind, _Track] = {}
+        # NTP time - media_ns of each track's last reports, and the difference of their medians, video - audio.
+        self._reports_ns: dict[Kind, deque[int]] = {
+            "audio": deque(maxlen=N_REPORTS),
+            "video": deque(maxlen=N_REPORTS),
+        }
+        self._report_gap_ns: int | None = None
+        self._transit_gap_ns = 0  # how much longer pictures travel than sound, as far as reports told
+        self._has_jumped = False
+
+    def place(self, kind: Kind, rtp_ticks: int, arrival_ns: int) -> int:
+        """Session time of a unit, strictly later than that of the track's unit before.
+
+        arrival_ns is when the unit's first packet was received, for the last one of a big keyframe comes late.
+        A unit that would not be later is moved and counted in `nudged_units`.
+        """
+        media_ns = ticks_to_ns(rtp_ticks, CLOCK_HZ[kind])
+        if not self._tracks:
+            # What outputs have seen may lie ahead of the clock: then this whole connection is placed that much later.
+            self._origin_ns = min(self._origin_ns, arrival_ns - max(self._earliest_ns.values(), default=0))
+        arrival_ns -= self._origin_ns
+        track = self._tracks.get(kind)
+        if track is None or not track.is_same_clock(media_ns, arrival_ns):
+            track = self._begin(kind, media_ns, arrival_ns)
+        else:
+            elapsed_ns = arrival_ns - track.last_arrival_ns
+            track.note_arrival(media_ns, arrival_ns)
+            if kind == "video":
+                limit_ns = max(0, min(elapsed_ns, NS_PER_S)) * CREEP_NS_PER_S // NS_PER_S
+                track.offset_ns += max(-limit_ns, min(self._video_lead_ns(), limit_ns))
+        pts_ns = media_ns + track.offset_ns
+        if pts_ns < track.last_pts_ns + MIN_STEP_NS:
+            pts_ns = track.last_pts_ns + MIN_STEP_NS
+            self.nudged_units += 1
+        track.last_pts_ns = pts_ns
+        return pts_ns
+
+    def on_sender_report(self, kind: Kind, rtp_ticks: int, ntp_ns: int, arrival_ns: int) -> None:
+        """Take the time a sender says its media clock has. A report of a clock not yet heard of is ignored."""
+        if ntp_ns == 0:
+            return  # the sender had not sent anything yet
+        media_ns = ticks_to_ns(rtp_ticks, CLOCK_HZ[kind])
+        track = self._tracks.get(kind)
+        if track is not None and not track.is_same_clock(media_ns, arrival_ns - self._origin_ns):
+            return
+        self._reports_ns[kind].append(ntp_ns - media_ns)
+        audio, video = self._reports_ns["audio"], self._reports_ns["video"]
+        if audio and video:
+            self._report_gap_ns = median_low(video) - median_low(audio)
+            self._jump()
+
+    @property
+    def av_offset_s(self) -> float:
+        """What is left to correct: > 0 when sound is early (ITU-R BT.1359)."""
+        return -self._video_lead_ns() / NS_PER_S
+
+    def _video_lead_ns(self) -> int:
+        """How far pictures are placed too early; negative: too late."""
+        if len(self._tracks) < 2:
+            return 0
+        audio, video = self._tracks["audio"], self._tracks["video"]
+        if self._report_gap_ns is not None:
+            return self._report_gap_ns - (video.offset_ns - audio.offset_ns)
+        return video.transit_ns - audio.transit_ns - self._transit_gap_ns
+
+    def _jump(self) -> None:
+        """Move the early track forward, at the first pair of reports or when creeping would be hopeless."""
+        if len(self._tracks) < 2:
+            return
+        lead_ns = self._video_lead_ns()
+        if abs(lead_ns) > (LOST_SYNC_NS if self._has_jumped else JUMP_NS):
+            early = self._tracks["video" if lead_ns > 0 else "audio"]
+            early.offset_ns += abs(lead_ns)
+        self._has_jumped = True
+
+    def _begin(self, kind: Kind, media_ns: int, arrival_ns: int) -> _Track:
+        """Start a track, or start it anew on another clock."""
+        other_kind: Kind = "audio" if kind == "video" else "video"
+        before, other = self._tracks.get(kind), self._tracks.get(other_kind)
+        last_pts_ns = self._earliest_ns.get(kind, 0) - MIN_STEP_NS
+        transit_ns = other.transit_ns if other is not None else 0
+        if before is not None:
+            if self._report_gap_ns is not None and other is not None:
+                audio, video = self._tracks["audio"], self._tracks["video"]
+                self._transit_gap_ns = video.transit_ns - audio.transit_ns - self._video_lead_ns()
+            last_pts_ns, transit_ns = before.last_pts_ns, before.transit_ns
+            self._reports_ns[kind].clear()
+            self._report_gap_ns = None
+            self._has_jumped = False
+        behind_ns = arrival_ns - media_ns
+        offset_ns = behind_ns - transit_ns
+        if self._report_gap_ns is not None and other is not None:
+            offset_ns = other.offset_ns + (self._report_gap_ns if kind == "video" else -self._report_gap_ns)
+            self._has_jumped = True
+        track = self._tracks[kind] = _Track(
+            offset_ns=max(offset_ns, last_pts_ns + MIN_STEP_NS - media_ns),
+            last_pts_ns=last_pts_ns,
+            last_media_ns=media_ns,
+            last_arrival_ns=arrival_ns,
+            best_ns=behind_ns,
+            best_before_ns=behind_ns,
+            span_end_ns=arrival_ns + ARRIVAL_SPAN_NS,
+        )
+        return track
