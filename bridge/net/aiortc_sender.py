@@ -34,16 +34,16 @@ from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_H
 # What aiortc keeps to itself and this file uses. EncodedSender stands in for an RTCRtpSender, so the attributes
 # that aiortc reads from one are pinned too.
 PRIVATE_NAMES = (
-    "aiortc.rtcrtptransceiver:RTCRtpTransceiver()._RTCRtpTransceiver__sender",
+    "aiortc.rtcrtptransceiver:RTCRtpTransceiver._RTCRtpTransceiver__sender",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._send_rtp",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._register_rtp_sender",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._unregister_rtp_sender",
     "aiortc.rtcrtpreceiver:RTCRtpReceiver._set_rtcp_ssrc",
-    "aiortc.rtcrtpsender:RTCRtpSender()._ssrc",
-    "aiortc.rtcrtpsender:RTCRtpSender()._rtx_ssrc",
-    "aiortc.rtcrtpsender:RTCRtpSender()._stream_id",
-    "aiortc.rtcrtpsender:RTCRtpSender()._track_id",
-    "aiortc.rtcrtpsender:RTCRtpSender()._enabled",
+    "aiortc.rtcrtpsender:RTCRtpSender._ssrc",
+    "aiortc.rtcrtpsender:RTCRtpSender._rtx_ssrc",
+    "aiortc.rtcrtpsender:RTCRtpSender._stream_id",
+    "aiortc.rtcrtpsender:RTCRtpSender._track_id",
+    "aiortc.rtcrtpsender:RTCRtpSender._enabled",
     "aiortc.rtcrtpsender:RTCRtpSender._handle_rtcp_packet",
 )
 

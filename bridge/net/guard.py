@@ -19,8 +19,8 @@ from aioice import Connection, stun
 PRIVATE_NAMES = (
     "aioice.ice:StunProtocol",
     "aioice.ice:StunProtocol.datagram_received",
-    "aioice.ice:StunProtocol().receiver",
-    "aioice.ice:StunProtocol().transactions",
+    "aioice.ice:StunProtocol.receiver",
+    "aioice.ice:StunProtocol.transactions",
     "aioice.ice:Connection._queue",
     "aioice.ice:Connection.data_received",
     "aioice.stun:Message.check_message_integrity",

@@ -27,7 +27,7 @@ from bridge.net.packetize import packetize_h264
 from bridge.net.sdp import bundle_primary_mid, h264_preferences, offered_codecs, opus_preferences, parse_description
 from bridge.ports import RemoteTrack, TrackSink
 
-PRIVATE_NAMES = ("aiortc.rtcicetransport:RTCIceTransport()._connection", "aiortc.sdp:candidate_from_sdp")
+PRIVATE_NAMES = ("aiortc.rtcicetransport:RTCIceTransport._connection", "aiortc.sdp:candidate_from_sdp")
 
 # ICE checks of a loaded list and DTLS with one lost flight (1 s, RFC 6347 §4.2.4.1) take less than 3 s on the worst
 # paths; a path that is not there after 10 s will not come.

@@ -1,0 +1,420 @@
+"""Two peers of ours, and ours against aiortc's own, over real ICE, DTLS and SRTP on loopback."""
+
+import asyncio
+import os
+import re
+import secrets
+
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.rtcrtpsender import RTCRtpSender
+
+import bridge.net.peer
+from bridge.errors import ConfigError, LocalProtocolError, OutputLost, ProviderUnavailable, RemoteProtocolError
+from bridge.media.clock import NS_PER_MS
+from bridge.media.rtp import RtpPacket
+from bridge.net.aiortc_sender import RtpOrigin
+from bridge.net.ice import IceSettings, limit_to_addresses
+from bridge.net.peer import ReceivingPeer, SendingPeer
+from bridge.net.sdp import H264_PROFILE_LEVEL_IDS
+from tests.net.loopback import LOOPBACK, PATIENCE_S, Sink, Tracks, connected_line, negotiate, outcome
+
+SPS, PPS = b"\x67sps", b"\x68pps"
+
+
+def nothing() -> None: ...
+
+
+def candidate_lines(sdp: str) -> list[str]:
+    return re.findall(r"a=(candidate:.*?)\r?\n", sdp)
+
+
+def without_candidates(sdp: str) -> str:
+    return re.sub(r"a=(candidate:.*|end-of-candidates)\r?\n", "", sdp)
+
+
+def reassemble(packets: list[RtpPacket]) -> list[tuple[int, list[bytes]]]:
+    """Timestamp and NAL units of each picture: written apart from the code that cuts them."""
+    pictures: list[tuple[int, list[bytes]]] = []
+    for packet in packets:
+        if not pictures or pictures[-1][0] != packet.rtp_timestamp:
+            pictures.append((packet.rtp_timestamp, []))
+        nals, payload = pictures[-1][1], packet.payload
+        if payload[0] & 0x1F == 24:
+            position = 1
+            while position < len(payload):
+                size = int.from_bytes(payload[position : position + 2], "big")
+                nals.append(payload[position + 2 : position + 2 + size])
+                position += 2 + size
+        elif payload[0] & 0x1F == 28:
+            if payload[1] & 0x80:
+                nals.append(bytes([payload[0] & 0xE0 | payload[1] & 0x1F]))
+            nals[-1] += payload[2:]
+        else:
+            nals.append(payload)
+    return pictures
+
+
+async def stock_offer(*codecs: str, kinds: tuple[str, ...] = ("video", "audio"), data: bool = False) -> str:
+    """What a stock aiortc peer offers, with video of these codecs."""
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    try:
+        for kind in kinds:
+            transceiver = pc.addTransceiver(kind, "sendonly")
+            if kind == "video":
+                capable = RTCRtpSender.getCapabilities("video").codecs
+                transceiver.setCodecPreferences([c for c in capable if c.name in (*codecs, "rtx")])
+        if data:
+            pc.createDataChannel("events")
+        # Not set as local description: nothing is gathered.
+        return (await pc.createOffer()).sdp
+    finally:
+        await pc.close()
+
+
+# ---------------------------------------------------------------------------------------------- media
+
+
+async def test_pictures_and_sound_arrive_bit_for_bit() -> None:
+    async with connected_line(video_origin=RtpOrigin(1, 10, 0), audio_origin=RtpOrigin(2, 10, 0)) as line:
+        pictures = [[SPS, PPS, b"\x65" + os.urandom(20_000)]] + [[b"\x41" + os.urandom(3000)] for _ in range(9)]
+        sounds = [secrets.token_bytes(100) for _ in range(10)]
+        for index in range(10):
+            await line.sending.send_video(pictures[index], index * 40 * NS_PER_MS)
+            await line.sending.send_audio(sounds[index], index * 20 * NS_PER_MS)
+        video, audio = await line.tracks.sink("video"), await line.tracks.sink("audio")
+        await video.until(lambda: sum(packet.marker for packet in video.packets) == 10)
+        await audio.arrived(10)
+        assert reassemble(video.packets) == [(index * 3600, pictures[index]) for index in range(10)]
+        assert [(packet.rtp_timestamp, packet.payload) for packet in audio.packets] == [
+            (index * 960, sounds[index]) for index in range(10)
+        ]
+
+
+async def test_sequence_numbers_and_timestamps_wrap_under_encryption() -> None:
+    origin = RtpOrigin(1, 2**16 - 5, 2**32 - 5 * 3600)
+    async with connected_line(video_origin=origin) as line:
+        for index in range(10):
+            await line.sending.send_video([b"\x41%d" % index], index * 40 * NS_PER_MS)
+        packets = await (await line.tracks.sink("video")).arrived(10)
+        assert [p.sequence_number for p in packets] == [*range(2**16 - 5, 2**16), *range(5)]
+        assert [p.rtp_timestamp for p in packets][4:7] == [2**32 - 3600, 0, 3600]
+        assert [p.payload for p in packets] == [b"\x41%d" % index for index in range(10)]
+
+
+async def test_a_keyframe_request_reaches_the_sender() -> None:
+    async with connected_line() as line:
+        sink = await line.tracks.sink("video")
+        await line.sending.send_video([b"\x41first"], 0)
+        await sink.arrived(1)
+        sink.track.feedback.send_pli()
+        async with asyncio.timeout(PATIENCE_S):
+            await line.keyframe_requested.wait()
+
+
+async def test_a_lost_packet_comes_again_when_asked_for() -> None:
+    seen = 0
+
+    def third_is_lost(packet: bytes) -> bool:
+        nonlocal seen
+        seen += packet[1] & 0x7F != 96  # pictures and their retransmissions, not sound
+        return seen == 3
+
+    async with connected_line(video_origin=RtpOrigin(1, 100, 0), drops=third_is_lost) as line:
+        sink = await line.tracks.sink("video")
+        for index in range(5):
+            await line.sending.send_video([b"\x41%d" % index], index * 40 * NS_PER_MS)
+        await sink.arrived(4)
+        assert [packet.sequence_number for packet in sink.packets] == [100, 101, 103, 104]
+        sink.track.feedback.send_nack([102])
+        await sink.arrived(5)
+        repeated = sink.packets[-1]
+        assert (repeated.sequence_number, repeated.rtp_timestamp, repeated.payload) == (102, 7200, b"\x412")
+        assert repeated.is_retransmission
+
+
+async def test_sender_reports_of_both_tracks_agree() -> None:
+    async with connected_line(video_origin=RtpOrigin(1, 0, 0), audio_origin=RtpOrigin(2, 0, 0)) as line:
+        video, audio = await line.tracks.sink("video"), await line.tracks.sink("audio")
+        await line.sending.send_video([b"\x41x"], 500 * NS_PER_MS)
+        await line.sending.send_audio(b"x", 440 * NS_PER_MS)
+        await video.until(lambda: bool(video.reports))
+        await audio.until(lambda: bool(audio.reports))
+        v, a = video.reports[0], audio.reports[0]
+        assert 0.5 <= v.rtp_timestamp / 90_000 < 0.51
+        apart_s = (a.ntp_ns - v.ntp_ns) / 1e9 - (a.rtp_timestamp / 48_000 - v.rtp_timestamp / 90_000)
+        assert abs(apart_s) < 20e-6
+
+
+async def test_what_is_sent_before_the_connection_is_up_is_dropped() -> None:
+    async with SendingPeer(LOOPBACK, nothing) as sending:
+        await sending.send_video([b"\x41x"], 0)
+        await sending.offer()
+        await sending.send_audio(b"x", 0)
+
+
+# ---------------------------------------------------------------------------------------------- negotiation
+
+
+@pytest.mark.parametrize("profile_level_id", H264_PROFILE_LEVEL_IDS)
+async def test_every_usual_profile_is_agreed_on(profile_level_id: str) -> None:
+    async with connected_line(profile_level_id=profile_level_id) as line:
+        await line.sending.send_video([b"\x41x"], 0)
+        await (await line.tracks.sink("video")).arrived(1)
+
+
+@pytest.mark.parametrize("mode", ["0", "1"])
+@pytest.mark.parametrize("profile_level_id", [*H264_PROFILE_LEVEL_IDS, "42c01e", "640028", "4d0032"])
+async def test_offers_of_one_profile_and_mode_are_answered_with_it(profile_level_id: str, mode: str) -> None:
+    offer = await stock_offer("H264")
+    lines = [
+        line
+        for line in offer.splitlines()
+        if not re.match(r"a=(rtpmap|fmtp|rtcp-fb):(?!(?:96|97)\b)1?\d+ ", line) or "opus" in line
+    ]
+    text = "\r\n".join(re.sub(r"^(m=video .*SAVPF).*", r"\1 97", line) for line in lines) + "\r\n"
+    text = re.sub(
+        r"(m=video .*\r\n)",
+        r"\1a=rtpmap:97 H264/90000\r\n"
+        rf"a=fmtp:97 profile-level-id={profile_level_id};packetization-mode={mode};level-asymmetry-allowed=1\r\n",
+        text,
+    )
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        answer = await receiving.answer(text)
+    assert "m=video" in answer and "a=rtpmap:97 H264/90000" in answer
+    assert f"packetization-mode={mode}" in answer
+
+
+@pytest.mark.parametrize("kinds", [("audio", "video"), ("video", "audio"), ("video",)])
+@pytest.mark.parametrize("data", [False, True])
+async def test_sections_of_any_order_and_a_data_channel_are_answered(kinds: tuple[str, ...], data: bool) -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        answer = await receiving.answer(await stock_offer("H264", "VP8", kinds=kinds, data=data))
+    sections = re.findall(r"^m=(\w+)", answer, re.MULTILINE)
+    assert sections == [*kinds, *(["application"] if data else [])]
+    assert "VP8" not in answer
+    assert answer.count("a=recvonly") == len(kinds)
+
+
+async def test_a_second_video_section_is_answered_but_not_received() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        answer = await receiving.answer(await stock_offer("H264", kinds=("video", "video")))
+    assert answer.count("a=recvonly") == 1 and answer.count("a=inactive") == 1
+
+
+@pytest.mark.parametrize(
+    ("codecs", "kinds", "complaint"),
+    [
+        (("VP8",), ("video", "audio"), r"the offer has no H\.264 video \(it offers VP8\)"),
+        ((), ("audio",), r"the offer has no H\.264 video \(it offers no video at all\)"),
+    ],
+)
+async def test_an_offer_without_h264_is_refused_with_what_it_has(
+    codecs: tuple[str, ...], kinds: tuple[str, ...], complaint: str
+) -> None:
+    offer = await stock_offer(*codecs, kinds=kinds)
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        with pytest.raises(RemoteProtocolError, match=complaint):
+            await receiving.answer(offer)
+
+
+async def test_an_offer_whose_sound_is_not_opus_is_refused() -> None:
+    offer = (await stock_offer("H264")).replace("opus/48000/2", "speex/48000/2")
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        with pytest.raises(RemoteProtocolError, match=r"no Opus audio \(it offers speex, G722, PCMU, PCMA\)"):
+            await receiving.answer(offer)
+
+
+@pytest.mark.parametrize("garbage", ["", "no sdp", "v=0\r\nm=video 9 RTP/AVP 96\r\n", "m=video\0"])
+async def test_garbage_for_an_offer_is_the_far_ends_mistake(garbage: str) -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        with pytest.raises(RemoteProtocolError):
+            await receiving.answer(garbage)
+
+
+async def test_a_second_offer_is_refused() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        await receiving.answer(await stock_offer("H264"))
+        with pytest.raises(RemoteProtocolError, match="renegotiation"):
+            await receiving.answer(await stock_offer("H264"))
+
+
+async def test_an_answer_that_does_not_fit_the_offer_is_refused() -> None:
+    async with SendingPeer(LOOPBACK, nothing) as sending, ReceivingPeer(LOOPBACK, Sink) as receiving:
+        answer = await receiving.answer(await stock_offer("H264", kinds=("video",)))
+        await sending.offer()
+        with pytest.raises(RemoteProtocolError, match="answer cannot be used"):
+            await sending.accept(answer)
+
+
+async def test_an_answer_before_the_offer_is_our_bug() -> None:
+    async with SendingPeer(LOOPBACK, nothing) as sending:
+        with pytest.raises(LocalProtocolError):
+            await sending.accept("v=0")
+
+
+async def test_an_interface_that_is_not_there_is_the_operators_mistake() -> None:
+    async with ReceivingPeer(IceSettings(("nothing0",)), Sink) as receiving:
+        with pytest.raises(ConfigError, match="nothing0"):
+            await receiving.answer(await stock_offer("H264"))
+
+
+# ---------------------------------------------------------------------------------------------- ICE
+
+
+async def test_on_loopback_every_candidate_is_loopback() -> None:
+    async with SendingPeer(LOOPBACK, nothing) as sending, ReceivingPeer(LOOPBACK, Sink) as receiving:
+        offer = await sending.offer()
+        answer = await receiving.answer(offer)
+    for sdp in (offer, answer):
+        addresses = {line.split()[4] for line in candidate_lines(sdp)}
+        assert addresses and addresses <= {"127.0.0.1", "::1"}
+
+
+async def test_without_interfaces_no_candidate_is_loopback() -> None:
+    async with SendingPeer(IceSettings(), nothing) as sending:
+        offer = await sending.offer()
+    assert not {line.split()[4] for line in candidate_lines(offer)} & {"127.0.0.1", "::1"}
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+async def test_candidates_may_come_before_and_after_the_offer(is_early: bool) -> None:
+    tracks = Tracks()
+    async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        offer = await sending.offer()
+        trickled = candidate_lines(offer)
+        assert trickled
+        if is_early:
+            for line in trickled:
+                await receiving.add_candidate(line, "0", 0)
+        # Without candidates in the answer the sender cannot reach us: the pair is made by our checks alone.
+        answer = await receiving.answer(without_candidates(offer))
+        await sending.accept(without_candidates(answer))
+        if not is_early:
+            for line in trickled:
+                await receiving.add_candidate(line, "1", 1)
+        await receiving.add_candidate("", "0", 0)
+        async with asyncio.timeout(PATIENCE_S):
+            await sending.connected()
+            await receiving.connected()
+        assert receiving.is_connected and sending.is_connected
+
+
+async def test_a_peer_that_nobody_announced_is_found_by_its_checks() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        await sending.accept(await receiving.answer(without_candidates(await sending.offer())))
+        async with asyncio.timeout(PATIENCE_S):
+            await receiving.connected()
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+async def test_malformed_candidates_are_counted_and_harm_nothing(is_early: bool) -> None:
+    bad = [
+        "candidate:",
+        "candidate:1",
+        "x" * 100,
+        "candidate:1 1 udp x 127.0.0.1 5 typ host",
+        "1 1 udp 1 a.local 5 typ host",
+    ]
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        if is_early:
+            for line in bad:
+                await receiving.add_candidate(line, "0", 0)
+        await negotiate(sending, receiving)
+        if not is_early:
+            for line in bad:
+                await receiving.add_candidate(line, "0", 0)
+        assert receiving.rejected_candidates == 4
+        async with asyncio.timeout(PATIENCE_S):
+            await receiving.connected()
+
+
+async def test_candidates_without_end_are_not_remembered_without_end() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        for port in range(1000):
+            await receiving.add_candidate(f"candidate:1 1 udp 1 127.0.0.1 {port + 1} typ host", "0", 0)
+        await receiving.answer(without_candidates(await stock_offer("H264")))
+        for port in range(1000):
+            await receiving.add_candidate(f"candidate:1 1 udp 1 127.0.0.2 {port + 1} typ host", "0", 0)
+        assert receiving.rejected_candidates == 1000
+
+
+# ---------------------------------------------------------------------------------------------- the end
+
+
+async def test_the_end_of_the_sender_is_noticed_and_named() -> None:
+    async with connected_line() as line:
+        watching = asyncio.create_task(outcome(line.receiving))
+        await line.sending.__aexit__(None, None, None)
+        error = await watching
+        assert isinstance(error, ProviderUnavailable)
+        assert "far end closed the media connection" in str(error)
+        assert not line.receiving.is_connected
+
+
+async def test_the_end_of_the_receiver_is_noticed_and_named() -> None:
+    async with connected_line() as line:
+        watching = asyncio.create_task(outcome(line.sending))
+        await line.receiving.__aexit__(None, None, None)
+        assert isinstance(await watching, OutputLost)
+        await line.sending.send_video([b"\x41x"], 0)
+
+
+async def test_a_path_that_is_not_there_fails_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge.net.peer, "CONNECT_TIMEOUT_S", 0.2)
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        await receiving.answer(without_candidates(await stock_offer("H264")))
+        error = await outcome(receiving)
+        assert isinstance(error, ProviderUnavailable)
+        assert "no media connection after" in str(error)
+
+
+async def test_a_certificate_other_than_the_announced_one_ends_the_connection() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        offer = await sending.offer()
+        forged = re.sub(r"(a=fingerprint:sha-\d+ )\w\w:\w\w:\w\w", r"\g<1>00:00:00", offer)
+        await sending.accept(await receiving.answer(forged))
+        assert isinstance(await outcome(receiving), ProviderUnavailable)
+
+
+@pytest.mark.parametrize("step", ["new", "offered", "answered", "accepted"])
+async def test_closing_at_any_step_leaves_nothing_behind(step: str) -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        if step == "new":
+            return
+        offer = await sending.offer()
+        if step == "offered":
+            return
+        answer = await receiving.answer(offer)
+        if step == "accepted":
+            await sending.accept(answer)
+
+
+async def test_a_close_that_hangs_is_given_up_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge.net.peer, "CLOSE_TIMEOUT_S", 0.05)
+    released = asyncio.Event()
+    async with SendingPeer(LOOPBACK, nothing) as sending:
+        await sending.offer()
+        assert sending._pc is not None
+        close = sending._pc.close
+        monkeypatch.setattr(sending._pc, "close", released.wait)
+    await close()
+
+
+async def test_a_stock_peer_is_understood() -> None:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    tracks = Tracks()
+    try:
+        for kind in ("audio", "video"):
+            transceiver = pc.addTransceiver(kind, "sendonly")
+            limit_to_addresses(transceiver.receiver.transport.transport._connection, ["127.0.0.1"])
+        await pc.setLocalDescription(await pc.createOffer())
+        async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving:
+            answer = await receiving.answer(pc.localDescription.sdp)
+            await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+            async with asyncio.timeout(PATIENCE_S):
+                await receiving.connected()
+            video = await tracks.sink("video")
+            assert set(video.track.codecs.values()) == {"h264"}
+    finally:
+        await pc.close()
