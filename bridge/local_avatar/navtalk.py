@@ -89,16 +89,8 @@ class NavTalkSession:
     async def _serve(self) -> None:
         log.info("avatar_session_began", role=self.role)
         async with self._peer, asyncio.TaskGroup() as tasks:
-            background = [
-                tasks.create_task(coroutine)
-                for coroutine in (
-                    self._greet(),
-                    self._peer.run(),
-                    self._perform(),
-                    self._send_media(),
-                    self._misbehave(),
-                )
-            ]
+            parts = (self._greet, self._peer.run, self._perform, self._send_media, self._drop, self._stall)
+            background = [tasks.create_task(part(), name=part.__name__) for part in parts]
             try:
                 await self._listen()
             finally:
