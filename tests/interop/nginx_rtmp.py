@@ -32,7 +32,7 @@ _CONFIG = """
 load_module {module};
 worker_processes 1; master_process off; daemon off; {user} pid {run}/nginx.pid; error_log {run}/error.log info;
 events {{ worker_connections 256; }}
-rtmp {{ server {{ listen 127.0.0.1:{rtmp_port}; chunk_size 4096; ping 1s; ping_timeout 5s;
+rtmp {{ server {{ listen 127.0.0.1:{rtmp_port}; chunk_size 4096; ping 1s; ping_timeout {ping_timeout_s}s;
   application live {{ live on; wait_key on; drop_idle_publisher 10s;
     on_publish http://127.0.0.1:{callback_port}/on_publish; on_publish_done http://127.0.0.1:{callback_port}/on_done;
     record all; record_path {run}/rec; record_suffix .flv; record_unique on; }} }} }}
@@ -55,17 +55,24 @@ def why_unavailable() -> str | None:
 class NginxRtmp:
     """One server, alive inside its `with` or `async with`.
 
-    run_dir       holds configuration, log and recordings; is created.
-    rtmp_url      rtmp://127.0.0.1:PORT/live; a stream key goes behind it.
-    requests      the fields of every on_publish and on_publish_done call, oldest first; "call" says which.
-    is_refused    decides by stream name what on_publish answers with 403.
+    run_dir         holds configuration, log and recordings; is created.
+    rtmp_url        rtmp://127.0.0.1:PORT/live; a stream key goes behind it.
+    requests        the fields of every on_publish and on_publish_done call, oldest first; "call" says which.
+    is_refused      decides by stream name what on_publish answers with 403.
+    ping_timeout_s  after 1 s without a message the server pings, and throws out who is still silent this much later.
     """
 
     def __init__(
-        self, run_dir: Path, *, is_refused: Callable[[str], bool] = lambda name: name.startswith("wrong")
+        self,
+        run_dir: Path,
+        *,
+        is_refused: Callable[[str], bool] = lambda name: name.startswith("wrong"),
+        ping_timeout_s: int = 5,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.is_refused = is_refused
+        self._ping_timeout_s = ping_timeout_s
+        self._called = threading.Condition()
         self.requests: list[dict[str, str]] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._callback: http.server.ThreadingHTTPServer | None = None
@@ -133,6 +140,18 @@ class NginxRtmp:
         """
         return sorted((self.run_dir / "rec").glob(f"{name}-*.flv"))
 
+    def finished_recording(self, name: str, timeout_s: float = READY_S) -> Path:
+        """The newest recording of a stream, once it is whole: waits for the end of the publication."""
+
+        def is_over() -> bool:
+            # The file is closed before the callback is called.
+            return any(fields.get("call") == "publish_done" and fields.get("name") == name for fields in self.requests)
+
+        with self._called:
+            if not self._called.wait_for(is_over, timeout_s):
+                raise TimeoutError(f"{name} is still being published, or never was")
+        return self.recordings(name)[-1]
+
     def log(self) -> str:
         return (self.run_dir / "error.log").read_text(errors="replace")
 
@@ -177,6 +196,7 @@ class NginxRtmp:
                 rtmp_port=rtmp_port,
                 http_port=http_port,
                 callback_port=self._callback.server_port,
+                ping_timeout_s=self._ping_timeout_s,
             )
         )
         self._process = subprocess.Popen(
@@ -215,7 +235,9 @@ class NginxRtmp:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
                 fields = dict(urllib.parse.parse_qsl(body))
-                server.requests.append(fields)
+                with server._called:
+                    server.requests.append(fields)
+                    server._called.notify_all()
                 is_refused = fields.get("call") == "publish" and server.is_refused(fields.get("name", ""))
                 self.send_response(403 if is_refused else 200)
                 self.send_header("Content-Length", "0")
