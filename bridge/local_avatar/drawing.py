@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 Plane = NDArray[np.uint8]
 Wide = NDArray[np.uint16]
 Picture = NDArray[np.float32]
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+SVG_NAMESPACE = "http://www.w3.org/2000/svg"
 
 # ITU-R BT.709 §3: R'G'B' in 0..1 to Y'CbCr in studio range (16..235, 16..240), offsets left out.
 _BT709 = np.array(
@@ -23,9 +26,13 @@ _BT709 = np.array(
 _OFFSETS = (16.0, 128.0, 128.0)
 
 
-def draw(svg: str, width_px: int, height_px: int) -> Picture:
-    """Render a drawing: premultiplied RGBA in 0..1, shape (height, width, 4)."""
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=width_px, height=height_px, skip_system_fonts=True)
+def draw(drawing: str, box: Box, width_px: int, height_px: int) -> Picture:
+    """Render the part of a drawing (SVG elements) inside a box: premultiplied RGBA in 0..1, (height, width, 4)."""
+    svg = (
+        f'<svg xmlns="{SVG_NAMESPACE}" width="{width_px}" height="{height_px}" preserveAspectRatio="none" '
+        f'viewBox="{" ".join(f"{side:.4f}" for side in box)}">{drawing}</svg>'
+    )
+    png = resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True)
     decoder = av.CodecContext.create("png", "r")
     decoder.thread_count = 1
     frames = [*decoder.decode(av.Packet(png)), *decoder.decode(None)]

@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.local_avatar import features
-from bridge.local_avatar.drawing import Canvas, Patch, Picture, Plane, Wide, draw, mixed, over, planes
+from bridge.local_avatar.drawing import SVG_NAMESPACE, Canvas, Patch, Picture, Plane, Wide, draw, mixed, over, planes
 from bridge.local_avatar.visemes import MouthShape
 
 # All of these are in the units of portrait.svg, in which a 720x1280 picture shows x 0..720 and y 0..1280.
 _MIDDLE_X = 360.0
 _FEATURE_Y = {"brows": 468.0, "eyes": 524.0, "nose": 586.0, "mouth": 668.0}
-_PATCH_SIZE = {"brows": (288, 64), "eyes": (272, 96), "nose": (104, 120), "mouth": (168, 136), "caption": (232, 56)}
+_PATCH_SIZE = {"brows": (288, 64), "eyes": (272, 96), "nose": (104, 120), "mouth": (168, 184), "caption": (232, 56)}
 _EYE_DISTANCE = 74.0
-_CHIN_Y, _COLLAR_Y, _CROWN_Y = 756.0, 905.0, 250.0
+_CHIN_Y, _COLLAR_Y, _CROWN_Y = 766.0, 850.0, 220.0
 _SWAY_UNITS = 9.0  # how far the crown goes to a side
 _TURN_UNITS = 7.0  # how far the features go beyond the head
 _NOD_UNITS = 7.0
@@ -97,7 +97,8 @@ class Face:
         self._lay(canvas, "nose", self._nose, pose, depth=1.35)
         self._lay(canvas, "mouth", self._mouth(pose, mouth), pose)
         scale, caption = self._frame.scale, _PATCH_SIZE["caption"]
-        left = self.width_px / 2 - caption[0] * scale / 2
+        middle = self.width_px / 2 - caption[0] * scale / 2
+        left = min(middle, 12 * scale) if self.width_px > self.height_px else middle
         self._caption.lay(canvas, round(left), round(self.height_px - (caption[1] + 16) * scale))
 
     def _mouth(self, pose: Pose, mouth: MouthShape) -> Patch:
@@ -119,7 +120,7 @@ class Face:
         width, height = _PATCH_SIZE[name]
         width_px, height_px = (math.ceil(side * self._frame.scale / 2) * 2 for side in (width, height))
         box = (-width / 2, -height / 2, width_px / self._frame.scale, height_px / self._frame.scale)
-        return Patch.of(draw(_svg(box, drawing), width_px, height_px))
+        return Patch.of(draw(drawing, box, width_px, height_px))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ class _Framing:
         # Wider than tall: closer, from just above the hair. Narrower than 9:16: the shoulders still fit.
         shown = max(720 * height_px / width_px, 1280.0 if width_px * 16 < height_px * 10 else 860.0)
         scale = height_px / shown
-        return cls(width_px, height_px, scale, _MIDDLE_X - width_px / scale / 2, 0.0 if shown > 1000 else 178.0)
+        return cls(width_px, height_px, scale, _MIDDLE_X - width_px / scale / 2, 0.0 if shown > 1000 else 172.0)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         return (x - self.left) * self.scale, (y - self.top) * self.scale
@@ -152,17 +153,17 @@ class _Figure:
         width, height = frame.width_px + 2 * margin, frame.height_px + 2 * margin
         box = (frame.left - margin / scale, frame.top - margin / scale, width / scale, height / scale)
         # The studio is out of focus: a quarter of the pixels hold all there is to see.
-        backdrop = _enlarged(draw(_svg(box, parts["backdrop"]), width // 4, height // 4), width, height)
-        figure = draw(_svg(box, parts["torso"] + parts["neck"] + parts["head"]), width, height)
+        backdrop = _enlarged(draw(parts["defs"] + parts["backdrop"], box, width // 4, height // 4), width, height)
+        figure = draw("".join(parts[name] for name in ("defs", "torso", "neck", "head")), box, width, height)
         luma, blue, red, _ = planes(over(figure, backdrop))
         self._planes = [np.rint(plane).astype(np.uint16) for plane in (luma, blue, red)]
         rows = np.arange(0.5, frame.height_px) / scale + frame.top
         self._sway_px = _SWAY_UNITS * scale * np.array([_lean(y) for y in rows])
-        self._breath_px = -_BREATH_UNITS * scale * np.interp(rows, [120, 240, _CHIN_Y, 960], [0, 0.6, 0.6, 1.0])
+        self._breath_px = -_BREATH_UNITS * scale * np.interp(rows, [120, 240, _CHIN_Y, 900], [0, 0.6, 0.6, 1.0])
         self._nod_px = _NOD_UNITS * scale * np.interp(rows, [120, 240, _CHIN_Y - 90, _COLLAR_Y], [0, 1, 1, 0])
         # The head's rows bend to the side within these columns only; beyond them there is nothing but backdrop.
         left, _ = frame.place(120, 0)
-        right, collar = frame.place(600, 890)
+        right, collar = frame.place(600, 830)
         self._columns = (max(0, int(left)) & ~1, min(frame.width_px, int(right)) & ~1)
         self._collar = min(frame.height_px, int(collar)) & ~1
         self._top = max(0, int(frame.place(0, 120)[1])) & ~1
@@ -239,26 +240,9 @@ def _enlarged(picture: Picture, width_px: int, height_px: int) -> Picture:
     return np.dstack([large.astype(np.float32) / 255, np.ones(large.shape[:2], np.float32)])
 
 
-def _svg(box: tuple[float, float, float, float], drawing: str) -> str:
-    return (
-        f'<svg xmlns="{_SVG}" viewBox="{" ".join(f"{side:.4f}" for side in box)}" preserveAspectRatio="none">'
-        f"{_definitions()}{drawing}</svg>"
-    )
-
-
-_SVG = "http://www.w3.org/2000/svg"
-
-
 @lru_cache(maxsize=1)
-def _portrait() -> dict[str, str]:
-    ElementTree.register_namespace("", _SVG)
+def _parts() -> dict[str, str]:
+    """The groups of portrait.svg by their ids, and its definitions as `defs`."""
+    ElementTree.register_namespace("", SVG_NAMESPACE)
     root = ElementTree.fromstring(files("bridge.local_avatar").joinpath("portrait.svg").read_text())
     return {part.get("id", "defs"): ElementTree.tostring(part, "unicode") for part in root}
-
-
-def _parts() -> dict[str, str]:
-    return _portrait()
-
-
-def _definitions() -> str:
-    return _portrait()["defs"]

@@ -6,7 +6,7 @@ portrait.svg, in which the face is 330 wide.
 
 from zlib import crc32
 
-LIP = "#c4665c"
+LIP = "#c9786a"
 LIP_SHADE = "#a44d48"
 CREASE = "#b9774f"
 CAVITY = "#4a1720"
@@ -26,22 +26,23 @@ def mouth(openness: float, spread: float, hiss: float = 0.0, smile: float = 0.0)
     drop = openness * (46 - 8 * max(0.0, spread)) + 7 * hiss
     rise = openness * (10 - 4 * min(0.0, spread)) + 3 * hiss
     corner = -9 * smile - 2 * max(0.0, spread) + 3 * openness
-    upper_lip = 8 + 3 * max(0.0, -spread)
+    upper_lip = 6.5 + 3 * max(0.0, -spread)
     lower_lip = 10 + 4 * max(0.0, -spread)
-    # How far out the curve stays full: round mouths are ellipses, wide ones lenses.
-    belly = 0.58 - 0.1 * spread
     inner = half - 5
+    # How far out the curves stay full: wide mouths are lenses, deep ones ellipses.
+    belly = 0.58 - 0.1 * spread
+    jaw = 0.55 + 0.55 * min(1.0, drop / inner)
     top = f"C {-inner * belly:.1f} {-rise:.1f} {inner * belly:.1f} {-rise:.1f} {inner:.1f} {corner:.1f}"
     sag = drop * 1.3 + 8 * smile + 1.5
-    bottom = f"C {inner * belly:.1f} {sag:.1f} {-inner * belly:.1f} {sag:.1f} {-inner:.1f} {corner:.1f}"
+    bottom = f"C {inner * jaw:.1f} {sag:.1f} {-inner * jaw:.1f} {sag:.1f} {-inner:.1f} {corner:.1f}"
     opening = f"M {-inner:.1f} {corner:.1f} {top} {bottom} Z"
     bow = upper_lip + rise * 0.75
+    jowl, hem = half * (jaw + 0.12), sag + lower_lip * 1.2
     lips = (
         f"M {-half:.1f} {corner:.1f} C {-half * 0.6:.1f} {-bow * 0.8:.1f} {-half * 0.3:.1f} {-bow * 1.25:.1f} "
         f"{-half * 0.14:.1f} {-bow * 1.12:.1f} Q 0 {-bow * 0.86:.1f} {half * 0.14:.1f} {-bow * 1.12:.1f} "
         f"C {half * 0.3:.1f} {-bow * 1.25:.1f} {half * 0.6:.1f} {-bow * 0.8:.1f} {half:.1f} {corner:.1f} "
-        f"C {half * 0.72:.1f} {sag + lower_lip * 1.2:.1f} {-half * 0.72:.1f} {sag + lower_lip * 1.2:.1f} "
-        f"{-half:.1f} {corner:.1f} Z"
+        f"C {jowl:.1f} {hem:.1f} {-jowl:.1f} {hem:.1f} {-half:.1f} {corner:.1f} Z"
     )
     parts = [f'<path d="{lips}" fill="{LIP}"/>']
     if drop < 2:
@@ -94,7 +95,7 @@ def eye(open_part: float, gaze_x: float, gaze_y: float) -> str:
     )
     return (
         f'<path d="{shape}" fill="#fdfcfa"/>{_clipped(shape, ball)}'
-        f'<path d="M {-half} 3 {lid} L {half + 5:.1f} -6" fill="none" stroke="#2b1a14" stroke-width="5.5" '
+        f'<path d="M {-half} 3 {lid} L {half + 2:.1f} -4" fill="none" stroke="#2b1a14" stroke-width="5" '
         'stroke-linecap="round" stroke-linejoin="round"/>'
         f'<path d="M {-half + 5:.1f} {-upper - 4:.1f} Q 2 {-upper * 1.1 - 13:.1f} {half - 1:.1f} {-upper - 6:.1f}" '
         f'fill="none" stroke="{CREASE}" stroke-width="2.5" stroke-linecap="round" opacity="0.6"/>'

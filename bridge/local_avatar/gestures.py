@@ -42,7 +42,7 @@ class Gestures:
             turn=(0.5 + 0.5 * talk) * turn * (1 - hear) + hear * (0.15 + 0.1 * turn),
             nod=0.12 * self._wave(6.1, 3) + talk * (0.9 * self._stress - 0.3) + hear * (0.3 + 0.35 * max(0.0, nods)),
             breath=0.5 - 0.5 * math.cos(2 * math.pi * now_s / _BREATH_S),
-            brows=min(1.0, max(0.0, 0.55 * hear + talk * (0.9 * self._stress + 0.25 * self._wave(3.7, 4)))),
+            brows=min(1.0, max(0.0, 0.8 * hear + talk * (0.9 * self._stress + 0.25 * self._wave(3.7, 4)))),
             lids=self._lids(now_s),
             gaze=self._look(now_s, hear),
             smile=not speaking,
