@@ -12,10 +12,10 @@ from typing import Self
 
 import structlog
 from aioice import Connection
-from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import RTCBundlePolicy, RTCConfiguration, RTCIceCandidate, RTCPeerConnection, RTCSessionDescription
 from aiortc.exceptions import InternalError as AiortcInternalError
 from aiortc.exceptions import InvalidStateError, OperationError
-from aiortc.sdp import SessionDescription, candidate_from_sdp
+from aiortc.sdp import SessionDescription
 
 from bridge.errors import BridgeError, LocalProtocolError, OutputLost, ProviderUnavailable, RemoteProtocolError
 from bridge.media.access_unit import Kind
@@ -24,10 +24,18 @@ from bridge.net.aiortc_sender import EncodedSender, RtpOrigin, SenderClock, inst
 from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
 from bridge.net.packetize import packetize_h264
-from bridge.net.sdp import bundle_primary_mid, h264_preferences, offered_codecs, opus_preferences, parse_description
+from bridge.net.sdp import (
+    Description,
+    h264_preferences,
+    is_usable,
+    offered_codecs,
+    opus_preferences,
+    parse_candidate,
+    parse_description,
+)
 from bridge.ports import RemoteTrack, TrackSink
 
-PRIVATE_NAMES = ("aiortc.rtcicetransport:RTCIceTransport._connection", "aiortc.sdp:candidate_from_sdp")
+PRIVATE_NAMES = ("aiortc.rtcicetransport:RTCIceTransport._connection",)
 
 # ICE checks of a loaded list and DTLS with one lost flight (1 s, RFC 6347 §4.2.4.1) take less than 3 s on the worst
 # paths; a path that is not there after 10 s will not come.
@@ -45,7 +53,7 @@ log = structlog.get_logger()
 class _Peer:
     """What both directions share: the connection, its candidates, its deadlines and its end.
 
-    rejected_candidates  malformed or surplus ones, dropped.
+    rejected_candidates  malformed, unusable or surplus ones, dropped.
     """
 
     def __init__(self, ice: IceSettings, lost: type[BridgeError]) -> None:
@@ -114,32 +122,29 @@ class _Peer:
     async def add_candidate(self, candidate: str, sdp_mid: str | None, sdp_mline_index: int | None) -> None:
         """Take a candidate that the far end trickled (RFC 8838); an empty one, its end mark, needs nothing.
 
-        Those that come before the description wait for it. Malformed ones are counted, not raised.
+        Those that come before the description wait for it. Ones that cannot be used are counted, not raised.
         """
+        if not candidate.strip():
+            return
         if not self._has_remote:
             self._early_candidates.append((candidate, sdp_mid, sdp_mline_index))
             return
+        await self._try_candidate(parse_candidate(candidate), sdp_mid, sdp_mline_index)
+
+    async def _try_candidate(self, candidate: RTCIceCandidate | None, mid: str | None, index: int | None) -> None:
         assert self._pc is not None
-        text = candidate.strip().removeprefix("a=").removeprefix("candidate:")
-        if not text:
-            return
         self._candidates_seen += 1
-        try:
-            parsed = candidate_from_sdp(text)
-        except (AssertionError, IndexError, ValueError):
-            self.rejected_candidates += 1
-            return
-        if self._candidates_seen > MAX_REMOTE_CANDIDATES or parsed.ip.lower().endswith(".local"):
+        if candidate is None or self._candidates_seen > MAX_REMOTE_CANDIDATES or not is_usable(candidate):
             self.rejected_candidates += 1
             return
         if self._bundle_mid is not None:
-            # aiortc would drop candidates for any other section: one transport serves all.
-            parsed.sdpMid = self._bundle_mid
-        elif sdp_mid is not None or sdp_mline_index is not None:
-            parsed.sdpMid, parsed.sdpMLineIndex = sdp_mid, sdp_mline_index
+            # One transport serves all sections, and aiortc would drop candidates for any but the first.
+            candidate.sdpMid = self._bundle_mid
+        elif mid is None and index is None:
+            candidate.sdpMLineIndex = 0
         else:
-            parsed.sdpMLineIndex = 0
-        await self._pc.addIceCandidate(parsed)
+            candidate.sdpMid, candidate.sdpMLineIndex = mid, index
+        await self._pc.addIceCandidate(candidate)
 
     def _open(self, servers: Sequence[IceServer], bundle: RTCBundlePolicy) -> RTCPeerConnection:
         if self._pc is not None:
@@ -159,16 +164,16 @@ class _Peer:
             for connection in self._connections:
                 limit_to_addresses(connection, addresses)
 
-    async def _set_remote(self, text: str, description: SessionDescription, kind: str) -> None:
+    async def _set_remote(self, description: Description, kind: str) -> None:
         assert self._pc is not None
         try:
-            await self._pc.setRemoteDescription(RTCSessionDescription(text, kind))
+            await self._pc.setRemoteDescription(RTCSessionDescription(description.text, kind))
         except (AiortcInternalError, InvalidStateError, OperationError, ValueError) as error:
             raise RemoteProtocolError(f"the {kind} cannot be used: {error}") from error
-        self._bundle_mid = bundle_primary_mid(description)
+        self._bundle_mid = description.bundle_mid
         self._has_remote = True
-
-    async def _add_early_candidates(self) -> None:
+        for candidate, mid, index in description.candidates:
+            await self._try_candidate(candidate, mid, index)
         while self._early_candidates:
             await self.add_candidate(*self._early_candidates.popleft())
 
@@ -205,14 +210,13 @@ class ReceivingPeer(_Peer):
         Raises RemoteProtocolError when the offer cannot be read or has no H.264 video, ConfigError when an interface
         of the settings is missing, and the error type of the peer when gathering candidates takes too long.
         """
-        text, offer = parse_description(offer_sdp, "offer")
-        _require_codec(offer, "video", "H264", "H.264")
-        _require_codec(offer, "audio", "opus", "Opus")
-        # A transport per section until the offer's BUNDLE joins them: with one from the start, aiortc keeps the
-        # candidates of the last section only, where browsers put none.
+        offer = parse_description(offer_sdp, "offer")
+        _require_codec(offer.session, "video", "H264", "H.264")
+        _require_codec(offer.session, "audio", "opus", "Opus")
+        # A transport per section, until the offer's BUNDLE joins those that it names.
         pc = self._open(ice_servers, RTCBundlePolicy.MAX_COMPAT)
         wanted: set[str] = {"video", "audio"}
-        for media in offer.media:
+        for media in offer.session.media:
             if media.kind == "application":
                 continue
             codec_name = "h264" if media.kind == "video" else "opus"
@@ -224,10 +228,9 @@ class ReceivingPeer(_Peer):
                 install_encoded_receiver(transceiver, self._on_track)
         try:
             async with asyncio.timeout(NEGOTIATE_TIMEOUT_S):
-                await self._set_remote(text, offer, "offer")
+                await self._set_remote(offer, "offer")
                 self._choose_interfaces()
                 await pc.setLocalDescription()
-                await self._add_early_candidates()
         except TimeoutError:
             raise self._lost(f"gathering ICE candidates took more than {NEGOTIATE_TIMEOUT_S:.0f} s") from None
         self._negotiated.set()
@@ -293,14 +296,7 @@ class SendingPeer(_Peer):
         """Take the answer and connect. Raises RemoteProtocolError when it does not fit the offer."""
         if self._pc is None:
             raise LocalProtocolError("an answer before the offer")
-        text, answer = parse_description(answer_sdp, "answer")
-        await self._set_remote(text, answer, "answer")
-        # aiortc has kept the candidates of the last section only, and answers have them in the first.
-        for media in answer.media:
-            for candidate in media.ice_candidates:
-                candidate.sdpMid = self._bundle_mid or media.rtp.muxId
-                await self._pc.addIceCandidate(candidate)
-        await self._add_early_candidates()
+        await self._set_remote(parse_description(answer_sdp, "answer"), "answer")
         self._negotiated.set()
 
     async def send_video(self, nals: Iterable[bytes], pts_ns: int) -> None:

@@ -4,12 +4,15 @@ Importing this module widens `aiortc.codecs.CODECS` for the process: aiortc know
 mode 1, and refuses offers of main and high, which many senders prefer. Nothing is decoded here, so any profile will do.
 """
 
+import ipaddress
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from aiortc import RTCIceCandidate
 from aiortc.codecs import CODECS, get_capabilities, is_rtx
 from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpCodecCapability, RTCRtpCodecParameters
-from aiortc.sdp import MediaDescription, SessionDescription
+from aiortc.sdp import MediaDescription, SessionDescription, candidate_from_sdp
 
 from bridge.errors import RemoteProtocolError
 
@@ -19,6 +22,7 @@ PRIVATE_NAMES = (
     "aiortc.codecs:is_rtx",
     "aiortc.rtcpeerconnection:is_codec_compatible",
     "aiortc.sdp:SessionDescription.parse",
+    "aiortc.sdp:candidate_from_sdp",
 )
 
 # RFC 6184 §8.1: baseline, constrained baseline, main, constrained high, high, all of level 3.1.
@@ -28,11 +32,8 @@ MAX_SDP_BYTES = 128 * 1024
 
 # Everything that aiortc's parser is seen to raise on garbage.
 _PARSER_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError)
-# mDNS names need multicast on every interface to resolve, and a peer that hides behind one can reach us first. End of
-# candidates would let ICE give up before such a peer-reflexive pair has formed; a deadline of our own ends it instead.
-_UNUSED_LINES = re.compile(
-    r"^a=(?:end-of-candidates|candidate:\S+ \d+ \S+ \d+ \S+\.local\b.*)\r?\n?", re.MULTILINE | re.IGNORECASE
-)
+# End of candidates would let ICE give up before a peer-reflexive pair has formed; a deadline of ours ends it instead.
+_CANDIDATE_LINES = re.compile(r"^a=(?:end-of-candidates|candidate:).*\n?", re.MULTILINE)
 
 
 def _register_h264_profiles() -> None:
@@ -87,22 +88,45 @@ def opus_preferences() -> list[RTCRtpCodecCapability]:
     return [codec for codec in get_capabilities("audio").codecs if codec.name.lower() == "opus"]
 
 
-def parse_description(sdp: str, what: str) -> tuple[str, SessionDescription]:
-    """A description without the lines we do not use, as text and parsed; `what` names it in errors.
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A session description that has passed our checks.
+
+    text        the description without candidates: aiortc would keep those of the last bundled section only, and use
+                them unchecked.
+    session     the same, parsed.
+    candidates  what was taken out, each with the mid and the index of its section.
+    """
+
+    text: str
+    session: SessionDescription
+    candidates: list[tuple[RTCIceCandidate, str, int]]
+
+    @property
+    def bundle_mid(self) -> str | None:
+        """The section whose transport carries all others (RFC 9143 §7.3), None without BUNDLE."""
+        for group in self.session.group:
+            if group.semantic == "BUNDLE" and group.items:
+                return str(group.items[0])
+        return None
+
+
+def parse_description(sdp: str, what: str) -> Description:
+    """Read a description; `what` names it in errors.
 
     Raises RemoteProtocolError when it cannot be parsed or lacks what WebRTC needs (RFC 8829): ICE credentials, a DTLS
     fingerprint and RTCP multiplexing in every section.
     """
     if len(sdp) > MAX_SDP_BYTES:
         raise RemoteProtocolError(f"the {what} has {len(sdp)} bytes, {MAX_SDP_BYTES} are allowed")
-    text = _UNUSED_LINES.sub("", sdp)
     try:
-        description = SessionDescription.parse(text)
+        session = SessionDescription.parse(sdp)
     except _PARSER_ERRORS as error:
         raise RemoteProtocolError(f"the {what} is not a session description aiortc can read: {error!r}") from error
-    if not description.media:
+    if not session.media:
         raise RemoteProtocolError(f"the {what} has no media section")
-    for media in description.media:
+    candidates = []
+    for index, media in enumerate(session.media):
         if media.kind not in ("audio", "video", "application"):
             raise RemoteProtocolError(f"the {what} has a media section {media.kind!r}, which cannot be answered")
         if media.ice is None or not (media.ice.usernameFragment and media.ice.password):
@@ -111,15 +135,29 @@ def parse_description(sdp: str, what: str) -> tuple[str, SessionDescription]:
             raise RemoteProtocolError(f"the {what} has no DTLS fingerprint for {media.kind}")
         if media.kind != "application" and not media.rtcp_mux:
             raise RemoteProtocolError(f"the {what} does not multiplex RTCP for {media.kind}")
-    return text, description
+        candidates += [(candidate, media.rtp.muxId, index) for candidate in media.ice_candidates]
+    return Description(_CANDIDATE_LINES.sub("", sdp), session, candidates)
 
 
-def bundle_primary_mid(description: SessionDescription) -> str | None:
-    """The section whose transport carries all others (RFC 9143 §7.3), None without BUNDLE."""
-    for group in description.group:
-        if group.semantic == "BUNDLE" and group.items:
-            return str(group.items[0])
-    return None
+def parse_candidate(line: str) -> RTCIceCandidate | None:
+    """The value of a candidate attribute (RFC 8839 §5.1), with or without its name; None when it is malformed."""
+    try:
+        return candidate_from_sdp(line.strip().removeprefix("a=").removeprefix("candidate:"))
+    except (AssertionError, IndexError, ValueError):
+        return None
+
+
+def is_usable(candidate: RTCIceCandidate) -> bool:
+    """Whether ICE may try a candidate: UDP, RTP's component, an address that can be sent to.
+
+    A multicast DNS name (`….local`) is none: resolving it takes multicast on every interface, and a peer that hides
+    behind one can reach us first.
+    """
+    try:
+        ipaddress.ip_address(candidate.ip)
+    except ValueError:
+        return False
+    return candidate.component == 1 and candidate.protocol.lower() == "udp" and 0 < candidate.port < 65536
 
 
 def offered_codecs(media: MediaDescription) -> list[str]:

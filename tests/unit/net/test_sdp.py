@@ -4,10 +4,11 @@ from bridge.errors import RemoteProtocolError
 from bridge.net.sdp import (
     H264_PROFILE_LEVEL_IDS,
     MAX_SDP_BYTES,
-    bundle_primary_mid,
     h264_preferences,
+    is_usable,
     offered_codecs,
     opus_preferences,
+    parse_candidate,
     parse_description,
 )
 
@@ -39,21 +40,53 @@ a=rtpmap:111 opus/48000/2
 
 
 def test_codecs_are_named_as_offered_without_retransmission() -> None:
-    _, offer = parse_description(OFFER, "offer")
-    assert offered_codecs(offer.media[0]) == ["VP8", "H264"]
+    offer = parse_description(OFFER, "offer")
+    assert offered_codecs(offer.session.media[0]) == ["VP8", "H264"]
 
 
 def test_the_first_section_of_the_bundle_carries_all() -> None:
-    assert bundle_primary_mid(parse_description(OFFER, "offer")[1]) == "v"
-    assert bundle_primary_mid(parse_description(OFFER.replace("a=group:BUNDLE v a\n", ""), "offer")[1]) is None
+    assert parse_description(OFFER, "offer").bundle_mid == "v"
+    assert parse_description(OFFER.replace("a=group:BUNDLE v a\n", ""), "offer").bundle_mid is None
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_multicast_names_and_the_end_mark_are_left_out(newline: str) -> None:
-    text, offer = parse_description(OFFER.replace("\n", newline), "offer")
-    assert [candidate.ip for candidate in offer.media[0].ice_candidates] == ["192.0.2.1"]
-    assert ".local" not in text and "end-of-candidates" not in text
-    assert text.count(newline) == OFFER.count("\n") - 2
+def test_candidates_are_taken_out_with_their_section(newline: str) -> None:
+    offer = parse_description(OFFER.replace("\n", newline), "offer")
+    assert [(c.ip, mid, index) for c, mid, index in offer.candidates] == [
+        ("4f0d.local", "v", 0),
+        ("192.0.2.1", "v", 0),
+    ]
+    assert "candidate" not in offer.text
+    assert offer.text.count(newline) == OFFER.count("\n") - 3
+
+
+@pytest.mark.parametrize("prefix", ["", "candidate:", "a=candidate:", " a=candidate:"])
+def test_a_candidate_is_read_with_and_without_its_name(prefix: str) -> None:
+    candidate = parse_candidate(prefix + "1 1 udp 2130706431 192.0.2.1 5001 typ host")
+    assert candidate is not None
+    assert (candidate.ip, candidate.port, is_usable(candidate)) == ("192.0.2.1", 5001, True)
+
+
+@pytest.mark.parametrize("line", ["candidate:", "candidate:1", "x" * 100, "1 1 udp x 192.0.2.1 5 typ host", "\0"])
+def test_a_malformed_candidate_is_none(line: str) -> None:
+    assert parse_candidate(line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1 1 udp 1 4f0d.local 5 typ host",
+        "1 1 udp 1 host.example 5 typ host",
+        "1 1 tcp 1 192.0.2.1 9 typ host tcptype active",
+        "1 2 udp 1 192.0.2.1 5 typ host",
+        "1 1 udp 1 192.0.2.1 0 typ host",
+        "1 1 udp 1 192.0.2.1 70000 typ host",
+        "1 1 udp 1 192.0.2.1 -1 typ host",
+    ],
+)
+def test_candidates_that_ice_must_not_try_are_told_apart(line: str) -> None:
+    candidate = parse_candidate(line)
+    assert candidate is not None and not is_usable(candidate)
 
 
 @pytest.mark.parametrize(
