@@ -1,0 +1,363 @@
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from bridge.config import Address, AvatarConfig, Config, IceServer, InputConfig, OutputConfig, parse_address
+from bridge.config_file import load_config, show_config
+from bridge.errors import ConfigError
+from bridge.redact import Secret, mask
+
+KEY = "sk_navtalk_canary"
+ENVIRON = {"NAVTALK": KEY, "STREAM": "live_canary_key", "PORT": "8099"}
+
+GOOD = """\
+sessions:
+  leo:
+    avatar:
+      name: navtalk.Leo
+      license: ${NAVTALK}
+    inputs:
+      question: {url: "file:question.wav"}
+    outputs:
+      twitch: {url: "rtmp://live.example/app"}
+"""
+
+Load = Callable[..., Config]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    monkeypatch.chdir(tmp_path)
+
+    def load_text(text: str | bytes, environ: Mapping[str, str] = ENVIRON) -> Config:
+        Path("bridge.yaml").write_bytes(text.encode() if isinstance(text, str) else text)
+        return load_config("bridge.yaml", environ)
+
+    return load_text
+
+
+def mistakes(load: Load, text: str | bytes) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert KEY not in str(caught.value)
+    return str(caught.value).splitlines()
+
+
+def test_a_short_configuration_gets_the_defaults(load: Load) -> None:
+    config = load(GOOD)
+    session = config.sessions["leo"]
+    assert config.http.listen == ("127.0.0.1", 8080)
+    assert config.storage.min_free == 2**30
+    assert session.avatar.license_key.reveal() == KEY
+    assert session.avatar.url.reveal() == "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
+    assert session.outputs["twitch"].keyframe_s == 2.0
+    assert session.outputs["twitch"].audio_bitrate == 128_000
+
+
+# Each with the text that takes the place of a line of GOOD, and the message.
+WRONG: dict[str, tuple[str, str, str]] = {
+    "unknown key": (
+        "name: navtalk.Leo",
+        "nmae: navtalk.Leo",
+        "bridge.yaml:4: sessions.leo.avatar.nmae: unknown key; did you mean `name`?",
+    ),
+    "unknown key at the top": ("sessions:\n", "sesions: {}\nsessions:\n", "bridge.yaml:1: sesions: unknown key; did"),
+    "unknown key, nothing near": (
+        "outputs:\n",
+        "outputs:\n      x: {url: 'file:x.ts', zzz: 1}\n",
+        "bridge.yaml:9: sessions.leo.outputs.x.zzz: unknown key; there is url, url_file, stream_key",
+    ),
+    "unknown key in a list": (
+        "sessions:\n",
+        "ice: {servers: [{urls: 'stun:a', usernam: b}]}\nsessions:\n",
+        "bridge.yaml:1: ice.servers.0.usernam: unknown key; did you mean `username`?",
+    ),
+    "missing key": ("    inputs:\n      question:", "    outputs2:\n      question:", "leo.inputs: is missing"),
+    "no choice": (
+        "name: navtalk.Leo",
+        "name: navtalk.Leo\n      role: speek",
+        "bridge.yaml:5: sessions.leo.avatar.role: must be one of conversation, speak; did you mean `speak`?",
+    ),
+    "out of range": (
+        '"file:question.wav"',
+        '"file:question.wav", gain_db: 99',
+        "bridge.yaml:7: sessions.leo.inputs.question.gain_db: should be less than or equal to 40",
+    ),
+    "not a number": ('"file:question.wav"', '"file:q", gain_db: loud', "gain_db: should be a valid number"),
+    "not finite": ('"file:question.wav"', '"file:q", gain_db: .nan', "gain_db: should be a finite number"),
+    "duplicate session": (
+        "sessions:\n",
+        "sessions:\n  leo: {}\n",
+        "bridge.yaml:3: sessions.leo: duplicate key, first on line 2",
+    ),
+    "bad name": ("  leo:\n", "  Leo_1:\n", "bridge.yaml:2: sessions.Leo_1: a name has 1 to 63 characters of a-z"),
+    "literal secret": (
+        "license: ${NAVTALK}",
+        "license: sk_navtalk_canary",
+        "bridge.yaml:5: sessions.leo.avatar.license: a secret must not stand in the file",
+    ),
+    "no secret": (
+        "license: ${NAVTALK}",
+        "voice: ash",
+        "sessions.leo.avatar: one of license, license_file, license_env",
+    ),
+    "two secrets": (
+        "license: ${NAVTALK}",
+        "license: ${NAVTALK}\n      license_env: HOME",
+        "sessions.leo.avatar: license and license_env exclude each other",
+    ),
+    "secret file missing": (
+        "license: ${NAVTALK}",
+        "license_file: /nowhere/key",
+        "bridge.yaml:5: sessions.leo.avatar.license_file: cannot read /nowhere/key: No such file or directory",
+    ),
+    "secret file is a directory": ("license: ${NAVTALK}", "license_file: /", "cannot read /: Is a directory"),
+    "secret variable missing": (
+        "license: ${NAVTALK}",
+        "license_env: NO_SUCH_NAME",
+        "license_env: environment variable NO_SUCH_NAME is not set",
+    ),
+    "no credentials": ("license: ${NAVTALK}", "license_credential: navtalk", "CREDENTIALS_DIRECTORY is not set"),
+    "variable missing": (
+        "${NAVTALK}",
+        "${NAVTALC}",
+        "bridge.yaml:5: sessions.leo.avatar.license: environment variable NAVTALC is not set",
+    ),
+    "variable without end": ("navtalk.Leo", "${NAVTALK", "bridge.yaml:4: sessions.leo.avatar.name: a ${ without"),
+    "no avatar": ("name: navtalk.Leo", "voice: ash", "bridge.yaml:3: sessions.leo.avatar: name or avatar_id is needed"),
+    "avatar url": ("name: navtalk.Leo", "name: x\n      url: https://x/y", "avatar.url: must be wss://HOST/PATH"),
+    "two inputs": (
+        "      question:",
+        "      host: {url: 'file:host.wav'}\n      question:",
+        "sessions.leo.inputs: this version takes exactly one input, not host, question",
+    ),
+    "no input": ('      question: {url: "file:question.wav"}', "      {}", "takes exactly one input, not none"),
+    "no output": ('      twitch: {url: "rtmp://live.example/app"}', "      {}", "outputs: must not be empty"),
+    "input scheme": (
+        "file:question.wav",
+        "alsa:hw0",
+        "question.url: alsa: is no input of this version; there is file:",
+    ),
+    "output scheme": ("rtmp://live.example/app", "srt://h:1", "twitch.url: srt: is no output of this version"),
+    "no url": ("rtmp://live.example/app", "twitch", "twitch.url: must be a URL"),
+    "recording suffix": ("rtmp://live.example/app", "file:x.avi", "url: must end in .mp4, .mkv, .flv, .ts"),
+    "no application": ("rtmp://live.example/app", "rtmp://live.example", "url: must be rtmp://HOST/APP"),
+    "key for a file": (
+        'url: "rtmp://live.example/app"',
+        "url: 'file:x.mp4', stream_key: '${STREAM}'",
+        "twitch: a file has no stream key",
+    ),
+    "output without url": ('url: "rtmp://live.example/app"', "keyframe_s: 2", "twitch: one of url, url_file is needed"),
+    "listen": ("sessions:\n", "http: {listen: 8080}\nsessions:\n", "bridge.yaml:1: http.listen: must be HOST:PORT"),
+    "public listen": (
+        "sessions:\n",
+        "http: {listen: '0.0.0.0:8080'}\nsessions:\n",
+        "http.listen: must be a loopback address: this version has no access tokens; see metrics.listen",
+    ),
+    "turn without credential": (
+        "sessions:\n",
+        "ice: {servers: [{urls: 'turn:a'}]}\nsessions:\n",
+        "bridge.yaml:1: ice.servers.0: a TURN server needs username and credential",
+    ),
+    "list for a mapping": ("sessions:\n", "http: []\nsessions:\n", "bridge.yaml:1: http: must be a mapping of keys"),
+    "date that is none": ("navtalk.Leo", "2026-13-01", "bridge.yaml:4: sessions.leo.avatar.name: month must be in"),
+    "not YAML": ("sessions:\n", "sessions: {\n", "bridge.yaml:3: not YAML: "),
+    "own alias": ("sessions:\n", "sessions: &a\n  x: *a\n", "bridge.yaml:1: sessions.x: an alias refers to what holds"),
+    "control character": ("navtalk.Leo", "\0", "bridge.yaml: not YAML: "),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_named_with_file_line_key_and_what_to_do(load: Load, case: str) -> None:
+    right, wrong, message = WRONG[case]
+    assert right in GOOD
+    found = mistakes(load, GOOD.replace(right, wrong))
+    assert any(message in line for line in found), found
+    assert all(line.startswith("bridge.yaml") for line in found)
+
+
+def test_every_mistake_of_a_file_is_reported_in_its_order(load: Load) -> None:
+    text = GOOD.replace("name:", "nmae:").replace("file:q", "alsa:q").replace("rtmp://live.example/app", "nothing")
+    lines = [int(line.split(":")[1]) for line in mistakes(load, "log: {level: loud}\n" + text)]
+    assert lines == sorted(lines) and len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "sessions: is missing"),
+        (b"just text", "must be a mapping of keys"),
+        (b"\xff\xfe\xfd", "not UTF-8 text"),
+        (b"a: " * 2000, "not YAML"),
+        (b"[" * 5000, "nested too deeply"),
+        (b"x" * (1 << 20) + b"x", "larger than 1 MiB"),
+    ],
+    ids=["empty", "text", "binary", "colons", "brackets", "huge"],
+)
+def test_a_file_that_is_no_configuration_is_refused(load: Load, content: bytes, message: str) -> None:
+    assert message in mistakes(load, content)[0]
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"^/nowhere/bridge\.yaml: No such file or directory$"):
+        load_config("/nowhere/bridge.yaml")
+
+
+def test_a_byte_order_mark_is_no_mistake(load: Load) -> None:
+    assert load(b"\xef\xbb\xbf" + GOOD.encode()).sessions
+
+
+def test_a_lone_dollar_is_itself_and_two_are_one(load: Load) -> None:
+    prompt = "      prompt: costs $5, not $${NAVTALK} or $$7\n    inputs:"
+    assert load(GOOD.replace("    inputs:", prompt)).sessions["leo"].avatar.prompt == "costs $5, not ${NAVTALK} or $7"
+
+
+def test_a_number_may_come_from_the_environment(load: Load) -> None:
+    config = load("http: {listen: '127.0.0.1:${PORT}'}\n" + GOOD)
+    assert config.http.listen.port == 8099
+
+
+def test_merge_keys_and_anchors_work_and_override(load: Load) -> None:
+    merged = GOOD.split("    outputs:")[0] + (
+        "    outputs:\n      a: &a {url: 'file:a.mp4', keyframe_s: 4}\n      b: {<<: *a, url: 'file:b.mp4'}\n"
+    )
+    b = load(merged).sessions["leo"].outputs["b"]
+    assert (b.keyframe_s, b.target.reveal()) == (4.0, "file:b.mp4")
+
+
+def test_keys_are_text_whatever_yaml_thinks_of_them(load: Load) -> None:
+    assert set(load(GOOD.replace("  leo:", "  on:")).sessions) == {"on"}
+    assert set(load(GOOD.replace("  leo:", "  1:")).sessions) == {"1"}
+
+
+def test_what_was_substituted_counts_as_secret(load: Load) -> None:
+    load(GOOD.replace("navtalk.Leo", "a ${STREAM}"))
+    assert mask("published live_canary_key") == "published ***"
+
+
+def test_a_secret_is_read_from_a_file_and_its_line_end_is_not_part_of_it(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY + "\n")
+    avatar = load(GOOD.replace("license: ${NAVTALK}", "license_file: key")).sessions["leo"].avatar
+    assert avatar.license_key.reveal() == KEY
+    assert str(avatar.license_key) == "key"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "key is empty"),
+        ("\n", "key is empty"),
+        ("a\nb\n", "more than one line"),
+        ("x" * 70_000, "larger than 65536 bytes"),
+    ],
+)
+def test_a_file_that_cannot_be_a_secret_is_refused(load: Load, tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "key").write_text(content)
+    assert message in mistakes(load, GOOD.replace("license: ${NAVTALK}", "license_file: key"))[0]
+
+
+def test_a_secret_comes_from_a_systemd_credential(load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "navtalk").write_text(KEY)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    text = GOOD.replace("license: ${NAVTALK}", "license_credential: navtalk")
+    assert load(text).sessions["leo"].avatar.license_key.reveal() == KEY
+    assert "must be the name" in mistakes(load, text.replace("navtalk\n", "../navtalk\n"))[0]
+
+
+def test_a_secret_comes_from_the_environment(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAVTALK_KEY", KEY)
+    text = GOOD.replace("license: ${NAVTALK}", "license_env: NAVTALK_KEY")
+    assert load(text).sessions["leo"].avatar.license_key.reveal() == KEY
+
+
+def test_the_stream_key_is_joined_to_the_url_and_neither_is_shown(load: Load) -> None:
+    text = GOOD.replace(
+        '{url: "rtmp://live.example/app"}', "{url: 'rtmp://live.example/app/', stream_key: '${STREAM}'}"
+    )
+    output = load(text).sessions["leo"].outputs["twitch"]
+    assert output.target.reveal() == "rtmp://live.example/app/live_canary_key"
+    assert str(output.target) == "rtmp://live.example/app/***"
+
+
+def test_a_url_comes_from_a_file(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("rtmp://live.example/app/a-key-in-a-file\n")
+    output = load(GOOD.replace('url: "rtmp://live.example/app"', "url_file: url")).sessions["leo"].outputs["twitch"]
+    assert output.target.reveal() == "rtmp://live.example/app/a-key-in-a-file"
+    assert output.scheme == "rtmp"
+
+
+def test_the_effective_configuration_shows_defaults_and_no_secret(load: Load) -> None:
+    text = GOOD.replace("rtmp://live.example/app", "rtmp://live.example/app/a-canary-key")
+    text = text.replace("license: ${NAVTALK}", "license: ${NAVTALK}\n      query: {model: x, token: canary-token}")
+    config = load("ice: {servers: [{urls: 'turn:t', username: u, credential: '${STREAM}'}]}\n" + text)
+    shown = show_config(config)
+    assert "canary" not in shown and "canary" not in repr(config)
+    assert "min_free: 1073741824" in shown and "model: x" in shown and "rtmp://live.example/app/***" in shown
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        InputConfig(url=Secret.url("file:x")).loop = True  # type: ignore[misc]
+
+
+def test_parts_are_made_in_code_too() -> None:
+    avatar = AvatarConfig(url=Secret.url("ws://127.0.0.1:1/x"), license=Secret("anything"), name="navtalk.Leo")
+    assert avatar.license_key.reveal() == "anything"
+    assert OutputConfig(url=Secret.url("file:/tmp/x.mp4")).scheme == "file"
+    assert IceServer(urls=("stun:a:3478",)).password is None
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:0", ("127.0.0.1", 0)), ("[::1]:8080", ("::1", 8080)), ("localhost:65535", ("localhost", 65_535))],
+)
+def test_an_address_is_read_and_shown_the_same_way(text: str, address: tuple[str, int]) -> None:
+    assert parse_address(text) == address
+    assert str(parse_address(text)) == text
+    assert parse_address(text).is_loopback
+    assert not Address("0.0.0.0", 1).is_loopback
+
+
+@pytest.mark.parametrize("text", ["", "8080", "host", "host:", ":80", "host:65536", "a b:1", "::1:80", "http://h:80"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        parse_address(text)
+
+
+yaml_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just("${X}"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
+def test_any_file_gives_a_configuration_or_a_documented_error(load: Load, content: bytes) -> None:
+    with pytest.raises(ConfigError):
+        load(content)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(key=st.sampled_from(["http", "log", "ice", "storage", "drain_s", "sessions", "metrics"]), value=yaml_values)
+def test_any_value_of_a_key_gives_a_configuration_or_a_documented_error(load: Load, key: str, value: Any) -> None:
+    import yaml
+
+    try:
+        load(GOOD + yaml.safe_dump({key: value}, allow_unicode=True))
+    except ConfigError as error:
+        assert str(error).startswith("bridge.yaml")
+
+
+def test_importing_the_configuration_loads_nothing_heavy() -> None:
+    program = "import bridge.config_file, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "scipy", "av", "aiortc", "fastapi", "uvicorn", "structlog", "prometheus_client", "asyncio"}
+    assert heavy.isdisjoint(loaded.stdout.split())
