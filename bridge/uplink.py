@@ -183,11 +183,10 @@ class Uplink:
         """The next message of speech; empty while there is none or it may not go."""
         n_bytes = 2 * n_samples
         has_message = len(self._speech) >= n_bytes or (self._source_has_ended and len(self._speech) > 0)
-        if not self._may_speak():
-            self._is_speaking = False
-            return b""
-        if not has_message:
-            self.underruns += self._is_speaking and not self._source_has_ended
+        may_speak = self._may_speak()
+        if not (may_speak and has_message):
+            if may_speak and self._is_speaking and not self._source_has_ended:
+                self.underruns += 1
             self._is_speaking = False
             return b""
         if not self.media_ready.is_set() and not self._has_warned:

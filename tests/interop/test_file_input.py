@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from bridge.dsp.chain import SpeechChain
 from bridge.dsp.levels import measure
+from bridge.errors import SourceRejected
 from bridge.inputs.file import FileSource
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import AVATAR_RATE_HZ
@@ -95,3 +96,19 @@ async def test_shipped_sample_is_clear_speech_of_ten_to_twelve_seconds() -> None
     assert not np.abs(pcm[-AVATAR_RATE_HZ // 3 :]).max() > 300
     assert logs == []
     assert SPEECH.stat().st_size < 400_000
+
+
+async def test_playlist_in_a_file_reaches_no_network(tmp_path: Path) -> None:
+    connected = asyncio.Event()
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        writer.close()
+
+    async with await asyncio.start_server(on_connection, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        path = tmp_path / "list.m3u8"
+        path.write_text(f"#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:{port}/a.ts\n#EXT-X-ENDLIST\n")
+        with pytest.raises(SourceRejected, match=r"list\.m3u8"):
+            await convert(path)
+    assert not connected.is_set()

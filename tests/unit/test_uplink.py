@@ -217,6 +217,32 @@ async def test_speech_goes_with_one_warning_when_no_picture_comes_for_5_s() -> N
     assert logs[0]["input"] == "question"
 
 
+async def test_speech_waits_for_the_picture_of_the_next_avatar_too() -> None:
+    time = VirtualTime()
+    first, second = FakeLink(time), FakeLink(time)
+    async with running(FakeSource(ramp(10)), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(first)
+        await time.pass_until(1.0)
+        uplink.detach()
+        uplink.attach(second)
+        await time.pass_until(3.0)
+    assert all(first.is_speech)
+    assert second.messages and not any(second.is_speech)
+
+
+async def test_service_without_idle_audio_gets_nothing_before_speech_may_go() -> None:
+    time = VirtualTime()
+    link = FakeLink(time, QUIET_PACING)
+    async with running(FakeSource(ramp(10)), time) as uplink:
+        uplink.attach(link)
+        await time.pass_until(2.0)
+        assert not link.messages
+        uplink.media_ready.set()
+        await time.pass_until(3.0)
+    assert len(link.messages) > 10 and all(link.is_speech)
+
+
 async def test_service_without_idle_audio_gets_a_tail_of_silence_and_then_nothing() -> None:
     time, spoken = VirtualTime(), ramp(1.0)
     link = FakeLink(time, QUIET_PACING)
