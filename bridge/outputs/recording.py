@@ -1,0 +1,125 @@
+"""One media file being written: coded pictures and sound go in untouched, by PyAV. Blocks."""
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO
+
+import av
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.clock import NS_PER_MS, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks, ticks_to_ns
+from bridge.media.h264 import avcc_to_annexb
+from bridge.media.opus import PRE_SKIP_SAMPLES
+
+# Containers time an Opus packet by what it decodes to after `PRE_SKIP_SAMPLES` (RFC 7845 §4.3), senders stamp what
+# the encoder heard: the packet's own start lies that much earlier.
+OPUS_SHIFT_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)
+# Of the last picture, if it is the only one: one at 25 a second.
+LONE_PICTURE_NS = 40 * NS_PER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A file format: FFmpeg's name of its muxer, that muxer's options, and the sound that it takes."""
+
+    muxer: str
+    audio_codec: Codec
+    options: dict[str, str]
+
+
+# A process that is killed loses what is not in the file yet, so every format puts what it has there within a second:
+# MP4 as fragments (microseconds), Matroska as clusters (milliseconds), the others packet by packet.
+CONTAINERS = {
+    ".mp4": Container(
+        "mp4", Codec.AAC, {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "900000"}
+    ),
+    ".mkv": Container("matroska", Codec.OPUS, {"cluster_time_limit": "900"}),
+    ".flv": Container("flv", Codec.AAC, {}),
+    ".ts": Container("mpegts", Codec.AAC, {}),
+}
+# max_interleave_delta: pictures wait for the sound that belongs before them, but no longer than half a second.
+_MUXER_OPTIONS = {"flush_packets": "1", "max_interleave_delta": "500000"}
+
+
+class Recording:
+    """A file from one keyframe to its close: time 0 is that keyframe, sound from before it is left out.
+
+    One picture is held back until the next one gives its duration. The parameter sets are those of the first keyframe:
+    of a change the owner makes a new file.
+    """
+
+    def __init__(self, sink: BinaryIO, container: Container, keyframe: AccessUnit) -> None:
+        """Raises OSError, av.FFmpegError, as the other methods do."""
+        self.codec_config = keyframe.codec_config
+        self._starts_ns = keyframe.pts_ns
+        self._muxer = av.open(sink, "w", format=container.muxer, options=_MUXER_OPTIONS | container.options)
+        self._video = _add_video(self._muxer, keyframe)
+        self._audio = _add_audio(self._muxer, container.audio_codec)
+        self._muxer.start_encoding()
+        self._ticks = {self._video: -1, self._audio: -1}
+        self._held: AccessUnit | None = None
+        self._picture_ns = LONE_PICTURE_NS
+
+    def write(self, unit: AccessUnit) -> list[AccessUnit]:
+        """Put the unit into the container, or hold it back. Returns those that went in."""
+        if unit.codec.kind == "audio":
+            pts_ns = unit.pts_ns - self._starts_ns - (OPUS_SHIFT_NS if unit.codec is Codec.OPUS else 0)
+            if pts_ns >= 0:
+                self._mux(self._audio, unit, pts_ns, unit.duration_ns)
+            return [unit]
+        done = []
+        if self._held is not None:
+            self._picture_ns = unit.pts_ns - self._held.pts_ns
+            done = self._write_held()
+        self._held = unit
+        return done
+
+    def close(self) -> None:
+        """Write what waits and the end of the file."""
+        try:
+            self._write_held()
+        finally:
+            self._muxer.close()
+
+    def _write_held(self) -> list[AccessUnit]:
+        if self._held is None:
+            return []
+        unit, self._held = self._held, None
+        self._mux(self._video, unit, unit.pts_ns - self._starts_ns, self._picture_ns)
+        return [unit]
+
+    def _mux(self, stream: VideoStream | AudioStream, unit: AccessUnit, pts_ns: int, duration_ns: int) -> None:
+        assert stream.time_base is not None
+        rate_hz = stream.time_base.denominator
+        # FLV and Matroska count milliseconds, in which two units of a catching-up timeline may coincide.
+        ticks = max(ns_to_ticks(pts_ns, rate_hz), self._ticks[stream] + 1)
+        self._ticks[stream] = ticks
+        packet = av.Packet(unit.payload)
+        packet.stream = stream
+        packet.time_base = stream.time_base
+        packet.pts = packet.dts = ticks
+        packet.duration = ns_to_ticks(duration_ns, rate_hz)
+        packet.is_keyframe = unit.is_keyframe
+        self._muxer.mux_one(packet)
+
+
+def _add_video(muxer: av.container.OutputContainer, keyframe: AccessUnit) -> VideoStream:
+    # Opened as a file of its own, the keyframe tells FFmpeg size and profile; an encoder's stream would replace the
+    # parameter sets by its own.
+    annexb = io.BytesIO(avcc_to_annexb(keyframe.payload, keyframe.codec_config))
+    with av.open(annexb, format="h264") as parsed:
+        stream = muxer.add_stream_from_template(parsed.streams.video[0], opaque=True)
+    stream.codec_context.extradata = keyframe.codec_config
+    stream.time_base = Fraction(1, VIDEO_CLOCK_HZ)
+    return stream
+
+
+def _add_audio(muxer: av.container.OutputContainer, codec: Codec) -> AudioStream:
+    # Nothing is encoded: the codec describes itself to the container, with its configuration and its delay.
+    stream = muxer.add_stream("libopus" if codec is Codec.OPUS else "aac", rate=OPUS_CLOCK_HZ, layout="stereo")
+    if codec is Codec.OPUS:
+        stream.codec_context.options = {"application": "voip"}
+    return stream
