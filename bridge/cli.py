@@ -20,6 +20,7 @@ from bridge.config import Config, InputConfig, Model, OutputConfig, parse_addres
 from bridge.config_file import explain, json_schema, load_config, show_config
 from bridge.errors import BridgeError, ConfigError
 from bridge.redact import Secret, mask
+from bridge.signals import on_stop_signal
 
 ModelT = TypeVar("ModelT", bound=Model)
 
@@ -175,7 +176,7 @@ def avatar(
         flash=flash,
         faults=tuple(Fault.parse(text) for text in fault or ()),
     )
-    asyncio.run(_until_signalled(LocalAvatar(options).run()))
+    asyncio.run(_until_signalled(LocalAvatar(options, on_listening=lambda url: print(url, flush=True)).run()))
 
 
 def _configure_logging(config: Config | None) -> None:
@@ -190,10 +191,12 @@ def _configure_logging(config: Config | None) -> None:
 async def _until_signalled(running: Coroutine[Any, Any, object]) -> None:
     """Run until finished, or until SIGINT or SIGTERM, which are no failure."""
     task = asyncio.ensure_future(running)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
-    await asyncio.wait({task})
+
+    def stop() -> None:
+        task.cancel()
+
+    with on_stop_signal(stop):
+        await asyncio.wait({task})
     if not task.cancelled():
         task.result()
 

@@ -1,0 +1,1 @@
+"""Control and telemetry: the HTTP side, metrics, logs."""
