@@ -1,0 +1,255 @@
+from collections.abc import Iterable
+
+import pytest
+
+from bridge.media.access_unit import Codec, ReceivedUnit
+from bridge.media.rtp import RtpPacket, SenderReport
+from bridge.receive.track import UNANSWERED_LIMIT, TrackReceiver
+from tests.unit.receive.streams import H264_TYPE, OPUS_20_MS, OPUS_TYPE, SSRC, Sender, ms, opus_sender
+
+
+class Session:
+    """Drives a video track receiver through time as its owner does, and keeps what it asks for."""
+
+    def __init__(self) -> None:
+        self.receiver = TrackReceiver({H264_TYPE: Codec.H264}, "video", now_ns=0)
+        self.units: list[ReceivedUnit] = []
+        self.requests: list[tuple[float, str]] = []
+        self.nacks: list[tuple[float, list[int]]] = []
+        self._now_ns = 0
+
+    def run_until(self, end_ms: float) -> None:
+        while (deadline_ns := self.receiver.next_deadline_ns()) is not None and deadline_ns <= ms(end_ms):
+            self._now_ns = max(self._now_ns, deadline_ns)
+            self._poll(self._now_ns)
+        self._now_ns = max(self._now_ns, ms(end_ms))
+
+    def feed(self, packets: Iterable[RtpPacket]) -> None:
+        """Each packet at its arrival; what falls due before that first."""
+        for packet in packets:
+            self.run_until(packet.arrival_ns / 1e6)
+            self.units += self.receiver.push(packet)
+            self.run_until(packet.arrival_ns / 1e6)
+
+    def _poll(self, now_ns: int) -> None:
+        feedback = self.receiver.poll(now_ns)
+        self.units += feedback.units
+        if feedback.nacks:
+            self.nacks.append((now_ns / 1e6, list(feedback.nacks)))
+        if feedback.keyframe_reason is not None:
+            self.requests.append((now_ns / 1e6, feedback.keyframe_reason))
+
+    @property
+    def reasons(self) -> list[str]:
+        return [reason for _, reason in self.requests]
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session()
+
+
+def lose(packets: list[RtpPacket], index: int) -> list[RtpPacket]:
+    return packets[:index] + packets[index + 1 :]
+
+
+# ------------------------------------------------------------------------------------------- packets to units
+
+
+def test_a_loss_free_stream_becomes_units_and_nothing_is_asked_for(session: Session) -> None:
+    sender = Sender()
+    session.feed([*sender.keyframe(), *sender.pictures(50)])
+    assert len(session.units) == 51
+    assert (session.requests, session.nacks) == ([], [])
+
+
+def test_a_missing_packet_is_asked_for_and_its_picture_comes_when_it_does(session: Session) -> None:
+    sender = Sender()
+    session.feed(sender.keyframe())
+    first, second = sender.picture()
+    session.feed([second])
+    assert session.nacks == [(40, [first.sequence_number])]
+    session.feed([first._replace(arrival_ns=ms(55), is_retransmission=True)])
+    assert len(session.units) == 2
+    assert (session.units[-1].first_arrival_ns, session.units[-1].arrival_ns) == (ms(40), ms(55))
+    assert session.requests == []
+
+
+def test_units_that_waited_for_a_packet_given_up_are_released_by_poll(session: Session) -> None:
+    sender = Sender()
+    session.feed(sender.keyframe())
+    sender.picture()
+    session.feed(sender.keyframe())
+    assert len(session.units) == 1
+    session.run_until(80 + 250)
+    assert [unit.is_discontinuity for unit in session.units] == [False, True]
+    assert session.receiver.stats.lost == 2
+
+
+def test_packets_of_an_unknown_payload_type_leave_no_hole(session: Session) -> None:
+    sender = Sender()
+    session.feed(sender.keyframe())
+    session.feed(packet._replace(payload_type=49) for packet in sender.unit([b"forward error correction"]))
+    session.feed(sender.picture())
+    assert len(session.units) == 2
+    assert session.receiver.stats.invalid == 1
+
+
+def test_an_audio_track_delivers_its_units_and_never_asks_for_keyframes() -> None:
+    receiver = TrackReceiver({OPUS_TYPE: Codec.OPUS}, "audio", now_ns=0)
+    sender = opus_sender()
+    (packet,) = sender.unit([OPUS_20_MS])
+    assert len(receiver.push(packet)) == 1
+    receiver.request_keyframe()
+    assert receiver.next_deadline_ns() is None
+    assert receiver.poll(ms(10_000)).keyframe_reason is None
+
+
+def test_a_lost_audio_packet_is_waited_for_60_ms() -> None:
+    receiver = TrackReceiver({OPUS_TYPE: Codec.OPUS}, "audio", now_ns=0)
+    sender = opus_sender()
+    packets = [packet for _ in range(3) for packet in sender.unit([OPUS_20_MS])]
+    receiver.push(packets[0])
+    assert receiver.push(packets[2]) == []
+    assert receiver.poll(ms(40)).nacks == [packets[1].sequence_number]
+    (unit,) = receiver.poll(ms(100)).units
+    assert unit.is_discontinuity
+
+
+def test_a_sender_report_is_converted_to_the_ticks_of_the_units(session: Session) -> None:
+    sender = Sender(timestamp=2**32 - 1000)
+    session.feed(sender.keyframe())
+    report = SenderReport(SSRC, ntp_q32=1 << 32, rtp_timestamp=500, arrival_ns=0)
+    assert session.receiver.report_ticks(report) == session.units[0].rtp_ticks + 1500
+
+
+# ------------------------------------------------------------------------------------------- keyframe requests
+
+
+def test_a_sender_that_starts_with_a_keyframe_is_not_asked_for_one(session: Session) -> None:
+    session.feed(Sender(at_ms=250).keyframe())
+    session.run_until(700)
+    assert session.reasons == []
+
+
+def test_a_sender_that_starts_with_other_pictures_is_asked_at_once(session: Session) -> None:
+    session.feed(Sender(at_ms=100).picture())
+    assert session.requests == [(100, "start")]
+
+
+def test_a_sender_that_does_not_start_is_asked_and_asked_again(session: Session) -> None:
+    session.run_until(3000)
+    assert session.requests == [(at_ms, "start") for at_ms in (300, 600, 900, 1900, 2900)]
+
+
+def test_a_loss_asks_for_a_keyframe_as_soon_as_it_is_final(session: Session) -> None:
+    sender = Sender()
+    session.feed([*sender.keyframe(), *lose(sender.picture(), 0), *sender.pictures(10)])
+    assert session.requests == [(40 + 250, "loss")]
+
+
+def test_requests_are_at_least_300_ms_apart(session: Session) -> None:
+    sender = Sender()
+    session.feed(sender.keyframe())
+    for _ in range(4):
+        session.feed([*lose(sender.picture(), 0), *sender.pictures(6), *sender.keyframe()])
+    times_ms = [at_ms for at_ms, _ in session.requests]
+    assert times_ms
+    assert all(b - a >= 300 for a, b in zip(times_ms, times_ms[1:], strict=False))
+
+
+def test_a_keyframe_that_arrives_broken_is_asked_for_again(session: Session) -> None:
+    sender = Sender()
+    session.feed([*sender.keyframe(), *lose(sender.picture(), 0), *sender.pictures(7)])
+    session.feed([*lose(sender.keyframe(), 1), *sender.pictures(7)])
+    assert session.requests == [(290, "loss"), (590, "loss")]
+    session.feed(sender.keyframe())
+    assert session.receiver.unanswered_keyframe_requests == 0
+
+
+def test_a_track_that_goes_silent_is_asked_for_a_keyframe_after_500_ms(session: Session) -> None:
+    sender = Sender()
+    session.feed([*sender.keyframe(), *sender.picture()])
+    session.run_until(1200)
+    assert session.requests == [(540, "stall"), (840, "stall"), (1140, "stall")]
+
+
+def test_a_keyframe_can_be_demanded(session: Session) -> None:
+    sender = Sender()
+    session.feed(sender.keyframe())
+    session.receiver.request_keyframe()
+    session.receiver.request_keyframe()
+    session.run_until(100)
+    assert session.requests == [(0, "demand")]
+
+
+def test_three_unanswered_requests_are_counted_and_then_made_once_a_second(session: Session) -> None:
+    sender = Sender()
+    session.feed(sender.keyframe())
+    session.receiver.request_keyframe()
+    session.feed(sender.pictures(75))
+    assert session.receiver.unanswered_keyframe_requests >= UNANSWERED_LIMIT
+    times_ms = [at_ms for at_ms, _ in session.requests]
+    assert [b - a for a, b in zip(times_ms, times_ms[1:], strict=False)] == [300, 300, 1000, 1000]
+    session.feed(sender.keyframe())
+    assert session.receiver.unanswered_keyframe_requests == 0
+
+
+# ------------------------------------------------------------------------------------------- periodic keyframes
+
+
+def play(session: Session, sender: Sender, seconds: float, response_ms: float, own_interval_ms: float = 1e9) -> None:
+    """A sender that answers each request after `response_ms`, or makes keyframes of its own accord."""
+    answered = len(session.requests)
+    last_ms = sender.at_ms
+    session.feed(sender.keyframe())
+    while sender.at_ms < seconds * 1000:
+        session.run_until(sender.at_ms)
+        requested = len(session.requests) > answered and sender.at_ms >= session.requests[-1][0] + response_ms
+        if requested or sender.at_ms - last_ms >= own_interval_ms:
+            answered = len(session.requests)
+            last_ms = sender.at_ms
+            session.feed(sender.keyframe())
+        else:
+            session.feed(sender.picture())
+
+
+def spacings_ms(session: Session) -> list[float]:
+    times = [unit.arrival_ns / 1e6 for unit in session.units if unit.is_keyframe]
+    return [b - a for a, b in zip(times, times[1:], strict=False)]
+
+
+@pytest.mark.parametrize("response_ms", [0, 30, 150, 280])
+def test_periodic_keyframes_come_at_the_interval_whatever_the_sender_takes_to_answer(
+    session: Session, response_ms: float
+) -> None:
+    session.receiver.set_keyframe_interval_ns(ms(2000))
+    play(session, Sender(), 30, response_ms)
+    assert set(session.reasons) == {"periodic"}
+    spacings = spacings_ms(session)
+    assert len(spacings) >= 13
+    assert all(1800 <= spacing <= 2200 for spacing in spacings[1:])  # the first one measures the response
+    assert session.receiver.keyframe_spacing_ns == ms(spacings[-1])
+
+
+def test_a_sender_with_keyframes_of_its_own_is_not_asked(session: Session) -> None:
+    session.receiver.set_keyframe_interval_ns(ms(2000))
+    play(session, Sender(), 10, response_ms=50, own_interval_ms=1000)
+    assert session.requests == []
+
+
+def test_one_slow_answer_does_not_change_the_pace(session: Session) -> None:
+    session.receiver.set_keyframe_interval_ns(ms(2000))
+    sender = Sender()
+    play(session, sender, 12, response_ms=40)
+    n_before = len(session.units)
+    session.feed(sender.pictures(60))  # one request stays unanswered for long
+    play(session, sender, 26, response_ms=40)
+    later = [u.arrival_ns / 1e6 for u in session.units[n_before:] if u.is_keyframe]
+    assert all(1800 <= b - a <= 2200 for a, b in zip(later, later[1:], strict=False))
+
+
+def test_without_an_interval_no_periodic_request_is_made(session: Session) -> None:
+    sender = Sender()
+    session.feed([*sender.keyframe(), *sender.pictures(200)])
+    assert session.requests == []
