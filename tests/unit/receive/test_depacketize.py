@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 
@@ -322,7 +323,7 @@ def test_sequence_numbers_and_timestamps_wrap_unnoticed(rig: Rig) -> None:
     for _ in range(500):
         units += rig.push(sender.unit(fu_a(SLICE, 3)))
     assert len(units) == 501
-    assert {b.rtp_ticks - a.rtp_ticks for a, b in zip(units, units[1:], strict=False)} == {3600}
+    assert {b.rtp_ticks - a.rtp_ticks for a, b in pairwise(units)} == {3600}
     assert not any(unit.is_discontinuity for unit in units)
 
 

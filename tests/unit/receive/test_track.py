@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 
@@ -155,7 +156,7 @@ def test_requests_are_at_least_300_ms_apart(session: Session) -> None:
         session.feed([*lose(sender.picture(), 0), *sender.pictures(6), *sender.keyframe()])
     times_ms = [at_ms for at_ms, _ in session.requests]
     assert times_ms
-    assert all(b - a >= 300 for a, b in zip(times_ms, times_ms[1:], strict=False))
+    assert all(b - a >= 300 for a, b in pairwise(times_ms))
 
 
 def test_a_keyframe_that_arrives_broken_is_asked_for_again(session: Session) -> None:
@@ -190,7 +191,7 @@ def test_three_unanswered_requests_are_counted_and_then_made_once_a_second(sessi
     session.feed(sender.pictures(75))
     assert session.receiver.unanswered_keyframe_requests >= UNANSWERED_LIMIT
     times_ms = [at_ms for at_ms, _ in session.requests]
-    assert [b - a for a, b in zip(times_ms, times_ms[1:], strict=False)] == [300, 300, 1000, 1000]
+    assert [b - a for a, b in pairwise(times_ms)] == [300, 300, 1000, 1000]
     session.feed(sender.keyframe())
     assert session.receiver.unanswered_keyframe_requests == 0
 
@@ -216,7 +217,7 @@ def play(session: Session, sender: Sender, seconds: float, response_ms: float, o
 
 def spacings_ms(session: Session) -> list[float]:
     times = [unit.arrival_ns / 1e6 for unit in session.units if unit.is_keyframe]
-    return [b - a for a, b in zip(times, times[1:], strict=False)]
+    return [b - a for a, b in pairwise(times)]
 
 
 @pytest.mark.parametrize("response_ms", [0, 30, 150, 280])
@@ -246,7 +247,7 @@ def test_one_slow_answer_does_not_change_the_pace(session: Session) -> None:
     session.feed(sender.pictures(60))  # one request stays unanswered for long
     play(session, sender, 26, response_ms=40)
     later = [u.arrival_ns / 1e6 for u in session.units[n_before:] if u.is_keyframe]
-    assert all(1800 <= b - a <= 2200 for a, b in zip(later, later[1:], strict=False))
+    assert all(1800 <= b - a <= 2200 for a, b in pairwise(later))
 
 
 def test_without_an_interval_no_periodic_request_is_made(session: Session) -> None:
