@@ -84,10 +84,9 @@ class IceSettings:
 
 def limit_to_addresses(connection: Connection, addresses: Sequence[str]) -> None:
     """Make an ICE connection that has not gathered yet take these host addresses instead of aioice's choice."""
-    gather = connection.get_component_candidates
 
     async def gather_here(component: int, **_: Any) -> list[Candidate]:
-        return await gather(component, list(addresses))
+        return await Connection.get_component_candidates(connection, component, list(addresses))
 
     # On the instance: two peers of one process may differ.
     setattr(connection, "get_component_candidates", gather_here)  # noqa: B010  mypy refuses to assign to a method

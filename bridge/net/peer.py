@@ -25,6 +25,7 @@ from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
 from bridge.net.packetize import packetize_h264
 from bridge.net.sdp import (
+    AIORTC_SDP_ERRORS,
     Description,
     h264_preferences,
     is_usable,
@@ -35,7 +36,7 @@ from bridge.net.sdp import (
 )
 from bridge.ports import RemoteTrack, TrackSink
 
-PRIVATE_NAMES = ("aiortc.rtcicetransport:RTCIceTransport._connection",)
+PRIVATE_NAMES = ("aiortc.rtcicetransport:RTCIceTransport._connection", "aioice.ice:Connection._nominated")
 
 # ICE checks of a loaded list and DTLS with one lost flight (1 s, RFC 6347 §4.2.4.1) take less than 3 s on the worst
 # paths; a path that is not there after 10 s will not come.
@@ -96,6 +97,15 @@ class _Peer:
         for connection in self._connections:
             total += guard_of(connection).rejected
         return total
+
+    @property
+    def path(self) -> str:
+        """The ICE pair in use, as `host 127.0.0.1:4000 to prflx 127.0.0.1:5000`; empty before there is one."""
+        pairs = [pair for connection in self._connections for pair in connection._nominated.values()]
+        ends = [
+            f"{c.type} {c.host}:{c.port}" for pair in pairs[:1] for c in (pair.local_candidate, pair.remote_candidate)
+        ]
+        return " to ".join(ends)
 
     async def connected(self) -> None:
         """Wait until media can flow, or the connection is lost, which `run` reports."""
@@ -168,8 +178,8 @@ class _Peer:
         assert self._pc is not None
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(description.text, kind))
-        except (AiortcInternalError, InvalidStateError, OperationError, ValueError) as error:
-            raise RemoteProtocolError(f"the {kind} cannot be used: {error}") from error
+        except (AiortcInternalError, InvalidStateError, OperationError, *AIORTC_SDP_ERRORS) as error:
+            raise RemoteProtocolError(f"the {kind} cannot be used: {error!r}") from error
         self._bundle_mid = description.bundle_mid
         self._has_remote = True
         for candidate, mid, index in description.candidates:
@@ -181,6 +191,7 @@ class _Peer:
         assert self._pc is not None
         state = self._pc.connectionState
         if state == "connected":
+            log.info("webrtc_connected", path=self.path)
             self._connected.set()
         elif state in ("failed", "closed"):
             self._connected.set()
@@ -190,7 +201,7 @@ class _Peer:
 class ReceivingPeer(_Peer):
     """Answers an offer and delivers its H.264 and Opus tracks as RTP packets.
 
-    `on_track` is called once per track when its first description is known, and gives the sink of its packets.
+    `on_track` is called once per track when the connection is up, and gives the sink of its packets.
     `lost` is the error that `run` raises.
     """
 

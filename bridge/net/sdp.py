@@ -30,10 +30,11 @@ H264_PROFILE_LEVEL_IDS = ("42001f", "42e01f", "4d001f", "640c1f", "64001f")
 # Descriptions of ten tracks with thirty codecs each stay below 32 KiB.
 MAX_SDP_BYTES = 128 * 1024
 
-# Everything that aiortc's parser is seen to raise on garbage.
-_PARSER_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError)
+# Everything that aiortc is seen to raise on descriptions that are no good.
+AIORTC_SDP_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError)
 # End of candidates would let ICE give up before a peer-reflexive pair has formed; a deadline of ours ends it instead.
 _CANDIDATE_LINES = re.compile(r"^a=(?:end-of-candidates|candidate:).*\n?", re.MULTILINE)
+_MID = re.compile(r"[!-~]+")  # RFC 5888 §4: a token
 
 
 def _register_h264_profiles() -> None:
@@ -114,17 +115,24 @@ class Description:
 def parse_description(sdp: str, what: str) -> Description:
     """Read a description; `what` names it in errors.
 
-    Raises RemoteProtocolError when it cannot be parsed or lacks what WebRTC needs (RFC 8829): ICE credentials, a DTLS
-    fingerprint and RTCP multiplexing in every section.
+    Raises RemoteProtocolError when it cannot be parsed or lacks what WebRTC needs (RFC 8829): in every section a mid
+    of its own, ICE credentials, a DTLS fingerprint and RTCP multiplexing.
     """
     if len(sdp) > MAX_SDP_BYTES:
         raise RemoteProtocolError(f"the {what} has {len(sdp)} bytes, {MAX_SDP_BYTES} are allowed")
+    # One kind of line end: aiortc splits at characters that are none in SDP.
+    text = "".join(f"{line}\r\n" for line in sdp.splitlines())
     try:
-        session = SessionDescription.parse(sdp)
-    except _PARSER_ERRORS as error:
+        session = SessionDescription.parse(text)
+    except AIORTC_SDP_ERRORS as error:
         raise RemoteProtocolError(f"the {what} is not a session description aiortc can read: {error!r}") from error
     if not session.media:
         raise RemoteProtocolError(f"the {what} has no media section")
+    mids = [media.rtp.muxId for media in session.media]
+    if len(set(mids)) < len(mids) or not all(_MID.fullmatch(mid or "") for mid in mids):
+        raise RemoteProtocolError(f"the {what} has sections without a mid of their own: {mids}")
+    if [media.kind for media in session.media].count("application") > 1:
+        raise RemoteProtocolError(f"the {what} has more than one section for data channels")
     candidates = []
     for index, media in enumerate(session.media):
         if media.kind not in ("audio", "video", "application"):
@@ -136,7 +144,21 @@ def parse_description(sdp: str, what: str) -> Description:
         if media.kind != "application" and not media.rtcp_mux:
             raise RemoteProtocolError(f"the {what} does not multiplex RTCP for {media.kind}")
         candidates += [(candidate, media.rtp.muxId, index) for candidate in media.ice_candidates]
-    return Description(_CANDIDATE_LINES.sub("", sdp), session, candidates)
+    description = Description(_spell_out(text, session), session, candidates)
+    if description.bundle_mid not in (None, *mids):
+        raise RemoteProtocolError(
+            f"the {what} bundles its sections with {description.bundle_mid!r}, which is none of them"
+        )
+    return description
+
+
+def _spell_out(sdp: str, session: SessionDescription) -> str:
+    """The text without candidates, with the direction that a section leaves to its default: aiortc knows none."""
+    head, *sections = re.split(r"^(?=m=)", _CANDIDATE_LINES.sub("", sdp), flags=re.MULTILINE)
+    for index, media in enumerate(session.media):
+        if media.direction is None:
+            sections[index] += "a=sendrecv\r\n"  # RFC 8866 §6.7
+    return head + "".join(sections)
 
 
 def parse_candidate(line: str) -> RTCIceCandidate | None:

@@ -2,16 +2,22 @@
 
 import asyncio
 import os
+import random
 import re
 import secrets
+from contextlib import suppress
+from fractions import Fraction
 
+import av
+import numpy as np
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcrtpsender import RTCRtpSender
 
 import bridge.net.peer
 from bridge.errors import ConfigError, LocalProtocolError, OutputLost, ProviderUnavailable, RemoteProtocolError
 from bridge.media.clock import NS_PER_MS
+from bridge.media.h264 import split_annexb
 from bridge.media.rtp import RtpPacket
 from bridge.net.aiortc_sender import RtpOrigin
 from bridge.net.ice import IceSettings, limit_to_addresses
@@ -232,6 +238,32 @@ async def test_garbage_for_an_offer_is_the_far_ends_mistake(garbage: str) -> Non
             await receiving.answer(garbage)
 
 
+@pytest.mark.parametrize("seed", range(40))
+async def test_a_mangled_offer_is_answered_or_refused_by_name(seed: int) -> None:
+    rng = random.Random(seed)
+    lines = (await stock_offer("H264", "VP8", data=True)).splitlines()
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(lines))
+        match rng.randrange(4):
+            case 0:
+                del lines[at]
+            case 1:
+                lines.insert(rng.randrange(len(lines)), lines[at])
+            case 2:
+                lines[at] = lines[at][: rng.randrange(len(lines[at]) + 1)]
+            case 3:
+                lines[at] = re.sub(r"\d+", lambda m: rng.choice(["0", "-1", "99999", "x", m[0]]), lines[at])
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        with suppress(RemoteProtocolError):
+            assert (await receiving.answer("\r\n".join(lines))).startswith("v=0")
+
+
+async def test_a_section_that_leaves_out_its_direction_is_received() -> None:
+    offer = (await stock_offer("H264")).replace("a=sendonly\r\n", "")
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        assert (await receiving.answer(offer)).count("a=recvonly") == 2
+
+
 async def test_a_second_offer_is_refused() -> None:
     async with ReceivingPeer(LOOPBACK, Sink) as receiving:
         await receiving.answer(await stock_offer("H264"))
@@ -298,6 +330,7 @@ async def test_candidates_may_come_before_and_after_the_offer(is_early: bool) ->
             await sending.connected()
             await receiving.connected()
         assert receiving.is_connected and sending.is_connected
+        assert re.fullmatch(r"host \S+:\d+ to \w+ \S+:\d+", receiving.path)
 
 
 async def test_a_peer_that_nobody_announced_is_found_by_its_checks() -> None:
@@ -399,6 +432,51 @@ async def test_a_close_that_hangs_is_given_up_at_its_deadline(monkeypatch: pytes
         close = sending._pc.close
         monkeypatch.setattr(sending._pc, "close", released.wait)
     await close()
+
+
+def encoded_pictures(count: int) -> list[list[bytes]]:
+    """NAL units of grey pictures that grow brighter."""
+    encoder = av.CodecContext.create("libx264", "w")
+    assert isinstance(encoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 160, 120, "yuv420p", Fraction(1, 25)
+    encoder.thread_count = 1
+    encoder.options = {"profile": "baseline", "tune": "zerolatency", "preset": "ultrafast"}
+    packets = []
+    for index in range(count):
+        picture = av.VideoFrame.from_ndarray(np.full((120, 160), 20 + 8 * index, np.uint8), "gray").reformat(
+            format="yuv420p"
+        )
+        picture.pts = index
+        packets += encoder.encode(picture)
+    return [list(split_annexb(bytes(packet))) for packet in packets]
+
+
+async def test_a_stock_peer_decodes_what_we_send() -> None:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    videos: asyncio.Queue[MediaStreamTrack] = asyncio.Queue()
+    is_up = asyncio.Event()
+    pc.on("connectionstatechange", lambda: is_up.set() if pc.connectionState == "connected" else None)
+    pc.on("track", lambda track: videos.put_nowait(track) if track.kind == "video" else None)
+    try:
+        async with SendingPeer(LOOPBACK, nothing) as sending:
+            await pc.setRemoteDescription(RTCSessionDescription(await sending.offer(), "offer"))
+            for transceiver in pc.getTransceivers():
+                limit_to_addresses(transceiver.receiver.transport.transport._connection, ["127.0.0.1"])
+            await pc.setLocalDescription(await pc.createAnswer())
+            await sending.accept(pc.localDescription.sdp)
+            track = videos.get_nowait()
+            async with asyncio.timeout(PATIENCE_S):
+                await sending.connected()
+                await is_up.wait()
+                for index, nals in enumerate(encoded_pictures(12)):
+                    await sending.send_video(nals, index * 40 * NS_PER_MS)
+                # The stock receiver keeps a picture until the next one begins.
+                pictures = [await track.recv() for _ in range(11)]
+        assert [round((picture.pts or 0) / 3600) for picture in pictures] == list(range(11))
+        levels = [int(np.median(picture.to_ndarray(format="gray"))) for picture in pictures]  # type: ignore[union-attr]
+        assert levels == sorted(levels) and levels[-1] - levels[0] > 60
+    finally:
+        await pc.close()
 
 
 async def test_a_stock_peer_is_understood() -> None:

@@ -19,6 +19,9 @@ a=setup:actpass
 a=rtcp-mux
 a=sendonly
 """
+DATA = f"""m=application 9 UDP/DTLS/SCTP webrtc-datachannel
+a=mid:d
+{SECTION}"""
 OFFER = f"""v=0
 o=- 1 1 IN IP4 0.0.0.0
 s=-
@@ -57,7 +60,15 @@ def test_candidates_are_taken_out_with_their_section(newline: str) -> None:
         ("192.0.2.1", "v", 0),
     ]
     assert "candidate" not in offer.text
-    assert offer.text.count(newline) == OFFER.count("\n") - 3
+    assert offer.text.count("\r\n") == OFFER.count("\n") - 3
+
+
+def test_a_section_without_a_direction_sends_and_receives() -> None:
+    offer = parse_description(OFFER.replace("a=sendonly\n", "", 1), "offer")
+    assert [media.direction for media in parse_description(offer.text, "offer").session.media] == [
+        "sendrecv",
+        "sendonly",
+    ]
 
 
 @pytest.mark.parametrize("prefix", ["", "candidate:", "a=candidate:", " a=candidate:"])
@@ -105,6 +116,11 @@ def test_candidates_that_ice_must_not_try_are_told_apart(line: str) -> None:
         (OFFER.replace("a=setup:actpass\n", ""), "no DTLS fingerprint for video"),
         (OFFER.replace("a=rtcp-mux\n", ""), "does not multiplex RTCP for video"),
         (OFFER.replace("m=audio", "m=text"), "media section 'text'"),
+        (OFFER.replace("a=mid:a", "a=mid:v"), "sections without a mid of their own"),
+        (OFFER.replace("a=mid:a", "a=mid"), "sections without a mid of their own"),
+        (OFFER.replace("a=mid:a", "a=mid:a b"), "sections without a mid of their own"),
+        (OFFER.replace("a=group:BUNDLE v a", "a=group:BUNDLE x a"), "bundles its sections with 'x'"),
+        (OFFER + DATA.replace("mid:d", "mid:e") + DATA, "more than one section for data channels"),
         ("v=0\n" + "a=x\n" * (MAX_SDP_BYTES // 4), "bytes, 131072 are allowed"),
     ],
 )
