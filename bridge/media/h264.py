@@ -170,12 +170,11 @@ def _parse_sps(bits: "_Bits") -> SequenceParameters:
     has_chroma = chroma_format_idc != 0 and not separate_planes
     crop_x = 2 if has_chroma and chroma_format_idc in (1, 2) else 1
     crop_y = (2 if has_chroma and chroma_format_idc == 1 else 1) * (2 - frame_mbs_only)
-    return SequenceParameters(
-        profile_idc,
-        level_idc,
-        width_mbs * 16 - crop_x * (left + right),
-        height_map_units * 16 * (2 - frame_mbs_only) - crop_y * (top + bottom),
-    )
+    width_px = width_mbs * 16 - crop_x * (left + right)
+    height_px = height_map_units * 16 * (2 - frame_mbs_only) - crop_y * (top + bottom)
+    if width_px <= 0 or height_px <= 0:
+        raise RemoteProtocolError(f"H.264 sequence parameter set crops its picture to {width_px}x{height_px}")
+    return SequenceParameters(profile_idc, level_idc, width_px, height_px)
 
 
 def _skip_scaling_list(bits: "_Bits", size: int) -> None:

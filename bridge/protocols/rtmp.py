@@ -43,7 +43,7 @@ _MEDIA_TYPE: dict[Kind, MessageType] = {"audio": MessageType.AUDIO, "video": Mes
 # Transaction ids are ours to choose and each command is sent once.
 _CONNECT, _RELEASE_STREAM, _FC_PUBLISH, _CREATE_STREAM, _PUBLISH, _FC_UNPUBLISH, _DELETE_STREAM = range(1, 8)
 # Courtesies of FMLE that servers may not know; an error in answer to them says nothing about the broadcast.
-_OPTIONAL = frozenset({_RELEASE_STREAM, _FC_PUBLISH, _FC_UNPUBLISH, _DELETE_STREAM})
+_OPTIONAL = (_RELEASE_STREAM, _FC_PUBLISH, _FC_UNPUBLISH, _DELETE_STREAM)
 
 # Refusals that pass by themselves. Every other one is taken as the operator's to cure.
 _TRANSIENT_CODES = frozenset(

@@ -1,0 +1,110 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.errors import RemoteProtocolError
+from bridge.media import h264
+
+# From x264: width, height, profile, level and how it was asked for.
+SPS = {
+    (1280, 720, 100, 31): "6764001facd9405005ba1000000300100000030320f1831960",
+    (720, 1280, 66, 31): "6742c01fda02d0286840000003004000000c83c60ca8",
+    (322, 182, 77, 13): "674d400deca0a8cf113420000003002000000641e28532c0",  # cropped on both axes
+    (1920, 1080, 100, 40): "67640028acd94078044fdc20000003002000000643e2c5b2c0",  # interlaced
+    (64, 64, 244, 10): "67f4000a919b2884d0800000030080000019078912cb",  # 4:4:4
+}
+HIGH = bytes.fromhex(SPS[1280, 720, 100, 31])
+BASELINE = bytes.fromhex(SPS[720, 1280, 66, 31])
+PPS = bytes.fromhex("68ef8fcb")
+# A NAL unit holds no start code and does not end in a zero byte (H.264 §7.4.1).
+NALS = st.lists(
+    st.binary(min_size=1, max_size=40).map(lambda b: b.replace(b"\0\0", b"\0\1") + b"\x80"), min_size=1, max_size=6
+)
+
+
+@pytest.mark.parametrize("expected", SPS)
+def test_profile_level_and_cropped_size_are_read(expected: tuple[int, int, int, int]) -> None:
+    width_px, height_px, profile_idc, level_idc = expected
+
+    assert h264.parse_sps(bytes.fromhex(SPS[expected])) == h264.SequenceParameters(
+        profile_idc, level_idc, width_px, height_px
+    )
+
+
+def test_scaling_lists_are_skipped() -> None:
+    # High, level 1.0, 4:2:0, a scaling matrix whose first list is present and falls back, then 16x16 pixels.
+    bits = "01100100000000000000101010101101"
+    bits += "1" + "000010001" + "0" * 7  # delta -8: the list ends, the default is used
+    bits += "11101001111001"
+    sps = b"\x67" + int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
+
+    assert h264.parse_sps(sps) == h264.SequenceParameters(100, 10, 16, 16)
+
+
+@pytest.mark.parametrize("length", range(10))
+def test_a_truncated_parameter_set_is_the_senders_mistake(length: int) -> None:
+    with pytest.raises(RemoteProtocolError, match="truncated"):
+        h264.parse_sps(HIGH[:length])
+
+
+@given(st.binary(max_size=80))
+def test_any_parameter_set_is_read_or_refused(sps: bytes) -> None:
+    try:
+        parsed = h264.parse_sps(b"\x67" + sps)
+    except RemoteProtocolError:
+        return
+    assert parsed.width_px > 0 and parsed.height_px > 0
+
+
+@given(NALS)
+def test_both_byte_formats_carry_the_same_units(nals: list[bytes]) -> None:
+    assert list(h264.split_avcc(h264.join_avcc(nals))) == nals
+    assert list(h264.split_annexb(h264.join_annexb(nals))) == nals
+    assert h264.avcc_to_annexb(h264.join_avcc(nals)) == h264.join_annexb(nals)
+
+
+def test_start_codes_of_three_and_four_bytes_and_trailing_zeros_are_no_part_of_a_unit() -> None:
+    assert list(h264.split_annexb(b"\0\0\1ab\0\0\0\1cd\0\0\0")) == [b"ab", b"cd"]
+    assert list(h264.split_annexb(b"no start code")) == []
+
+
+@pytest.mark.parametrize("payload", [b"\0", b"\0\0\0", b"\0\0\0\2a", h264.join_avcc([b"a"]) + b"\0"])
+def test_a_length_past_the_end_is_the_senders_mistake(payload: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        list(h264.split_avcc(payload))
+
+
+@pytest.mark.parametrize("sps", [HIGH, BASELINE])
+def test_a_decoder_configuration_gives_its_parameter_sets_back(sps: bytes) -> None:
+    record = h264.decoder_configuration(sps, PPS)
+
+    assert record[:6] == bytes([1]) + sps[1:4] + b"\xff\xe1"
+    assert h264.parameter_sets(record) == ([sps], [PPS])
+
+
+def test_only_the_high_profiles_carry_chroma_format_and_depth() -> None:
+    assert h264.decoder_configuration(HIGH, PPS).endswith(PPS + bytes.fromhex("fdf8f800"))
+    assert h264.decoder_configuration(BASELINE, PPS).endswith(PPS)
+
+
+def test_a_parameter_set_that_is_too_short_makes_no_configuration() -> None:
+    with pytest.raises(RemoteProtocolError):
+        h264.decoder_configuration(b"\x67\x42", PPS)
+    with pytest.raises(RemoteProtocolError):
+        h264.decoder_configuration(HIGH, b"")
+
+
+def test_every_truncation_of_a_configuration_is_the_senders_mistake() -> None:
+    record = h264.decoder_configuration(BASELINE, PPS)
+
+    for length in range(len(record)):
+        with pytest.raises(RemoteProtocolError):
+            h264.parameter_sets(record[:length])
+
+
+def test_parameter_sets_come_before_the_picture_in_annex_b() -> None:
+    payload = h264.join_avcc([b"\x65slice"])
+
+    annexb = h264.avcc_to_annexb(payload, h264.decoder_configuration(BASELINE, PPS))
+
+    assert list(h264.split_annexb(annexb)) == [BASELINE, PPS, b"\x65slice"]
