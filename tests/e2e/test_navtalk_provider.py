@@ -1,0 +1,284 @@
+"""The NavTalk provider against the local avatar service, over real sockets on loopback."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+
+from bridge.errors import BridgeError, ConfigError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
+from bridge.local_avatar.options import Fault, LocalAvatarOptions
+from bridge.local_avatar.server import LocalAvatar
+from bridge.media.rtp import RtpPacket, SenderReport
+from bridge.net.ice import IceSettings
+from bridge.ports import AvatarEvent, AvatarLink, RemoteTrack
+from bridge.providers.navtalk import NavTalkOptions, NavTalkProvider
+from bridge.redact import Secret
+
+LO = IceSettings(interfaces=("lo",))
+SMALL = {"size_px": (180, 320), "fps": 25}
+PATIENCE_S = 20.0
+
+
+class Sink:
+    """Counts the packets of one track."""
+
+    def __init__(self) -> None:
+        self.packets: list[RtpPacket] = []
+        self.changed = asyncio.Event()
+
+    def on_packet(self, packet: RtpPacket) -> None:
+        self.packets.append(packet)
+        self.changed.set()
+
+    def on_sender_report(self, report: SenderReport) -> None:
+        pass
+
+    async def received(self, n_packets: int) -> None:
+        while len(self.packets) < n_packets:
+            self.changed.clear()
+            await self.changed.wait()
+
+
+class Listener:
+    """A session's side that remembers everything."""
+
+    def __init__(self) -> None:
+        self.sinks: dict[str, Sink] = {"audio": Sink(), "video": Sink()}
+        self.tracks: dict[str, RemoteTrack] = {}
+        self.ready: asyncio.Future[AvatarLink] = asyncio.get_running_loop().create_future()
+        self.events: list[AvatarEvent] = []
+        self.changed = asyncio.Event()
+
+    def on_track(self, track: RemoteTrack) -> Sink:
+        self.tracks[track.kind] = track
+        return self.sinks[track.kind]
+
+    def on_ready(self, link: AvatarLink) -> None:
+        self.ready.set_result(link)
+
+    def on_event(self, event: AvatarEvent) -> None:
+        self.events.append(event)
+        self.changed.set()
+
+    async def heard(self, kind: str) -> AvatarEvent:
+        while True:
+            for event in self.events:
+                if event.kind == kind:
+                    return event
+            self.changed.clear()
+            await self.changed.wait()
+
+
+@asynccontextmanager
+async def running(job: Awaitable[None]) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that is cancelled at the end of the block; if it fails before, so does the block."""
+    task = asyncio.ensure_future(job)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@asynccontextmanager
+async def local_avatar(**options: Any) -> AsyncIterator[str]:
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    avatar = LocalAvatar(LocalAvatarOptions(**(SMALL | options)), listening.set_result)
+    async with running(avatar.run()):
+        yield await listening
+
+
+def provider(url: str, **options: Any) -> NavTalkProvider:
+    given = {"url": Secret.url(url), "license": Secret("sk_navtalk_test"), "name": "navtalk.Leo"} | options
+    return NavTalkProvider(NavTalkOptions(**given), LO)
+
+
+def tone(seconds: float) -> bytes:
+    n = np.arange(round(seconds * 24_000))
+    return np.rint(8000 * np.sin(2 * np.pi * 220 * n / 24_000)).astype("<i2").tobytes()
+
+
+async def failure_of(job: Awaitable[None]) -> BridgeError:
+    with pytest.raises(BridgeError) as caught:
+        async with asyncio.timeout(PATIENCE_S):
+            await job
+    return caught.value
+
+
+@pytest.mark.parametrize("role", ["conversation", "speak"])
+async def test_media_arrives(role: str) -> None:
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url, role=role).run(listener)):
+            await listener.ready
+            await listener.sinks["video"].received(20)
+            await listener.sinks["audio"].received(20)
+
+
+async def test_an_avatar_that_speaks_says_what_it_is_sent() -> None:
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url, role="speak").run(listener)):
+            link = await listener.ready
+            sounds = listener.sinks["audio"]
+            await sounds.received(10)
+            quiet_bytes = max(len(packet.payload) for packet in sounds.packets[5:])
+            await link.send_audio(tone(1.0))
+            while not any(len(packet.payload) > 2 * quiet_bytes for packet in sounds.packets):
+                await sounds.received(len(sounds.packets) + 1)
+
+
+async def test_an_avatar_in_conversation_answers_a_turn_by_repeating_it() -> None:
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url).run(listener)):
+            link = await listener.ready
+            await listener.sinks["audio"].received(1)
+            await link.send_audio(tone(1.0) + bytes(2 * 24_000))
+            await listener.heard("response_done")
+        kinds = [event.kind for event in listener.events if event.kind != "other"]
+        assert list(dict.fromkeys(kinds)) == [
+            "speech_started",
+            "speech_stopped",
+            "user_transcript",
+            "avatar_transcript_delta",
+            "avatar_transcript",
+            "response_done",
+        ]
+        assert (await listener.heard("user_transcript")).text == "(speech, 1.0 s)"
+        deltas = "".join(event.text for event in listener.events if event.kind == "avatar_transcript_delta")
+        assert deltas == (await listener.heard("avatar_transcript")).text == "(repeats speech, 1.0 s)"
+
+
+async def test_two_sessions_are_served_at_once() -> None:
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        first, second = Listener(), Listener()
+        async with (
+            running(provider(url).run(first)),
+            running(provider(url, name=None, avatar_id="local-mia").run(second)),
+        ):
+            await asyncio.gather(first.sinks["video"].received(5), second.sinks["video"].received(5))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "navtalk.Nobody"}, "Avatar not found: this service has navtalk.Leo"),
+        ({"avatar_id": "nobody"}, "no such avatarId"),
+        ({"license": Secret("sk_wrong_one")}, "Invalid license key"),
+    ],
+)
+async def test_what_the_operator_got_wrong_is_rejected(options: dict[str, Any], words: str) -> None:
+    async with local_avatar(license=Secret("sk_navtalk_test")) as url:
+        error = await failure_of(provider(url, **options).run(Listener()))
+        assert isinstance(error, ProviderRejected)
+        assert words in str(error)
+
+
+async def test_an_offer_without_h264_breaks_the_protocol() -> None:
+    async with local_avatar(faults=[Fault("no-h264")]) as url:
+        error = await failure_of(provider(url).run(Listener()))
+        assert isinstance(error, RemoteProtocolError)
+        assert "NavTalk at ws://127.0.0.1" in str(error)
+        assert "H.264" in str(error)
+
+
+async def test_a_dropped_websocket_is_a_loss() -> None:
+    async with local_avatar(faults=[Fault("ws-drop", after_s=0.5)]) as url:
+        error = await failure_of(provider(url).run(Listener()))
+        assert isinstance(error, ProviderUnavailable)
+
+
+STEPS = {
+    "success": "conversation.connected.success",
+    "offer": "realtime.session.created",
+    "created": "realtime.session.created",
+    "updated": "realtime.session.updated",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_service_that_closes_in_the_hand_shake_is_unavailable(step: str) -> None:
+    async with local_avatar(faults=[Fault("close-at", step=step)]) as url:
+        error = await failure_of(provider(url).run(Listener()))
+        assert isinstance(error, ProviderUnavailable)
+        assert f"while {STEPS[step]} was awaited" in str(error)
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_service_that_falls_mute_in_the_hand_shake_is_unavailable(step: str) -> None:
+    async with local_avatar(faults=[Fault("mute-at", step=step)]) as url:
+        error = await failure_of(provider(url, step_s=0.5).run(Listener()))
+        assert isinstance(error, ProviderUnavailable)
+        assert f"within 0.5 s (waiting for {STEPS[step]})" in str(error)
+
+
+async def keyframes(listener: Listener, n_packets: int) -> int:
+    """Timestamps of IDR pictures seen within so many packets."""
+    await listener.sinks["video"].received(n_packets)
+    stamps = Counter(p.rtp_timestamp for p in listener.sinks["video"].packets if holds_idr(p.payload))
+    return len(stamps)
+
+
+def holds_idr(payload: bytes) -> bool:
+    nal_type = payload[0] & 31
+    return nal_type == 5 or (nal_type == 28 and payload[1] & 0x80 != 0 and payload[1] & 31 == 5)
+
+
+async def pli_until(listener: Listener, n_packets: int) -> None:
+    sink = listener.sinks["video"]
+    while len(sink.packets) < n_packets:
+        listener.tracks["video"].feedback.send_pli()
+        await sink.received(len(sink.packets) + 10)
+
+
+async def test_keyframes_come_when_asked_for() -> None:
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url).run(listener)):
+            await listener.sinks["video"].received(1)
+            await pli_until(listener, 60)
+            assert await keyframes(listener, 60) >= 2
+
+
+async def test_a_service_that_ignores_pli_makes_no_keyframe_but_the_first() -> None:
+    async with local_avatar(faults=[Fault("ignore-pli")]) as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url).run(listener)):
+            await listener.sinks["video"].received(1)
+            await pli_until(listener, 60)
+            assert await keyframes(listener, 60) <= 1
+
+
+async def test_a_cancelled_session_leaves_the_service_ready_for_the_next() -> None:
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        for _ in range(2):
+            listener = Listener()
+            async with running(provider(url).run(listener)):
+                await listener.sinks["video"].received(2)
+
+
+async def test_a_taken_port_is_named(free_port: int) -> None:
+    async with local_avatar(listen_port=free_port):
+        error = await failure_of(LocalAvatar(LocalAvatarOptions(listen_port=free_port)).run())
+        assert isinstance(error, ConfigError)
+        assert f"127.0.0.1:{free_port}" in str(error)
+        assert "in use" in str(error)
+
+
+async def test_frames_that_are_not_json_are_survived() -> None:
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        async with connect(f"{url}?license=x&name=navtalk.Leo") as socket:
+            await socket.send("[object Object]")
+            await socket.send(b"\x00\x01")
+            await socket.send('{"type": "realtime.input_audio_buffer.append", "data": {"audio": "A"}}')
+            types = [(await socket.recv())[:60] for _ in range(4)]
+            assert "session.updated" in types[3]
+            await socket.send("[object Object]")
+            pong = await socket.ping()
+            await pong
