@@ -64,8 +64,8 @@ class _Peer:
         self._pc: RTCPeerConnection | None = None
         self._connections: list[Connection] = []
         self._bundle_mid: str | None = None
-        self._early_candidates: deque[tuple[str, str | None, int | None]] = deque(maxlen=MAX_REMOTE_CANDIDATES)
-        self._candidates_seen = 0
+        self._early_candidates: deque[tuple[str, str | None, int | None]] = deque()
+        self._remote_addresses: set[tuple[str, int]] = set()
         self._has_remote = False
         self._negotiated = asyncio.Event()
         self._connected = asyncio.Event()
@@ -112,8 +112,11 @@ class _Peer:
         await self._connected.wait()
 
     async def run(self) -> None:
-        """Watch the connection; never returns. Raises the error type of the peer when it is not up
-        `CONNECT_TIMEOUT_S` after negotiation, fails or is closed by the far end."""
+        """Watch the connection, from before negotiation if need be; never returns.
+
+        Raises the error type of the peer when the connection is not up `CONNECT_TIMEOUT_S` after negotiation, fails, or
+        is closed by the far end.
+        """
         await self._negotiated.wait()
         assert self._pc is not None
         try:
@@ -137,16 +140,25 @@ class _Peer:
         if not candidate.strip():
             return
         if not self._has_remote:
-            self._early_candidates.append((candidate, sdp_mid, sdp_mline_index))
+            if len(self._early_candidates) < MAX_REMOTE_CANDIDATES:
+                self._early_candidates.append((candidate, sdp_mid, sdp_mline_index))
+            else:
+                self.rejected_candidates += 1
             return
         await self._try_candidate(parse_candidate(candidate), sdp_mid, sdp_mline_index)
 
     async def _try_candidate(self, candidate: RTCIceCandidate | None, mid: str | None, index: int | None) -> None:
         assert self._pc is not None
-        self._candidates_seen += 1
-        if candidate is None or self._candidates_seen > MAX_REMOTE_CANDIDATES or not is_usable(candidate):
+        if candidate is None or not is_usable(candidate):
             self.rejected_candidates += 1
             return
+        address = (candidate.ip, candidate.port)
+        if address in self._remote_addresses:
+            return  # bundled sections repeat theirs
+        if len(self._remote_addresses) >= MAX_REMOTE_CANDIDATES:
+            self.rejected_candidates += 1
+            return
+        self._remote_addresses.add(address)
         if self._bundle_mid is not None:
             # One transport serves all sections, and aiortc would drop candidates for any but the first.
             candidate.sdpMid = self._bundle_mid

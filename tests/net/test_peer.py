@@ -20,10 +20,12 @@ from bridge.media.clock import NS_PER_MS
 from bridge.media.h264 import split_annexb
 from bridge.media.rtp import RtpPacket
 from bridge.net.aiortc_sender import RtpOrigin
-from bridge.net.ice import IceSettings, limit_to_addresses
+from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
 from bridge.net.peer import ReceivingPeer, SendingPeer
 from bridge.net.sdp import H264_PROFILE_LEVEL_IDS
+from bridge.redact import Secret
 from tests.net.loopback import LOOPBACK, PATIENCE_S, Sink, Tracks, connected_line, negotiate, outcome
+from tests.net.relay import turn_server
 
 SPS, PPS = b"\x67sps", b"\x68pps"
 
@@ -369,7 +371,28 @@ async def test_candidates_without_end_are_not_remembered_without_end() -> None:
         await receiving.answer(without_candidates(await stock_offer("H264")))
         for port in range(1000):
             await receiving.add_candidate(f"candidate:1 1 udp 1 127.0.0.2 {port + 1} typ host", "0", 0)
-        assert receiving.rejected_candidates == 1000
+        assert receiving.rejected_candidates == 900 + 1000
+
+
+async def test_media_passes_through_a_turn_server_and_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracks = Tracks()
+    async with turn_server() as (server, url), SendingPeer(LOOPBACK, nothing) as sending:
+        offer = await sending.offer()
+        # Without an address of its own, the relay is the receiver's only way.
+        monkeypatch.setattr(IceSettings, "host_addresses", lambda self: [])
+        async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving:
+            answer = await receiving.answer(offer, [IceServer((url,), "user", Secret("pass"))])
+            assert {line.split()[7] for line in candidate_lines(answer)} == {"relay"}
+            await sending.accept(answer)
+            sink = await tracks.sink("video")
+            async with asyncio.timeout(PATIENCE_S):
+                await sending.connected()
+            await sending.send_video([b"\x41through the relay"], 0)
+            packets = await sink.arrived(1)
+            assert packets[0].payload == b"\x41through the relay"
+            assert receiving.path.startswith("relay 127.0.0.1:")
+            assert not receiving.datagrams_rejected
+        assert server.relayed_packets > 3
 
 
 # ---------------------------------------------------------------------------------------------- the end
