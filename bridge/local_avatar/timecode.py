@@ -83,4 +83,5 @@ def _cell(index: int, width: int, height: int) -> tuple[int, int, int, int]:
 
 
 def _checksum(number: int) -> int:
-    return crc32(number.to_bytes(4, "big")) & 0xFFFF
+    # Inverted, because the CRC of all ones ends in all ones: a white picture would be a number.
+    return ~crc32(number.to_bytes(4, "big")) & 0xFFFF

@@ -52,7 +52,10 @@ def momentary_shape(window: NDArray[np.int16], loudest_dbfs: float = -14.0) -> M
     front = _share(power, _FRONT_VOWEL, _BACK_VOWEL, 6.0)
     voiced = float(power[_VOICE].sum()) / total
     openness = max(0.0, min(1.0, loudness)) * (0.45 + 0.65 * jaw) * (0.25 + 0.75 * voiced)
-    return MouthShape(min(1.0, openness), 2 * front - 1, min(1.0, max(0.0, 2.5 * hiss - 0.75)))
+    spread = 2 * front - 1
+    if spread < 0:
+        spread *= 1 - 0.8 * jaw  # "a" has the low second formant of "o" and "u", but not their rounding
+    return MouthShape(min(1.0, openness), spread, min(1.0, max(0.0, 2.5 * hiss - 0.75)))
 
 
 class MouthTracker:
@@ -61,7 +64,7 @@ class MouthTracker:
     # Lips close for "p" in 60 to 80 ms and open faster (Löfqvist and Gracco, 1997); the window itself smooths 40 ms.
     _ATTACK_S = 0.02
     _RELEASE_S = 0.055
-    _SPREAD_S = 0.06
+    _SPREAD_S = 0.09
 
     def __init__(self, picture_s: float) -> None:
         self._attack, self._release, self._follow = (

@@ -1,0 +1,205 @@
+"""A performance on a clock of its own: what is delivered and when, and how sound and picture belong together."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import av
+import numpy as np
+import pytest
+
+from bridge.local_avatar.performer import KEYFRAME_SPACING_NS, PerformanceOptions, Performer
+from bridge.local_avatar.timecode import read_counter, read_stamp
+from bridge.media.access_unit import AccessUnit
+from bridge.media.clock import NS_PER_MS, NS_PER_S
+from bridge.media.h264 import avcc_to_annexb
+
+SMALL = PerformanceOptions(width_px=180, height_px=320)
+BURST = np.rint(12_000 * np.sin(2 * np.pi * 300 * np.arange(24_000) / 24_000)).astype("<i2").tobytes()
+
+
+class Show:
+    """A performer on a clock that jumps to whatever it waits for; the loop runs until `seconds` of media are out."""
+
+    def __init__(self, options: PerformanceOptions = SMALL) -> None:
+        self.now_ns = 1_000
+        self.pictures: list[AccessUnit] = []
+        self.sounds: list[AccessUnit] = []
+        self.at: dict[int, Callable[[], None]] = {}
+        self._end_ns = 0
+        self._done = asyncio.Event()
+        self.performer = Performer(
+            options, self.pictures.append, self.sounds.append, now_ns=lambda: self.now_ns, sleep=self._sleep
+        )
+
+    async def _sleep(self, duration_s: float) -> None:
+        self.now_ns += max(1, round(duration_s * NS_PER_S))
+        for due_ns in sorted(due_ns for due_ns in self.at if due_ns <= self.now_ns):
+            self.at.pop(due_ns)()
+        if self.now_ns >= self._end_ns:
+            self._done.set()
+            await asyncio.Event().wait()
+
+    async def play(self, seconds: float) -> "Show":
+        self._end_ns = self.now_ns + round(seconds * NS_PER_S)
+        async with running(self.performer):
+            await self._done.wait()
+        return self
+
+    def decoded(self) -> list[np.ndarray]:
+        """Luma of every picture."""
+        decoder = av.VideoCodecContext.create("h264", "r")
+        decoder.thread_count = 1
+        packets = [av.Packet(avcc_to_annexb(unit.payload, unit.codec_config)) for unit in self.pictures]
+        frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
+        return [frame.to_ndarray()[: frame.height] for frame in frames]
+
+    def heard(self) -> list[np.ndarray]:
+        """Samples of every packet at 48 kHz, in -1..1."""
+        decoder = av.AudioCodecContext.create("libopus", "r")
+        decoder.sample_rate, decoder.layout = 48_000, "mono"
+        frames = [frame for unit in self.sounds for frame in decoder.decode(av.Packet(unit.payload))]
+        return [frame.to_ndarray().ravel().astype(float) / 32768 for frame in frames]
+
+
+@asynccontextmanager
+async def running(performer: Performer) -> AsyncIterator[None]:
+    task = asyncio.create_task(performer.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+def keyframes(show: Show) -> list[int]:
+    return [index for index, unit in enumerate(show.pictures) if unit.is_keyframe]
+
+
+@pytest.mark.parametrize("fps", [25, 30])
+async def test_pictures_and_packets_are_stamped_on_one_exact_clock(fps: int) -> None:
+    show = await Show(PerformanceOptions(width_px=180, height_px=320, fps=fps)).play(1)
+    assert [unit.pts_ns for unit in show.pictures] == [index * NS_PER_S // fps for index in range(fps)]
+    assert [unit.pts_ns for unit in show.sounds] == [index * 20 * NS_PER_MS for index in range(50)]
+
+
+async def test_only_the_first_picture_is_a_keyframe_unless_asked() -> None:
+    show = await Show().play(3)
+    assert keyframes(show) == [0]
+    assert all(bool(unit.codec_config) == unit.is_keyframe for unit in show.pictures)
+
+
+async def test_a_request_makes_the_next_picture_a_keyframe() -> None:
+    show = Show()
+    show.at[NS_PER_S + 1_001] = show.performer.request_keyframe
+    await show.play(2)
+    (_, asked) = keyframes(show)
+    assert 0 < show.pictures[asked].pts_ns - NS_PER_S <= 40 * NS_PER_MS
+
+
+async def test_a_burst_of_requests_is_answered_at_a_bounded_rate() -> None:
+    show = Show()
+    for step in range(50):
+        show.at[step * 20 * NS_PER_MS + 1_001] = show.performer.request_keyframe
+    await show.play(1)
+    times = [show.pictures[index].pts_ns for index in keyframes(show)]
+    assert min(np.diff(times)) >= KEYFRAME_SPACING_NS
+    assert len(times) == 5
+
+
+async def test_the_mouth_moves_with_the_packets_that_hold_the_speech() -> None:
+    show = Show(PerformanceOptions(width_px=360, height_px=640, bits_per_s=4_000_000))
+    show.at[NS_PER_S + 1_000] = lambda: show.performer.speak(BURST)
+    await show.play(2.8)
+    loud = [unit.pts_ns for unit, sound in zip(show.sounds, show.heard(), strict=True) if np.abs(sound).max() > 0.1]
+    mouths = np.array([luma[322:370, 145:215] for luma in show.decoded()]).astype(int)
+    activity = np.abs(mouths - mouths[10]).mean(axis=(1, 2))
+    opened = [unit.pts_ns for unit, value in zip(show.pictures, activity, strict=True) if value > 12]
+    assert loud[0] - 40 * NS_PER_MS <= opened[0] <= loud[0] + 80 * NS_PER_MS
+    assert loud[-1] - 80 * NS_PER_MS <= opened[-1] <= loud[-1] + 300 * NS_PER_MS
+
+
+async def test_every_picture_carries_its_number_and_the_end_of_its_encoding() -> None:
+    show = await Show(PerformanceOptions(width_px=360, height_px=640, timecode=True)).play(1)
+    assert [read_counter(luma) for luma in show.decoded()] == list(range(25))
+    assert [read_stamp(unit.payload) for unit in show.pictures] == [
+        (index, unit.arrival_ns) for index, unit in enumerate(show.pictures)
+    ]
+
+
+async def test_flash_and_beep_come_with_the_same_stamp() -> None:
+    show = await Show(PerformanceOptions(width_px=180, height_px=320, flash=True)).play(2.5)
+    white = [unit.pts_ns for unit, luma in zip(show.pictures, show.decoded(), strict=True) if luma.mean() > 220]
+    assert white == [NS_PER_S, 2 * NS_PER_S]
+    envelope = np.abs(np.concatenate(show.heard()))
+    first = int(np.argmax(envelope > envelope.max() / 2))
+    # 312 samples of Opus look-ahead belong to every WebRTC sender's stream; 1 ms for the rise of the coded sine.
+    assert first - 312 == pytest.approx(48_000, abs=48)
+
+
+async def test_a_late_machine_skips_pictures_and_stays_on_the_clock() -> None:
+    show = Show()
+
+    def lose_time() -> None:
+        show.now_ns += 130 * NS_PER_MS
+
+    show.at[NS_PER_S + 1_000] = lose_time
+    await show.play(2)
+    assert show.performer.skipped_pictures == 3
+    assert len(show.pictures) == 50 - 3
+    assert len(show.sounds) == 100
+    assert show.pictures[-1].pts_ns == NS_PER_S * 49 // 25
+
+
+async def test_a_machine_that_was_stopped_skips_sound_too() -> None:
+    show = Show()
+
+    def stop() -> None:
+        show.now_ns += 5 * NS_PER_S
+
+    show.at[NS_PER_S + 1_000] = stop
+    await show.play(7)
+    assert len(show.sounds) < 110
+    assert show.sounds[-1].pts_ns == pytest.approx(7 * NS_PER_S, abs=21 * NS_PER_MS)
+
+
+async def test_a_pause_delivers_nothing_and_ends_with_a_keyframe_on_the_same_clock() -> None:
+    show = Show()
+    show.at[NS_PER_S + 1_001] = lambda: setattr(show.performer, "paused", True)
+    show.at[2 * NS_PER_S + 1_001] = lambda: setattr(show.performer, "paused", False)
+    await show.play(3)
+    times = [unit.pts_ns for unit in show.pictures]
+    gap = int(np.argmax(np.diff(times)))
+    assert times[gap + 1] - times[gap] == pytest.approx(NS_PER_S, abs=80 * NS_PER_MS)
+    assert keyframes(show) == [0, gap + 1]
+    assert times[-1] == NS_PER_S * 74 // 25
+
+
+async def test_it_speaks_while_there_is_something_to_say_and_stops_when_told() -> None:
+    show = Show()
+    seen: list[tuple[bool, float]] = []
+
+    def look() -> None:
+        seen.append((show.performer.speaking, round(show.performer.queued_s, 1)))
+
+    show.at[500 * NS_PER_MS] = lambda: show.performer.speak(BURST)
+    show.at[1000 * NS_PER_MS] = look
+    show.at[1100 * NS_PER_MS] = show.performer.stop_speaking
+    show.at[1200 * NS_PER_MS] = look
+    await show.play(1.5)
+    assert seen == [(True, 0.5), (False, 0.0)]
+
+
+async def test_more_than_it_can_keep_is_counted() -> None:
+    performer = Show().performer
+    performer.speak(bytes(2 * 24_000 * 61))
+    assert (performer.queued_s, performer.dropped_samples) == (60.0, 24_000)
+
+
+async def test_listening_changes_the_face() -> None:
+    idle, attentive = Show(), Show()
+    attentive.performer.listen(True)
+    await idle.play(1)
+    await attentive.play(1)
+    assert np.abs(idle.decoded()[-1].astype(int) - attentive.decoded()[-1]).max() > 20
