@@ -86,7 +86,7 @@ class FileSource:
                 raise self._rejected("is not a file")
             with self._path.open("rb"):
                 pass
-            container = av.open(str(self._path), metadata_errors="ignore", options={"protocol_whitelist": "file"})
+            container = av.open(str(self._path), metadata_errors="ignore")
         except av.FFmpegError as error:
             raise self._rejected(f"cannot be decoded ({error.strerror}): damaged, or not a media file") from None
         except OSError as error:

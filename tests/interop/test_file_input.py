@@ -98,7 +98,16 @@ async def test_shipped_sample_is_clear_speech_of_ten_to_twelve_seconds() -> None
     assert SPEECH.stat().st_size < 400_000
 
 
-async def test_playlist_in_a_file_reaches_no_network(tmp_path: Path) -> None:
+LISTS = {
+    "list.m3u8": "#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:{port}/a.ts\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile http://127.0.0.1:{port}/a.ts\n",
+    "call.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=-\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio {port} RTP/AVP 0\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+async def test_list_in_a_file_reaches_no_network(name: str, tmp_path: Path) -> None:
+    """FFmpeg lets what it opened as a file open nothing but files; this pins it."""
     connected = asyncio.Event()
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,9 +115,8 @@ async def test_playlist_in_a_file_reaches_no_network(tmp_path: Path) -> None:
         writer.close()
 
     async with await asyncio.start_server(on_connection, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        path = tmp_path / "list.m3u8"
-        path.write_text(f"#EXTM3U\n#EXTINF:5,\nhttp://127.0.0.1:{port}/a.ts\n#EXT-X-ENDLIST\n")
-        with pytest.raises(SourceRejected, match=r"list\.m3u8"):
+        path = tmp_path / name
+        path.write_text(LISTS[name].format(port=server.sockets[0].getsockname()[1]))
+        with pytest.raises(SourceRejected, match=name):
             await convert(path)
     assert not connected.is_set()

@@ -53,7 +53,14 @@ class FakeSource:
 
     name = "question"
 
-    def __init__(self, *samples: np.ndarray, is_live: bool = False, error: Exception | None = None) -> None:
+    def __init__(
+        self,
+        *samples: np.ndarray,
+        is_live: bool = False,
+        error: Exception | None = None,
+        rate_hz: int = AVATAR_RATE_HZ,
+    ) -> None:
+        self._rate_hz = rate_hz
         self.is_live = is_live
         self.emitted = 0
         self._samples = samples
@@ -74,7 +81,7 @@ class FakeSource:
             await self._emit(emit, samples)
 
     async def _emit(self, emit: Callable[[AudioBlock], Awaitable[None]], samples: np.ndarray) -> None:
-        await emit(AudioBlock(samples.astype(np.int16)[:, None], AVATAR_RATE_HZ, 0))
+        await emit(AudioBlock(samples.astype(np.int16)[:, None], self._rate_hz, 0))
         self.emitted += len(samples)
 
 
@@ -215,6 +222,31 @@ async def test_speech_goes_with_one_warning_when_no_picture_comes_for_5_s() -> N
     assert link.sent_at_s[first] >= 5.0
     assert [entry["event"] for entry in logs] == ["speech_without_media"]
     assert logs[0]["input"] == "question"
+
+
+async def test_warning_of_speech_without_picture_comes_once_per_avatar() -> None:
+    time = VirtualTime()
+    async with running(FakeSource(ramp(60)), time) as uplink:
+        with capture_logs() as logs:
+            for start_s in (0.0, 10.0):
+                uplink.attach(FakeLink(time))
+                await time.pass_until(start_s + 9.0)
+                uplink.detach()
+                await time.pass_until(start_s + 10.0)
+    assert [entry["event"] for entry in logs] == ["speech_without_media"] * 2
+
+
+async def test_what_the_filter_holds_at_the_end_of_a_file_is_spoken_too() -> None:
+    time = VirtualTime()
+    # At 48 kHz the filter holds 75 samples of the output, here those beyond three whole messages.
+    spoken = np.full(2 * (3 * 1_536 + 50), LOUD)
+    link = FakeLink(time)
+    async with running(FakeSource(spoken, rate_hz=48_000), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(1.0)
+    assert sum(link.is_speech) == 4
+    assert np.flatnonzero(np.abs(link.sound) > LOUD / 4).max() == pytest.approx(len(spoken) / 2, abs=5)
 
 
 async def test_speech_waits_for_the_picture_of_the_next_avatar_too() -> None:

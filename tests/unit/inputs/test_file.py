@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import os
 import threading
 import wave
@@ -98,6 +99,24 @@ async def test_loop_starts_over_without_a_gap_and_time_goes_on(tmp_path: Path, w
     assert np.array_equal(joined(blocks)[:17_000], np.tile(ramp(5_000), 4)[:17_000, None])
     starts = np.cumsum([0] + [len(block.samples) for block in blocks])[:-1]
     assert [block.pts_ns for block in blocks] == [int(start) * 62_500 for start in starts]
+
+
+async def test_time_goes_on_over_a_change_of_rate_inside_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "q.aac"
+    halves = []
+    for rate_hz in (16_000, 48_000):
+        with av.open(str(path), "w", format="adts") as container:
+            stream = container.add_stream("aac", rate=rate_hz, layout="mono")
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, rate_hz), np.float32), "fltp", "mono")
+            frame.sample_rate = rate_hz
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        halves.append(path.read_bytes())
+    path.write_bytes(b"".join(halves))
+    blocks = await play(FileSource("question", path))
+    assert {block.sample_rate_hz for block in blocks} == {16_000, 48_000}
+    for block, following in itertools.pairwise(blocks):
+        assert following.pts_ns - block.pts_ns == pytest.approx(block.duration_s * 1e9, abs=2)
 
 
 async def test_no_more_than_a_piece_is_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
