@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import importlib
 import socket
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -65,6 +66,9 @@ class HttpServer:
 
     async def run(self) -> None:
         """Serve until cancelled; requests under way get `CLOSE_TIMEOUT_S` to finish."""
+        # In a thread: sessions that start at the same time should not wait for it.
+        for library in ("fastapi", "uvicorn"):
+            await asyncio.to_thread(importlib.import_module, library)
         own_metrics = "metrics" in self._sockets
         async with asyncio.TaskGroup() as tasks:
             app = _control_app(self._http.allowed_hosts, self._readiness, None if own_metrics else self._registry)

@@ -26,6 +26,9 @@ Level = Literal["debug", "info", "warning", "error"]
 # A stream of one warning becomes one line in this time.
 REPEAT_WINDOW_S = 1.0
 
+# For whoever reads the lines as they are.
+_FIRST_KEYS = ("timestamp", "level", "event", "session", "output")
+
 # Chatty at info and below, about things the bridge reports itself. libav is silent unless asked (PyAV's default).
 _TAMED = ("aiortc", "aioice", "websockets", "libav", "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx")
 
@@ -64,7 +67,10 @@ def _writer(stream: TextIO, is_console: bool) -> Callable[[EventDict], None]:
     )
 
     def render(event: EventDict) -> str:
-        return console(None, "", event) if is_console else json.dumps(event, ensure_ascii=False)
+        if is_console:
+            return console(None, "", event)
+        first = {key: event[key] for key in _FIRST_KEYS if key in event}
+        return json.dumps({**first, **event}, ensure_ascii=False)
 
     def write(event: EventDict) -> None:
         # A broadcast does not end because nobody reads its log any more.

@@ -40,6 +40,7 @@ class Terminal(io.StringIO):
 def test_off_a_terminal_an_event_is_one_json_object_on_one_line(lines: Lines) -> None:
     structlog.get_logger().bind(session="leo").info("output_publishing", codec="h264", bytes=5)
     [line] = lines()
+    assert list(line)[:4] == ["timestamp", "level", "event", "session"]
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "output_publishing", "level": "info", "session": "leo", "codec": "h264", "bytes": 5}
 
