@@ -49,12 +49,12 @@ def momentary_shape(window: NDArray[np.int16], loudest_dbfs: float = -14.0) -> M
     loudness = (level - (loudest_dbfs - _SPAN_DB)) / _SPAN_DB
     # Voices fall by some 10 dB per octave: the upper band is weighed up so that the vowels divide the range evenly.
     jaw = _share(power, _OPEN_VOWEL, _CLOSE_VOWEL, 2.0)
-    front = _share(power, _FRONT_VOWEL, _BACK_VOWEL, 6.0)
+    front = _share(power, _FRONT_VOWEL, _BACK_VOWEL, 4.5)
     voiced = float(power[_VOICE].sum()) / total
     openness = max(0.0, min(1.0, loudness)) * (0.45 + 0.65 * jaw) * (0.25 + 0.75 * voiced)
-    spread = 2 * front - 1
+    spread = max(-1.0, min(1.0, 1.5 * (2 * front - 1)))
     if spread < 0:
-        spread *= 1 - 0.8 * jaw  # "a" has the low second formant of "o" and "u", but not their rounding
+        spread *= 1 - 0.6 * jaw  # "a" has the low second formant of "o" and "u", but not their rounding
     return MouthShape(min(1.0, openness), spread, min(1.0, max(0.0, 2.5 * hiss - 0.75)))
 
 
@@ -64,7 +64,7 @@ class MouthTracker:
     # Lips close for "p" in 60 to 80 ms and open faster (Löfqvist and Gracco, 1997); the window itself smooths 40 ms.
     _ATTACK_S = 0.02
     _RELEASE_S = 0.055
-    _SPREAD_S = 0.09
+    _SPREAD_S = 0.07
 
     def __init__(self, picture_s: float) -> None:
         self._attack, self._release, self._follow = (
