@@ -45,9 +45,15 @@ class UplinkPacing:
 
 
 class AvatarLink(Protocol):
-    """An avatar session that takes audio."""
+    """An avatar session that takes audio.
+
+    datagrams_rejected  what was dropped before the media connection read it, by reason.
+    """
 
     pacing: UplinkPacing
+
+    @property
+    def datagrams_rejected(self) -> Mapping[str, int]: ...
 
     async def send_audio(self, pcm16: bytes) -> None:
         """Send whole samples, PCM16 little-endian, 24 kHz, mono. Raises ProviderError once the session is over."""

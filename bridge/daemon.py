@@ -1,0 +1,145 @@
+"""The life of the process: signals, sessions, HTTP, and an end within `drain_s`."""
+
+import asyncio
+import contextlib
+import random
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from bridge.config import Config
+from bridge.errors import BridgeError
+from bridge.net.backoff import Backoff
+from bridge.net.ice import IceServer, IceSettings
+from bridge.ops.api import HttpServer
+from bridge.ops.metrics import EventLoopLag, Metrics, SessionMetrics
+from bridge.session import Session, SessionState, SessionStatus
+from bridge.signals import on_stop_signal
+
+# A bug that strikes at once must not fill the log; one that strikes once a day is to be gone at once.
+FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0
+
+log = structlog.get_logger()
+
+
+async def run_daemon(config: Config) -> int:
+    """The exit status: 0 after a drain, 1 when a session failed."""
+    daemon = Daemon(config)
+    with on_stop_signal(daemon.stop):
+        return 0 if await daemon.run() else 1
+
+
+class Daemon:
+    """Runs every session of a configuration, each for itself, and the HTTP side."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._registry = CollectorRegistry()
+        self._metrics = Metrics(self._registry)
+        self._session_metrics = {
+            name: self._metrics.session(name, session.avatar.service) for name, session in config.sessions.items()
+        }
+        self._supervisors = [Supervisor(name, config, metrics) for name, metrics in self._session_metrics.items()]
+        self._tasks = asyncio.TaskGroup()
+        self._running: list[asyncio.Task[None]] = []
+        self._is_draining = False
+
+    async def run(self) -> bool:
+        """Run until drained, or until the last session has failed. Returns whether no session has failed.
+
+        Raises ConfigError when a port cannot be listened on.
+        """
+        with contextlib.ExitStack() as stack:
+            http = stack.enter_context(
+                HttpServer(self._config.http, self._config.metrics, self._registry, self._readiness)
+            )
+            for metrics in self._session_metrics.values():
+                stack.enter_context(metrics)  # a failed session stays visible as long as it is configured
+            async with self._tasks as tasks:
+                self._running = [tasks.create_task(s.run(), name=f"session {s.name}") for s in self._supervisors]
+                serving = (
+                    tasks.create_task(http.run(), name="http"),
+                    tasks.create_task(EventLoopLag(self._metrics).run(), name="event-loop-lag"),
+                )
+                await asyncio.wait(self._running)
+                for task in serving:
+                    task.cancel()
+        log.info("daemon_stopped")
+        return not any(supervisor.has_failed for supervisor in self._supervisors)
+
+    def stop(self, within_s: float | None = None) -> None:
+        """Drain: utterances end, outputs and avatar sessions are closed, `run` returns. Called again: abort.
+
+        within_s  None: `drain_s` of the configuration.
+        """
+        if self._is_draining:
+            log.warning("daemon_aborting")
+            for session in self._running:
+                session.cancel()
+            return
+        self._is_draining = True
+        drain_s = self._config.drain_s if within_s is None else within_s
+        log.info("daemon_draining", within_s=drain_s)
+        for supervisor in self._supervisors:
+            self._tasks.create_task(supervisor.drain(drain_s), name=f"drain {supervisor.name}")
+
+    def status(self) -> list[SessionStatus]:
+        return [status for supervisor in self._supervisors if (status := supervisor.status()) is not None]
+
+    def _readiness(self) -> str | None:
+        if self._is_draining:
+            return "draining"
+        return next((reason for s in self._supervisors if (reason := s.unreadiness)), None)
+
+
+class Supervisor:
+    """Runs one session, and again after a bug of ours; what only an operator can change ends it."""
+
+    def __init__(self, name: str, config: Config, metrics: SessionMetrics) -> None:
+        self.name = name
+        self.has_failed = False
+        self._config = config
+        self._metrics = metrics
+        self._session: Session | None = None
+        self._backoff = Backoff(FIRST_RESTART_S, LONGEST_RESTART_S, random.Random())
+        self._is_draining = asyncio.Event()
+
+    @property
+    def unreadiness(self) -> str | None:
+        """Why traffic should not be sent here: the session has not been live yet, or has failed."""
+        if self._session is not None and self._session.has_been_live and not self.has_failed:
+            return None
+        state = SessionState.FAILED if self.has_failed else SessionState.CONNECTING
+        return f"session {self.name} is {state.value}"
+
+    async def run(self) -> None:
+        config, ice = self._config.sessions[self.name], ice_settings(self._config)
+        while not self._is_draining.is_set():
+            self._session = Session(self.name, config, ice=ice, storage=self._config.storage, metrics=self._metrics)
+            try:
+                await self._session.run()
+                return
+            except BridgeError as error:
+                log.error("session_ended", session=self.name, error=str(error))
+                self.has_failed = True
+                return
+            except Exception:
+                # A bug of ours: it is shown whole, and this session alone is started anew.
+                delay_s = self._backoff.next_delay_s()
+                log.exception("session_crashed", session=self.name, retry_in_s=round(delay_s, 1))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s):
+                        await self._is_draining.wait()
+
+    def status(self) -> SessionStatus | None:
+        return self._session.status() if self._session is not None else None
+
+    async def drain(self, within_s: float) -> None:
+        self._is_draining.set()
+        if self._session is not None:
+            await self._session.drain(within_s)
+
+
+def ice_settings(config: Config) -> IceSettings:
+    servers = tuple(IceServer(server.urls, server.username or "", server.password) for server in config.ice.servers)
+    return IceSettings(config.ice.interfaces, servers)

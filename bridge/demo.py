@@ -1,0 +1,171 @@
+"""`avatar-bridge demo`: the whole main job on one machine, against the local avatar service."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bridge.config import (
+    Address,
+    AvatarConfig,
+    Config,
+    HttpConfig,
+    IceConfig,
+    InputConfig,
+    OutputConfig,
+    SessionConfig,
+    StorageConfig,
+)
+from bridge.daemon import Daemon
+from bridge.errors import ProviderUnavailable
+from bridge.ops.logs import configure_logging
+from bridge.redact import Secret
+from bridge.samples import SPEECH
+from bridge.session import SessionStatus
+from bridge.signals import on_stop_signal
+
+SESSION = "demo"
+RECORDING = "file:recordings/demo-{start:%Y%m%dT%H%M%SZ}.mp4"
+# Importing and drawing the face takes 2 s of CPU; the rest is for a machine that is busy.
+SERVICE_START_S = 20.0
+SERVICE_STOP_S = 5.0
+LOOK_EVERY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoOptions:
+    """input: None is the shipped sample.  record: replaces its file.  seconds: of picture; None: all of the input."""
+
+    service: str = "navtalk"
+    input: InputConfig | None = None
+    outputs: tuple[OutputConfig, ...] = ()
+    record: Path | None = None
+    seconds: float | None = None
+
+
+async def run_demo(options: DemoOptions) -> int:
+    """Run it; a status line on a terminal, a table at the end. Returns the exit status."""
+    console = Console(stderr=True)
+    # On a terminal the status line says what info lines would.
+    configure_logging("warning" if console.is_terminal else "info")
+    async with _local_service(options.service) as (url, has_ended):
+        daemon = Daemon(_config(options, url))
+        with on_stop_signal(daemon.stop):
+            running = asyncio.create_task(daemon.run())
+            watching = asyncio.create_task(_watch(daemon, options.seconds, console))
+            await asyncio.wait((running, has_ended), return_when=asyncio.FIRST_COMPLETED)
+            watching.cancel()
+            if not running.done():
+                running.cancel()
+                await asyncio.wait((running,))
+                raise ProviderUnavailable("the local avatar service ended by itself; its error is above")
+    succeeded = running.result()
+    (status,) = daemon.status()
+    Console().print(_summary(status))
+    return 0 if succeeded and status.media.n_pictures else 1
+
+
+@contextlib.asynccontextmanager
+async def _local_service(service: str) -> AsyncIterator[tuple[str, asyncio.Task[int]]]:
+    """The local avatar service in a process of its own: its URL, and a task that is done when it has ended."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bridge", "avatar", "--listen", "127.0.0.1:0", "--services", service),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    has_ended = asyncio.create_task(process.wait())
+    try:
+        async with asyncio.timeout(SERVICE_START_S):
+            url = (await process.stdout.readline()).decode().strip()
+        if not url:
+            raise ProviderUnavailable("the local avatar service did not start; its error is above")
+        yield url, has_ended
+    except TimeoutError:
+        raise ProviderUnavailable(f"the local avatar service did not start within {SERVICE_START_S:g} s") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await asyncio.wait((has_ended,), timeout=SERVICE_STOP_S)
+        if not has_ended.done():
+            process.kill()
+            await has_ended
+
+
+def _config(options: DemoOptions, url: str) -> Config:
+    outputs = {f"output-{number}": output for number, output in enumerate(options.outputs, 1)}
+    if options.record is not None:
+        options.record.unlink(missing_ok=True)
+        outputs["record"] = OutputConfig(url=Secret.url(f"file:{options.record}"))
+    elif not outputs:
+        outputs["record"] = OutputConfig(url=Secret.url(RECORDING))
+    avatar = AvatarConfig(url=Secret.url(url), license=Secret("local"), name="navtalk.Leo", role="speak")
+    source = options.input or InputConfig(url=Secret.url(f"file:{SPEECH}"))
+    return Config(
+        http=HttpConfig(listen=Address("127.0.0.1", 0)),
+        storage=StorageConfig(dir=Path.cwd()),
+        ice=IceConfig(interfaces=("lo",)),
+        sessions={SESSION: SessionConfig(avatar=avatar, inputs={"speech": source}, outputs=outputs)},
+    )
+
+
+async def _watch(daemon: Daemon, seconds: float | None, console: Console) -> None:
+    """Show the status, and end the demo in time."""
+    loop = asyncio.get_running_loop()
+    ends_at_s: float | None = None
+    with contextlib.ExitStack() as stack:
+        line: Live | None = None
+        if console.is_terminal:
+            line = stack.enter_context(Live(console=console, transient=True, auto_refresh=False))
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            for status in daemon.status():
+                if line is not None:
+                    line.update(_status_line(status), refresh=True)
+                if status.media.n_pictures and ends_at_s is None and seconds is not None:
+                    ends_at_s = loop.time() + seconds
+                if ends_at_s is not None and loop.time() >= ends_at_s:
+                    daemon.stop(within_s=0.0)
+                    return
+                if status.input_is_finished:
+                    daemon.stop()
+                    return
+
+
+def _status_line(status: SessionStatus) -> Text:
+    media = status.media
+    parts = [
+        f"{status.state.value}",
+        f"{media.fps:4.1f} fps",
+        f"{media.video_bps / 1e6:4.2f} Mb/s",
+        f"A/V {_ms(media.av_offset_s, signed=True)}",
+        f"added {_ms(media.added_latency_s)}",
+        *(f"{output.name} {output.state.value}" for output in status.outputs),
+    ]
+    return Text(" · ".join(parts), style="green" if status.state.value == "live" else "yellow")
+
+
+def _summary(status: SessionStatus) -> Table:
+    media = status.media
+    table = Table(title="avatar-bridge demo", title_justify="left", show_header=False)
+    table.add_row("pictures", f"{media.n_pictures}, lost packets {media.n_lost_packets}")
+    table.add_row("first picture after", f"{media.first_picture_s or 0:.2f} s")
+    table.add_row("speech sent", f"{status.spoken_s:.1f} s")
+    table.add_row("A/V offset", _ms(media.av_offset_s, signed=True))
+    table.add_row("added latency", f"median {_ms(media.added_latency_s)}, 99 % {_ms(media.added_latency_p99_s)}")
+    for output in status.outputs:
+        said = f"{output.bytes_total / 1e6:.1f} MB, {output.protocol}, {output.state.value}"
+        table.add_row(output.name, f"{said}; {output.last_error}" if output.last_error else said)
+    if status.error:
+        table.add_row("last error", status.error)
+    return table
+
+
+def _ms(seconds: float | None, signed: bool = False) -> str:
+    return "–" if seconds is None else f"{seconds * 1000:{'+' if signed else ''}.1f} ms"

@@ -1,0 +1,171 @@
+"""The way down: from an avatar's RTP packets to access units on session time."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import structlog
+
+from bridge.media.access_unit import AccessUnit, Kind, ReceivedUnit
+from bridge.media.clock import NS_PER_MS, NS_PER_S
+from bridge.media.rtp import RtpPacket, SenderReport
+from bridge.ports import RemoteTrack, TrackSink
+from bridge.receive.jitter import ReceiveStats
+from bridge.receive.track import UNANSWERED_LIMIT, TrackReceiver
+from bridge.timeline.sync import MIN_STEP_NS, SessionTimeline
+
+log = structlog.get_logger()
+
+
+class Reception:
+    """Receives the tracks of one avatar connection after another, on one session time.
+
+    `emit` gets every unit, on the event loop, in the order of arrival. A track that comes a second time belongs to a
+    new connection: both tracks are aligned anew, and go on behind what was emitted before.
+
+    origin_ns             `time.monotonic_ns` of session time 0.
+    keyframe_interval_ns  how far keyframes may lie apart; None: any distance.
+    keyframe_requests     PLIs sent, by reason.  nacks: packets asked for again.
+    """
+
+    def __init__(
+        self, origin_ns: int, emit: Callable[[AccessUnit], None], keyframe_interval_ns: int | None = None
+    ) -> None:
+        self.keyframe_interval_ns = keyframe_interval_ns
+        self.keyframe_requests: Counter[str] = Counter()
+        self.nacks = 0
+        self._origin_ns = origin_ns
+        self._emit = emit
+        self._ended_ns: dict[Kind, int] = {}
+        self._tracks: dict[Kind, _Track] = {}
+        self._timeline = SessionTimeline(origin_ns, {})
+
+    def on_track(self, track: RemoteTrack) -> TrackSink:
+        """Begin to receive a track."""
+        if track.kind in self._tracks:
+            self.close()
+        if not self._tracks:
+            earliest_ns: dict[Kind, int] = {kind: ended_ns + MIN_STEP_NS for kind, ended_ns in self._ended_ns.items()}
+            self._timeline = SessionTimeline(self._origin_ns, earliest_ns)
+        self._tracks[track.kind] = _Track(track, self, self._timeline)
+        return self._tracks[track.kind]
+
+    def request_keyframe(self) -> None:
+        """Ask the avatar service for a keyframe, as soon as the throttle allows."""
+        if video := self._tracks.get("video"):
+            video.request_keyframe()
+
+    def close(self) -> None:
+        """The connection is gone: nothing more is asked of it."""
+        for track in self._tracks.values():
+            track.close()
+        self._tracks.clear()
+
+    def stats(self, kind: Kind) -> ReceiveStats | None:
+        """Counts of the track that is received now."""
+        track = self._tracks.get(kind)
+        return track.receiver.stats if track else None
+
+    @property
+    def av_offset_s(self) -> float:
+        """Sound against picture as emitted, in seconds; above 0 sound is early (ITU-R BT.1359)."""
+        return self._timeline.av_offset_s
+
+    @property
+    def ignores_keyframe_requests(self) -> bool:
+        """Whether the service has left `UNANSWERED_LIMIT` requests in a row without a keyframe."""
+        video = self._tracks.get("video")
+        return video is not None and video.receiver.unanswered_keyframe_requests >= UNANSWERED_LIMIT
+
+    def deliver(self, unit: AccessUnit) -> None:
+        self._ended_ns[unit.codec.kind] = unit.pts_ns
+        self._emit(unit)
+
+
+class _Track:
+    """One track on the event loop: packets as they come, and a timer for what is due without one."""
+
+    def __init__(self, track: RemoteTrack, reception: Reception, timeline: SessionTimeline) -> None:
+        now_ns = time.monotonic_ns()
+        self.receiver = TrackReceiver(track.codecs, track.kind, now_ns)
+        self.receiver.set_keyframe_interval_ns(reception.keyframe_interval_ns)
+        self._kind = track.kind
+        self._feedback = track.feedback
+        self._reception = reception
+        self._timeline = timeline
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_ns = 0
+        self._has_warned = False
+        self._is_closed = False
+        self._set_timer(now_ns)
+
+    def on_packet(self, packet: RtpPacket) -> None:
+        if self._is_closed:
+            return
+        for unit in self.receiver.push(packet):
+            self._place(unit)
+        self._set_timer(packet.arrival_ns)
+
+    def on_sender_report(self, report: SenderReport) -> None:
+        ticks = self.receiver.report_ticks(report)
+        if ticks is not None and report.ntp_q32 and not self._is_closed:
+            self._timeline.on_sender_report(self._kind, ticks, report.ntp_ns, report.arrival_ns)
+
+    def request_keyframe(self) -> None:
+        self.receiver.request_keyframe()
+        self._set_timer(time.monotonic_ns())
+
+    def close(self) -> None:
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _place(self, unit: ReceivedUnit) -> None:
+        self._reception.deliver(unit.at(self._timeline.place(self._kind, unit.rtp_ticks, unit.arrival_ns)))
+
+    def _set_timer(self, now_ns: int) -> None:
+        """Poll if something is due, else be woken when it will be."""
+        deadline_ns = self.receiver.next_deadline_ns()
+        if deadline_ns is None:
+            return
+        if deadline_ns <= now_ns:
+            self._poll()
+        else:
+            self._wake_at(deadline_ns)
+
+    def _wake_at(self, deadline_ns: int) -> None:
+        if self._timer is not None:
+            if self._timer_at_ns <= deadline_ns:
+                return  # most deadlines only move away: being woken too early is cheaper than a new timer per packet
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline_ns / NS_PER_S, self._wake)
+        self._timer_at_ns = deadline_ns
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._set_timer(time.monotonic_ns())
+
+    def _poll(self) -> None:
+        now_ns = time.monotonic_ns()
+        feedback = self.receiver.poll(now_ns)
+        if feedback.nacks:
+            self._feedback.send_nack(feedback.nacks)
+            self._reception.nacks += len(feedback.nacks)
+        if feedback.keyframe_reason is not None:
+            self._feedback.send_pli()
+            self._reception.keyframe_requests[feedback.keyframe_reason] += 1
+            self._warn_if_ignored()
+        for unit in feedback.units:
+            self._place(unit)
+        deadline_ns = self.receiver.next_deadline_ns()
+        if deadline_ns is not None:
+            # Whatever is due again at once waits a millisecond: the loop has other work.
+            self._wake_at(max(deadline_ns, now_ns + NS_PER_MS))
+
+    def _warn_if_ignored(self) -> None:
+        is_ignored = self.receiver.unanswered_keyframe_requests >= UNANSWERED_LIMIT
+        if is_ignored and not self._has_warned:
+            log.warning("keyframe_requests_ignored", n_requests=self.receiver.unanswered_keyframe_requests)
+        self._has_warned = is_ignored

@@ -1,0 +1,149 @@
+"""What a session tells about itself: its metrics, and a status for people."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.media.access_unit import AccessUnit, Kind
+from bridge.media.clock import NS_PER_S
+from bridge.ops.metrics import OutputMetrics, SessionMetrics
+from bridge.outputs.runner import OutputRunner, OutputState, OutputStatus
+from bridge.ports import AvatarLink
+from bridge.reception import Reception
+from bridge.uplink import Uplink
+
+# A minute of 30 pictures a second: enough for a 99th percentile that means something, and it forgets old trouble.
+N_LATENCIES = 1800
+KINDS: tuple[Kind, ...] = ("audio", "video")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaStatus:
+    """What viewers get now. Times in seconds; None: not known yet.
+
+    fps, video_bps      over the last second.
+    added_latency_s     last packet of a picture received to its last byte written, median of the last 1800.
+    first_picture_s     start of the session to the first picture received.
+    """
+
+    fps: float
+    video_bps: float
+    av_offset_s: float | None
+    added_latency_s: float | None
+    added_latency_p99_s: float | None
+    n_pictures: int
+    n_lost_packets: int
+    first_picture_s: float | None
+    ignores_keyframe_requests: bool
+
+
+class OutputTelemetry:
+    """Follows one output; its methods are the runner's callbacks."""
+
+    def __init__(self, metrics: OutputMetrics) -> None:
+        self.latencies_s: deque[float] = deque(maxlen=N_LATENCIES)
+        self._metrics = metrics
+        self._latency = metrics.added_latency_seconds(mode="copy")
+        self._lost_ns: int | None = None
+        metrics.output_mode.switch(mode="copy", reason="as_received")
+
+    def on_written(self, unit: AccessUnit) -> None:
+        if unit.codec.kind == "video":
+            latency_s = (time.monotonic_ns() - unit.arrival_ns) / NS_PER_S
+            self.latencies_s.append(latency_s)
+            self._latency.observe(latency_s)
+
+    def on_change(self, status: OutputStatus) -> None:
+        self._metrics.output_state.switch(state=status.state.value)
+        match status.state:
+            case OutputState.BACKING_OFF if self._lost_ns is None and status.accepted:
+                self._lost_ns = time.monotonic_ns()
+            case OutputState.PUBLISHING if self._lost_ns is not None:
+                self._metrics.output_reconnect_seconds().observe((time.monotonic_ns() - self._lost_ns) / NS_PER_S)
+                self._lost_ns = None
+
+    def publish(self, status: OutputStatus) -> None:
+        metrics = self._metrics
+        metrics.output_queue_seconds().set(status.queue_s)
+        metrics.output_bytes_total.follow(status.bytes_total)
+        if status.last_progress_s is not None:
+            metrics.output_last_progress_timestamp_seconds().set(status.last_progress_s)
+        for reason, count in status.dropped_units.items():
+            metrics.output_dropped_units_total.follow(count, reason=reason)
+        for reason, count in status.reconnects.items():
+            metrics.output_reconnects_total.follow(count, reason=reason)
+
+
+class Telemetry:
+    """Follows one session: units as they pass, everything else when `publish` looks."""
+
+    def __init__(self, metrics: SessionMetrics) -> None:
+        self._metrics = metrics
+        self._outputs: dict[str, OutputTelemetry] = {}
+        self._started_ns = time.monotonic_ns()
+        self._first_picture_s: float | None = None
+        self._n_pictures = 0
+        self._video_bytes = 0
+        self._rates: deque[tuple[int, int, int]] = deque([(self._started_ns, 0, 0)], maxlen=2)
+        self._last_keyframe_ns: int | None = None
+
+    def output(self, name: str, protocol: str) -> OutputTelemetry:
+        """The follower of one output."""
+        self._outputs[name] = OutputTelemetry(self._metrics.output(name, protocol))
+        return self._outputs[name]
+
+    def on_unit(self, unit: AccessUnit) -> None:
+        """A unit was placed on session time."""
+        if unit.codec.kind != "video":
+            return
+        self._n_pictures += 1
+        self._video_bytes += len(unit.payload)
+        if self._first_picture_s is None:
+            self._first_picture_s = (time.monotonic_ns() - self._started_ns) / NS_PER_S
+            self._metrics.time_to_first_frame_seconds(phase="avatar").observe(self._first_picture_s)
+        if unit.is_keyframe:
+            if self._last_keyframe_ns is not None:
+                interval_s = (unit.pts_ns - self._last_keyframe_ns) / NS_PER_S
+                self._metrics.keyframe_interval_seconds(side="received").observe(interval_s)
+            self._last_keyframe_ns = unit.pts_ns
+
+    def publish(
+        self, uplink: Uplink, reception: Reception, runners: Sequence[OutputRunner], link: AvatarLink | None
+    ) -> None:
+        """Publish what nobody announces; to be called once a second."""
+        self._rates.append((time.monotonic_ns(), self._n_pictures, self._video_bytes))
+        metrics = self._metrics
+        metrics.input_level_dbfs().set(uplink.level_dbfs)
+        metrics.input_underruns_total.follow(uplink.underruns)
+        metrics.av_offset_seconds().set(reception.av_offset_s)
+        metrics.nack_total.follow(reception.nacks, direction="sent")
+        for reason, count in reception.keyframe_requests.items():
+            metrics.pli_total.follow(count, direction="sent", reason=reason)
+        for kind in KINDS:
+            if stats := reception.stats(kind):
+                for result in ("received", "lost", "recovered", "late", "invalid"):
+                    metrics.rtp_packets_total.follow(getattr(stats, result), kind=kind, result=result)
+        if link is not None:
+            for reason, count in link.datagrams_rejected.items():
+                metrics.datagrams_rejected_total.follow(count, reason=reason)
+        for runner in runners:
+            self._outputs[runner.name].publish(runner.status())
+
+    def status(self, reception: Reception) -> MediaStatus:
+        now_ns = time.monotonic_ns()
+        then_ns, n_pictures, video_bytes = self._rates[0]
+        elapsed_s = max(0.001, (now_ns - then_ns) / NS_PER_S)
+        latencies_s = sorted(s for output in self._outputs.values() for s in output.latencies_s)
+        lost = sum(stats.lost for kind in KINDS if (stats := reception.stats(kind)))
+        return MediaStatus(
+            fps=(self._n_pictures - n_pictures) / elapsed_s,
+            video_bps=8 * (self._video_bytes - video_bytes) / elapsed_s,
+            av_offset_s=reception.av_offset_s if self._n_pictures else None,
+            added_latency_s=latencies_s[len(latencies_s) // 2] if latencies_s else None,
+            added_latency_p99_s=latencies_s[len(latencies_s) * 99 // 100] if latencies_s else None,
+            n_pictures=self._n_pictures,
+            n_lost_packets=lost,
+            first_picture_s=self._first_picture_s,
+            ignores_keyframe_requests=reception.ignores_keyframe_requests,
+        )
