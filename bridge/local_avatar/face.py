@@ -33,7 +33,7 @@ _BREATH_UNITS = 3.5
 _LIDS = (1.0, 0.72, 0.4, 0.0)
 _GAZES = ((0.0, 0.0), (-0.8, 0.1), (0.8, 0.1), (0.0, -0.7), (0.35, 0.6))
 _BROWS = (0.0, 0.5, 1.0)
-_OPENNESS = (0.0, 0.14, 0.28, 0.45, 0.62, 0.8, 1.0)
+_OPENNESS = (0.14, 0.28, 0.45, 0.62, 0.8, 1.0)
 _SPREADS = (-1.0, -0.4, 0.2, 0.9)
 
 
@@ -106,7 +106,7 @@ class Face:
             return self._hiss
         if mouth.openness < 0.07:
             return self._smile if pose.smile else self._pressed
-        return self._mouths[_nearest(_OPENNESS[1:], mouth.openness), _nearest(_SPREADS, mouth.spread)]
+        return self._mouths[_nearest(_OPENNESS, mouth.openness), _nearest(_SPREADS, mouth.spread)]
 
     def _lay(self, canvas: Canvas, name: str, patch: Patch, pose: Pose, lift: float = 0.0, depth: float = 1.0) -> None:
         y = _FEATURE_Y[name]
