@@ -101,8 +101,8 @@ class RtmpOutput:
             await _race(self._pump(link, units, listener), self._watch(link), link.until(lambda: False))
         except RemoteProtocolError as error:
             raise OutputLost(f"{self._name}: {error}") from error
-        except OutputError:
-            link.abort()
+        except OutputError as error:
+            link.give_up(error)
             raise
         finally:
             await link.close(self._deadlines.close_s)
@@ -129,6 +129,8 @@ class RtmpOutput:
             raise OutputLost(f"{self._name}: no connection within {self._deadlines.connect_s:g} s") from None
         except ssl.SSLCertVerificationError as error:
             raise OutputRejected(f"{self._name}: the server's certificate is refused: {error.verify_message}") from None
+        except UnicodeError:
+            raise OutputRejected(f"{self._name}: the host name is malformed") from None
         except OSError as error:
             raise OutputLost(f"{self._name}: cannot connect: {error.strerror or error}") from None
 
@@ -173,6 +175,7 @@ class _Link(asyncio.Protocol):
         self._publisher = publisher
         self._name = name
         self._transport: asyncio.Transport | None = None
+        self._tcp: socket.socket | None = None
         self._failure: OutputError | None = None
         self._changed = asyncio.Event()
         self._lost = asyncio.Event()
@@ -207,48 +210,50 @@ class _Link(asyncio.Protocol):
         return bool(tags)
 
     def progress(self) -> OutputProgress:
-        if self._transport is not None and not self._lost.is_set():
-            unsent_bytes = self._transport.get_write_buffer_size() + _unacknowledged_bytes(self._transport)
-            self._progress = OutputProgress(self._written_bytes - unsent_bytes, unsent_bytes)
+        transport, tcp = self._transport, self._tcp
+        # A transport that fails forgets what it had not sent, which would look like progress: so what was seen stands.
+        if self._failure is None and transport is not None and tcp is not None and tcp.fileno() >= 0:
+            # SIOCOUTQ, tcp(7): what the far end has not acknowledged. TIOCOUTQ is the same number.
+            (unacknowledged_bytes,) = struct.unpack("i", fcntl.ioctl(tcp.fileno(), termios.TIOCOUTQ, bytes(4)))
+            unsent_bytes = transport.get_write_buffer_size() + unacknowledged_bytes
+            self._progress = OutputProgress(max(0, self._written_bytes - unsent_bytes), unsent_bytes)
         return self._progress
 
-    def abort(self) -> None:
-        """Give up the connection, and what has not left yet."""
+    def give_up(self, failure: OutputError) -> None:
+        """End the connection, without what has not left yet."""
+        self._fail(failure)
         if self._transport is not None:
             self._transport.abort()
 
     async def close(self, deadline_s: float) -> None:
         """Unpublish and close; what cannot leave within the deadline is given up."""
-        if self._transport is None:
+        transport = self._transport
+        if transport is None:
             return
         try:
             async with asyncio.timeout(deadline_s):
                 if self.state is State.LIVE and self._failure is None:
                     self._publisher.unpublish()
                     self._flush()
-                    self._end_our_direction(self._transport)
+                    # A socket closed with bytes of the server unread resets the connection, and the tail of the
+                    # broadcast is lost: so the server closes first. TLS cannot end one direction alone.
+                    end = transport.write_eof if transport.can_write_eof() else transport.close
+                    end()
                 else:
-                    self.abort()
+                    transport.abort()
                 await self._lost.wait()
         except TimeoutError:
-            self.abort()
+            transport.abort()
             await self._lost.wait()
         finally:
-            self.abort()
-
-    def _end_our_direction(self, transport: asyncio.Transport) -> None:
-        # A socket closed with bytes of the server unread resets the connection, and the tail of the broadcast is lost:
-        # so the server closes first. TLS cannot end one direction alone.
-        if transport.can_write_eof():
-            transport.write_eof()
-        else:
-            transport.close()
+            transport.abort()
 
     # ------------------------------------------------------------------------------------------ asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast(asyncio.Transport, transport)
-        tcp = transport.get_extra_info("socket")
+        # asyncio hands out a stand-in for the socket, with these methods of it; TLS forgets it on closing.
+        self._tcp = tcp = cast(socket.socket, transport.get_extra_info("socket"))
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         transport.set_write_buffer_limits(high=_UNSENT_BYTES)
@@ -274,6 +279,7 @@ class _Link(asyncio.Protocol):
         self._changed.set()
 
     def eof_received(self) -> None:
+        self.progress()
         if self.state is State.PUBLISHING:
             self._fail(
                 OutputRejected(
@@ -286,7 +292,8 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = getattr(exc, "strerror", None) or exc or "connection closed"
-        self._fail(OutputLost(f"{self._name}: {reason} before {self.state.value}"))
+        hint = "; if this comes again, the stream key is refused" if self.state is State.PUBLISHING else ""
+        self._fail(OutputLost(f"{self._name}: {reason} before {self.state.value}{hint}"))
         self._lost.set()
 
     def pause_writing(self) -> None:
@@ -305,13 +312,6 @@ class _Link(asyncio.Protocol):
     def _fail(self, failure: OutputError) -> None:
         self._failure = self._failure or failure
         self._changed.set()
-
-
-def _unacknowledged_bytes(transport: asyncio.Transport) -> int:
-    """What the far end's TCP has not acknowledged (SIOCOUTQ, tcp(7); the same number as TIOCOUTQ)."""
-    tcp = transport.get_extra_info("socket")
-    (n_bytes,) = struct.unpack("i", fcntl.ioctl(tcp.fileno(), termios.TIOCOUTQ, bytes(4)))
-    return int(n_bytes)
 
 
 async def _race(*coroutines: Coroutine[Any, Any, None]) -> None:

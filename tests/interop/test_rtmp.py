@@ -27,6 +27,8 @@ from bridge.errors import OutputLost, OutputRejected
 from bridge.media.access_unit import AccessUnit
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs.rtmp import RtmpDeadlines, RtmpOutput
+from bridge.protocols import amf
+from bridge.protocols.rtmp_chunks import ChunkWriter, Message, MessageType
 from bridge.redact import Secret
 from tests.interop import rtmp_media
 from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
@@ -177,6 +179,16 @@ async def test_nginx_records_every_picture_and_all_sound(nginx: NginxRtmp) -> No
     assert packets["video"][0][0] == packets["audio"][0][0] == 0.0
 
 
+async def test_progress_ends_at_all_that_was_written(nginx: NginxRtmp) -> None:
+    output = RtmpOutput(nginx.rtmp_url, Secret(KEY))
+
+    await publish(output, rtmp_media.units(3.0))
+
+    media_bytes = sum(len(unit.payload) for unit in rtmp_media.units(3.0))
+    assert media_bytes < output.progress().bytes_total < 1.1 * media_bytes
+    assert output.progress().backlog_bytes <= 1  # our own end of the connection counts as a byte until acknowledged
+
+
 async def test_a_wrong_key_is_refused_in_an_error_that_names_the_output_but_not_the_key(nginx: NginxRtmp) -> None:
     with pytest.raises(OutputRejected) as caught:
         await publish(RtmpOutput(nginx.rtmp_url, Secret("wrong-canary")), rtmp_media.units(1.0))
@@ -322,6 +334,37 @@ async def test_a_server_that_is_absent_is_lost() -> None:
     assert KEY not in str(caught.value)
 
 
+async def test_a_server_that_does_not_accept_is_lost_at_the_connect_deadline() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        # One connection fills a queue of length 0; the kernel ignores who comes after it.
+        waiting.enter_context(socket.create_connection(full.getsockname()))
+        output = output_to(full.getsockname()[1], dataclasses.replace(SHORT, connect_s=0.3))
+        with pytest.raises(OutputLost, match=r"no connection within 0\.3 s"):
+            await publish(output, rtmp_media.units(1.0))
+
+
+async def test_a_host_name_that_cannot_be_one_is_the_operators_mistake() -> None:
+    with pytest.raises(OutputRejected, match="host name is malformed"):
+        await publish(RtmpOutput(f"rtmp://{'x' * 64}.test/live/{KEY}"), rtmp_media.units(1.0))
+
+
+async def test_a_connection_that_is_reset_at_the_publish_request_is_worth_another_try() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1537)
+        writer.write(b"\3" + bytes(3072))
+        chunks = ChunkWriter()
+        for transaction in (1.0, 4.0):
+            body = amf.encode("_result", transaction, None, 1.0)
+            writer.write(chunks.write(3, Message(MessageType.COMMAND_AMF0, 0, 0, body)))
+        await reader.readuntil(b"publish")
+        tcp = writer.get_extra_info("socket")
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async with server_that(serve) as port:
+        with pytest.raises(OutputLost, match="reset by peer before the answer to publish"):
+            await publish(output_to(port), rtmp_media.units(1.0))
+
+
 async def test_a_server_that_accepts_and_stays_mute_is_lost_at_the_handshake_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"rtmp://127.0.0.1:{mute.getsockname()[1]}/live/{KEY}"
@@ -393,23 +436,56 @@ async def test_a_connection_that_is_reset_while_live_is_lost(nginx: NginxRtmp) -
             await run
 
 
-async def test_a_server_that_stops_reading_is_lost_as_wedged_and_leaves_units_in_the_queue(nginx: NginxRtmp) -> None:
+@contextlib.asynccontextmanager
+async def wedged(
+    nginx: NginxRtmp, tls: ssl.SSLContext | None, trust: ssl.SSLContext | None
+) -> AsyncIterator[tuple[asyncio.Task[None], RtmpOutput, LiveQueue]]:
+    """A live output with more to send than the sockets hold, whose server just stopped reading."""
     relay = Relay(nginx.rtmp_port)
+    queue, listener = LiveQueue(max_s=1000.0), Listener()
     large = rtmp_media.units(4.0, 1280, 720, 20_000_000)
-    queue = LiveQueue(max_s=1000.0)
-    listener = Listener()
-    async with server_that(relay.serve) as port, asyncio.timeout(TEST_S):
-        output = output_to(port)
+    async with server_that(relay.serve, tls) as port, asyncio.timeout(TEST_S):
+        scheme = "rtmps" if trust else "rtmp"
+        output = RtmpOutput(f"{scheme}://127.0.0.1:{port}/live/{KEY}", deadlines=SHORT, tls=trust)
         run = asyncio.create_task(output.run(queue, listener))
         await listener.published.wait()
         relay.stop_reading()
         for unit in large:
             queue.put(unit)
+        yield run, output, queue
+
+
+async def test_a_server_that_stops_reading_is_lost_as_wedged_and_leaves_units_in_the_queue(nginx: NginxRtmp) -> None:
+    async with wedged(nginx, None, None) as (run, output, queue):
         with pytest.raises(OutputLost, match="stopped reading"):
             await run
-    assert len(listener.written) < len(large)
+
+    progress = output.progress()
+    assert queue.lag_s > 0
+    assert progress.backlog_bytes > 0
+    # What was given up did not become progress.
+    assert output.progress() == progress
+
+
+async def test_a_server_that_stops_reading_is_lost_as_wedged_over_tls_too(
+    nginx: NginxRtmp, server_tls: ssl.SSLContext, trust: ssl.SSLContext
+) -> None:
+    async with wedged(nginx, server_tls, trust) as (run, output, queue):
+        with pytest.raises(OutputLost, match="stopped reading"):
+            await run
+
     assert queue.lag_s > 0
     assert output.progress().backlog_bytes > 0
+
+
+async def test_an_output_to_a_server_that_stops_reading_can_be_cancelled(nginx: NginxRtmp) -> None:
+    async with wedged(nginx, None, None) as (run, output, _):
+        # The queue was full of work when it was handed over: one turn of the loop fills the sockets.
+        await asyncio.sleep(0)
+        assert output.progress().backlog_bytes > 0
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
 
 
 # ---------------------------------------------------------------------------------------------- TLS
@@ -446,10 +522,14 @@ def server_tls(certificate: Path) -> ssl.SSLContext:
     return context
 
 
+@pytest.fixture
+def trust(certificate: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(certificate))
+
+
 async def test_nginx_records_what_comes_over_tls(
-    nginx: NginxRtmp, certificate: Path, server_tls: ssl.SSLContext
+    nginx: NginxRtmp, trust: ssl.SSLContext, server_tls: ssl.SSLContext
 ) -> None:
-    trust = ssl.create_default_context(cafile=str(certificate))
     async with server_that(Relay(nginx.rtmp_port).serve, server_tls) as port:
         await publish(RtmpOutput(f"rtmps://127.0.0.1:{port}/live/{KEY}", tls=trust), rtmp_media.units(3.0))
 
@@ -457,7 +537,7 @@ async def test_nginx_records_what_comes_over_tls(
 
 
 async def test_a_wrong_key_is_refused_over_tls_too(
-    nginx: NginxRtmp, certificate: Path, server_tls: ssl.SSLContext
+    nginx: NginxRtmp, trust: ssl.SSLContext, server_tls: ssl.SSLContext
 ) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", nginx.rtmp_port)
@@ -467,7 +547,6 @@ async def test_a_wrong_key_is_refused_over_tls_too(
         await forth
         server_writer.close()
 
-    trust = ssl.create_default_context(cafile=str(certificate))
     async with server_that(serve, server_tls) as port:
         with pytest.raises(OutputRejected, match="stream key"):
             await publish(RtmpOutput(f"rtmps://127.0.0.1:{port}/live/wrong", tls=trust), rtmp_media.units(1.0))
