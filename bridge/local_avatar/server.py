@@ -27,17 +27,16 @@ _SILENT = logging.Logger("local-avatar", level=logging.CRITICAL + 1)
 
 
 class LocalAvatar:
-    """Serves any number of sessions. `on_listening` is called with the URL for clients once they may connect."""
+    """Serves any number of sessions. `on_listening` is called with the URL for clients once they may connect.
 
-    def __init__(
-        self,
-        options: LocalAvatarOptions,
-        on_listening: Callable[[str], None] | None = None,
-        ice: IceSettings | None = None,
-    ) -> None:
+    Who listens on loopback sends its media there too, and to no other interface.
+    """
+
+    def __init__(self, options: LocalAvatarOptions, on_listening: Callable[[str], None] | None = None) -> None:
         self._options = options
         self._on_listening = on_listening
-        self._ice = ice or IceSettings(interfaces=("lo",))
+        is_loopback = options.listen_host in ("localhost", "::1") or options.listen_host.startswith("127.")
+        self._ice = IceSettings(interfaces=("lo",) if is_loopback else ())
         self._sessions = asyncio.TaskGroup()
 
     async def run(self) -> None:

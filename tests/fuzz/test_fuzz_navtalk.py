@@ -10,12 +10,12 @@ from bridge.errors import RemoteProtocolError
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import parse_event, parse_request
 
-KEYS = """type data message raw_data sdp candidate sdpMid sdpMLineIndex iceServers ice_servers urls url username
-credential sessionId session_id content transcript delta id response_id audio item text error arguments name call_id avatarId
-voice prompt tools""".split()
-TYPES = [
-    value.TYPE for value in vars(navtalk).values() if isinstance(value, type) and hasattr(value, "TYPE")
-]
+KEYS = """
+type data message raw_data sdp candidate sdpMid sdpMLineIndex iceServers ice_servers urls url username credential
+sessionId session_id content transcript delta id response_id audio item text error arguments name call_id avatarId
+voice prompt tools
+""".split()
+TYPES = [value.TYPE for value in vars(navtalk).values() if isinstance(value, type) and hasattr(value, "TYPE")]
 TYPES += [f"conversation.connected.{end}" for end in navtalk.End] + ["error", "session.updated"]
 
 leaves = (

@@ -71,6 +71,7 @@ class FakePerformer:
     def __init__(self, *_: object) -> None:
         self.did: list[str] = []
         self.said = b""
+        self.paused = False
         FakePerformer.made = self
 
     def speak(self, pcm16: bytes) -> None:
@@ -181,3 +182,9 @@ async def test_the_fault_no_h264_renames_the_codec() -> None:
 async def test_a_service_that_falls_mute_says_nothing_more() -> None:
     socket, _ = await serve(LEO, faults=[Fault("mute-at", step="created")])
     assert [type(event) for event in socket.got] == [navtalk.Connected, navtalk.Offer]
+
+
+async def test_a_media_stall_pauses_the_performance_and_keeps_the_session() -> None:
+    socket, _ = await serve(LEO, faults=[Fault("media-stall", after_s=0.0)])
+    assert FakePerformer.made.paused
+    assert isinstance(socket.got[-1], navtalk.SessionUpdated)
