@@ -21,6 +21,8 @@ MIN_NACK_SPACING_NS = 20 * NS_PER_MS
 MAX_MISSING = 256
 # RFC 3550 §A.1, MAX_DROPOUT: a step further than this, in either direction, is another stream.
 MAX_STEP = 3000
+# RFC 3550 §A.1, MAX_MISORDER: so many late packets and nothing else are a stream that starts again a little lower.
+MAX_LATE_RUN = 100
 
 
 @dataclass(slots=True)
@@ -70,6 +72,8 @@ class JitterBuffer:
         self._held: dict[int, RtpPacket] = {}
         self._missing: dict[int, _Missing] = {}  # in sequence order, hence in order of since_ns
         self._stray: RtpPacket | None = None
+        self._late_run = 0
+        self._received_before_run = 0
         self._round_trip_ns = 0
 
     def push(self, packet: RtpPacket, now_ns: int) -> Sequence[RtpPacket]:
@@ -92,8 +96,7 @@ class JitterBuffer:
             # A late packet is never newer media than what was released; that of a restarted stream may be.
             if 0 < (packet.rtp_timestamp - self._newest_timestamp) % 2**32 < 2**31:
                 return self._doubt(packet)
-            self._stats.late += 1
-            return ()
+            return self._refuse(packet)
         if sequence_number in self._held:
             self._stats.late += 1
             return ()
@@ -168,6 +171,18 @@ class JitterBuffer:
         if released:
             self._newest_timestamp = released[-1].rtp_timestamp
         return released
+
+    def _refuse(self, packet: RtpPacket) -> Sequence[RtpPacket]:
+        """A late packet, unless there have been nothing but late ones for long."""
+        if self._stats.received != self._received_before_run:
+            self._received_before_run = self._stats.received
+            self._late_run = 0
+        if not packet.is_retransmission:
+            self._late_run += 1
+        if self._late_run > MAX_LATE_RUN:
+            return self._restart([packet])
+        self._stats.late += 1
+        return ()
 
     def _doubt(self, packet: RtpPacket) -> Sequence[RtpPacket]:
         """A packet that does not belong here: the first of a new stream, if its successor comes next."""

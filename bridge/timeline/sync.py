@@ -32,6 +32,8 @@ LAG_NS = 5 * NS_PER_S
 MIN_STEP_NS = NS_PER_MS
 # aiortc stamps a report with the time of its last packet, which scatters by 2 ms; the median of five is steadier.
 N_REPORTS = 5
+# From three reports on the median is proof against a single wild one.
+N_SURE_REPORTS = 3
 # How long a best arrival counts. Two spans are kept, so the best is always over the last 5 to 10 s.
 ARRIVAL_SPAN_NS = 5 * NS_PER_S
 
@@ -154,6 +156,8 @@ class SessionTimeline:
     def _jump(self) -> None:
         """Move the early track forward, at the first pair of reports or when creeping would be hopeless."""
         if len(self._tracks) < 2:
+            return
+        if self._has_jumped and min(map(len, self._reports_ns.values())) < N_SURE_REPORTS:
             return
         lead_ns = self._video_lead_ns()
         if abs(lead_ns) > (LOST_SYNC_NS if self._has_jumped else JUMP_NS):

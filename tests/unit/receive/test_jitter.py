@@ -1,5 +1,13 @@
 from bridge.media.clock import NS_PER_MS
-from bridge.receive.jitter import MAX_MISSING, MAX_STEP, MIN_NACK_SPACING_NS, WAIT_NS, JitterBuffer, ReceiveStats
+from bridge.receive.jitter import (
+    MAX_LATE_RUN,
+    MAX_MISSING,
+    MAX_STEP,
+    MIN_NACK_SPACING_NS,
+    WAIT_NS,
+    JitterBuffer,
+    ReceiveStats,
+)
 from tests.unit.receive.streams import SSRC, ms, numbers, packet
 
 
@@ -199,6 +207,22 @@ def test_a_sequence_that_starts_again_a_little_lower_with_newer_media_is_a_new_s
     rig.push(1001, timestamp=90_000)
     assert rig.push(10, timestamp=93_600) == []
     assert rig.push(11, timestamp=93_600) == [10, 11]
+
+
+def test_nothing_but_late_packets_for_long_is_a_new_stream_too() -> None:
+    rig = Rig()
+    rig.push(1000, timestamp=90_000)
+    assert [rig.push(n, timestamp=0) for n in range(500, 500 + MAX_LATE_RUN)] == [[]] * MAX_LATE_RUN
+    assert rig.push(500 + MAX_LATE_RUN, timestamp=0) == [500 + MAX_LATE_RUN]
+    assert rig.push(501 + MAX_LATE_RUN, timestamp=0) == [501 + MAX_LATE_RUN]
+
+
+def test_late_packets_between_others_never_add_up() -> None:
+    rig = Rig()
+    rig.push(1000, timestamp=90_000)
+    for n in range(1001, 1300):
+        assert rig.push(n, timestamp=90_000) == [n]
+        assert rig.push(900, timestamp=0) == []
 
 
 def test_late_retransmissions_in_a_row_do_not_look_like_a_new_stream() -> None:

@@ -241,11 +241,15 @@ def test_creeping_backwards_keeps_pictures_in_order() -> None:
     assert min(steps(world, "video")) >= 40 - 40 * CREEP_NS_PER_S / NS_PER_S - 1e-6
 
 
-def test_a_single_wild_report_moves_nothing() -> None:
+@pytest.mark.parametrize("wild_ms", [-3000, 3000])
+@pytest.mark.parametrize("seconds", [1.5, 2.5, 6])
+def test_a_single_wild_report_makes_nothing_jump(seconds: float, wild_ms: float) -> None:
     world = World()
-    world.play(0, 6000)
-    world.report("video", 6000, error_ms=3000)
-    assert abs(world.timeline.av_offset_s) < 0.001
+    world.play(0, seconds * 1000)
+    world.report("video", seconds * 1000, error_ms=wild_ms)
+    world.play(seconds * 1000, seconds * 1000 + 3000)
+    assert abs(world.video_late_ms()) < 6
+    assert max(steps(world, "audio")) < 21
 
 
 def test_noisy_reports_leave_the_tracks_within_a_few_milliseconds() -> None:
