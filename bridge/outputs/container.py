@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import io
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -126,14 +127,19 @@ class _Recorder:
         """See before the first picture that there is a place to write to. Raises OutputRejected, OutputLost."""
         with self._failures():
             self._names.directory.mkdir(parents=True, exist_ok=True)
+            if not os.access(self._names.directory, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             self._look_at_space()
 
-    def write(self, unit: AccessUnit) -> list[AccessUnit]:
-        """The units that went into a file by this. Raises OutputRejected, OutputLost."""
+    def write(self, unit: AccessUnit) -> bool:
+        """False: no file has begun, for want of a keyframe. Raises OutputRejected, OutputLost."""
         with self._failures():
             if unit.codec.kind == "video":
                 self._open_or_change(unit)
-            return self._recording.write(unit) if self._recording else []
+            if self._recording is None:
+                return False
+            self._recording.write(unit)
+            return True
 
     def close(self) -> None:
         """End the file. Raises OutputRejected, OutputLost: then it ends where the last fragment does."""
@@ -226,14 +232,14 @@ class ContainerOutput:
     async def _record(self, worker: Worker, units: LiveQueue, listener: OutputListener) -> None:
         path: Path | None = None
         while (unit := await units.get()) is not None:
-            written = await worker.call(self._recorder.write, unit)
-            if self._recorder.bytes_written and path != self._recorder.path:
-                if path is None:
-                    listener.on_published()
+            if not await worker.call(self._recorder.write, unit):
+                continue
+            if path is None:
+                listener.on_published()
+            if path != self._recorder.path:
                 path = self._recorder.path
                 log.info("recording_started", path=str(path))
-            for done in written:
-                listener.on_written(done)
+            listener.on_written(unit)
 
     async def _close(self, worker: Worker) -> None:
         try:

@@ -17,8 +17,10 @@ from bridge.media.opus import PRE_SKIP_SAMPLES
 # Containers time an Opus packet by what it decodes to after `PRE_SKIP_SAMPLES` (RFC 7845 §4.3), senders stamp what
 # the encoder heard: the packet's own start lies that much earlier.
 OPUS_SHIFT_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)
-# Of the last picture, if it is the only one: one at 25 a second.
-LONE_PICTURE_NS = 40 * NS_PER_MS
+# A picture is given the duration of the one before it, which counts only for the last of a fragment and of the file.
+# The first has that of 25 a second; a pause of the avatar is no duration.
+FIRST_PICTURE_NS = 40 * NS_PER_MS
+LONGEST_PICTURE_NS = 200 * NS_PER_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,7 @@ _MUXER_OPTIONS = {"flush_packets": "1", "max_interleave_delta": "500000"}
 class Recording:
     """A file from one keyframe to its close: time 0 is that keyframe, sound from before it is left out.
 
-    One picture is held back until the next one gives its duration. The parameter sets are those of the first keyframe:
-    of a change the owner makes a new file.
+    The parameter sets are those of the first keyframe: of a change the owner makes a new file.
     """
 
     def __init__(self, sink: BinaryIO, container: Container, keyframe: AccessUnit) -> None:
@@ -60,36 +61,24 @@ class Recording:
         self._audio = _add_audio(self._muxer, container.audio_codec)
         self._muxer.start_encoding()
         self._ticks = {self._video: -1, self._audio: -1}
-        self._held: AccessUnit | None = None
-        self._picture_ns = LONE_PICTURE_NS
+        self._picture_ns = FIRST_PICTURE_NS
+        self._last_picture_ns: int | None = None
 
-    def write(self, unit: AccessUnit) -> list[AccessUnit]:
-        """Put the unit into the container, or hold it back. Returns those that went in."""
-        if unit.codec.kind == "audio":
-            pts_ns = unit.pts_ns - self._starts_ns - (OPUS_SHIFT_NS if unit.codec is Codec.OPUS else 0)
-            if pts_ns >= 0:
-                self._mux(self._audio, unit, pts_ns, unit.duration_ns)
-            return [unit]
-        done = []
-        if self._held is not None:
-            self._picture_ns = unit.pts_ns - self._held.pts_ns
-            done = self._write_held()
-        self._held = unit
-        return done
+    def write(self, unit: AccessUnit) -> None:
+        pts_ns = unit.pts_ns - self._starts_ns
+        if unit.codec.kind == "video":
+            if self._last_picture_ns is not None:
+                self._picture_ns = min(pts_ns - self._last_picture_ns, LONGEST_PICTURE_NS)
+            self._last_picture_ns = pts_ns
+            self._mux(self._video, unit, pts_ns, self._picture_ns)
+            return
+        if unit.codec is Codec.OPUS:
+            pts_ns -= OPUS_SHIFT_NS
+        if pts_ns >= 0:
+            self._mux(self._audio, unit, pts_ns, unit.duration_ns)
 
     def close(self) -> None:
-        """Write what waits and the end of the file."""
-        try:
-            self._write_held()
-        finally:
-            self._muxer.close()
-
-    def _write_held(self) -> list[AccessUnit]:
-        if self._held is None:
-            return []
-        unit, self._held = self._held, None
-        self._mux(self._video, unit, unit.pts_ns - self._starts_ns, self._picture_ns)
-        return [unit]
+        self._muxer.close()
 
     def _mux(self, stream: VideoStream | AudioStream, unit: AccessUnit, pts_ns: int, duration_ns: int) -> None:
         assert stream.time_base is not None

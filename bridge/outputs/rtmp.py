@@ -13,6 +13,7 @@ from typing import Any, cast
 from bridge.errors import OutputError, OutputLost, OutputRejected, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
+from bridge.outputs.runner import OutputWedged
 from bridge.ports import OutputListener, OutputProgress
 from bridge.protocols.flv import TagSequence
 from bridge.protocols.rtmp import (
@@ -62,8 +63,9 @@ class RtmpOutput:
     queue, which forgets whole GOPs, and after `deadlines.wedged_s` the connection is given up.
 
     A server that closes the connection in answer to `publish`, without a word, has refused the key: nginx-rtmp has no
-    other way to say so. That is `OutputRejected`, because retrying a wrong key is useless; a reset at that moment is
-    `OutputLost`, because that is how a server dies. So is a name that is still taken: by the connection that was lost.
+    other way to say so. That is `OutputRejected`, because retrying a wrong key is useless; the runner tries again all
+    the same where the key was accepted before. A reset at that moment is `OutputLost`, because that is how a server
+    dies. So is a name that is still taken: mostly by a connection of ours that the server has not missed yet.
     """
 
     audio_codec = Codec.AAC
@@ -152,7 +154,7 @@ class RtmpOutput:
                 await link.until(lambda: link.is_writable)
 
     async def _watch(self, link: "_Link") -> None:
-        """Raises OutputLost once the far end has stopped reading; never returns."""
+        """Raises OutputWedged once the far end has stopped reading; never returns."""
         window_s = self._deadlines.wedged_s
         clock = asyncio.get_running_loop()
         moved, moved_at_s = 0, clock.time()
@@ -162,7 +164,7 @@ class RtmpOutput:
             if not progress.backlog_bytes or progress.bytes_total - moved >= _WEDGED_BELOW_BYTES:
                 moved, moved_at_s = progress.bytes_total, clock.time()
             elif clock.time() - moved_at_s >= window_s:
-                raise OutputLost(
+                raise OutputWedged(
                     f"{self._name}: the server stopped reading: {progress.backlog_bytes} bytes wait, "
                     f"and fewer than {_WEDGED_BELOW_BYTES} left in {window_s:g} s"
                 )
@@ -274,7 +276,7 @@ class _Link(asyncio.Protocol):
                     case Published():
                         pass
         except RemoteProtocolError as error:
-            self._fail(OutputLost(f"{self._name}: {error}"))
+            self._fail(OutputLost(f"{self._name}: {error}"), error)
         self._flush()
         self._changed.set()
 
@@ -293,7 +295,7 @@ class _Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         reason = getattr(exc, "strerror", None) or exc or "connection closed"
         hint = "; if this comes again, the stream key is refused" if self.state is State.PUBLISHING else ""
-        self._fail(OutputLost(f"{self._name}: {reason} before {self.state.value}{hint}"))
+        self._fail(OutputLost(f"{self._name}: {reason} before {self.state.value}{hint}"), exc)
         self._lost.set()
 
     def pause_writing(self) -> None:
@@ -309,8 +311,10 @@ class _Link(asyncio.Protocol):
             self._written_bytes += len(data)
             self._transport.write(data)
 
-    def _fail(self, failure: OutputError) -> None:
-        self._failure = self._failure or failure
+    def _fail(self, failure: OutputError, cause: Exception | None = None) -> None:
+        if self._failure is None:
+            self._failure = failure
+            failure.__cause__ = cause
         self._changed.set()
 
 

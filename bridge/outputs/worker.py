@@ -31,16 +31,15 @@ class Worker:
         self._inbox.put(None)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `function` in the thread; its result or error comes back. Cancelled: what runs there runs on."""
+        """Run `function` in the thread; its result or error comes back. Cancelled: it is run all the same."""
         job: Future[T] = Future()
+        job.set_running_or_notify_cancel()
         self._inbox.put((job, lambda: function(*args, **kwargs)))
         return await asyncio.wrap_future(job)
 
     def _serve(self) -> None:
         while (item := self._inbox.get()) is not None:
             job, function = item
-            if not job.set_running_or_notify_cancel():
-                continue
             try:
                 result = function()
             except BaseException as error:
