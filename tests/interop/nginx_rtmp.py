@@ -163,7 +163,7 @@ class NginxRtmp:
         self._get(f"/control/drop/publisher?{query}")
 
     def kill(self) -> None:
-        """End nginx at once, as a crash would; the address stays reserved for `restart` by nobody."""
+        """End nginx at once, as a crash would."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:

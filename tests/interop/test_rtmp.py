@@ -23,10 +23,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bridge.errors import OutputLost, OutputRejected
+from bridge.errors import OutputLost, OutputRejected, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs.rtmp import RtmpDeadlines, RtmpOutput
+from bridge.outputs.runner import OutputWedged
 from bridge.protocols import amf
 from bridge.protocols.rtmp_chunks import ChunkWriter, Message, MessageType
 from bridge.redact import Secret
@@ -391,8 +392,9 @@ async def test_a_web_server_is_named_as_none_for_rtmp() -> None:
         await reader.read()
 
     async with server_that(serve) as port:
-        with pytest.raises(OutputLost, match="does not speak RTMP"):
+        with pytest.raises(OutputLost, match="does not speak RTMP") as caught:
             await publish(output_to(port), rtmp_media.units(1.0))
+    assert isinstance(caught.value.__cause__, RemoteProtocolError)
 
 
 class Relay:
@@ -432,8 +434,10 @@ async def test_a_connection_that_is_reset_while_live_is_lost(nginx: NginxRtmp) -
     relay = Relay(nginx.rtmp_port)
     async with server_that(relay.serve) as port, live(output_to(port), rtmp_media.units(1.0)) as (run, _):
         relay.reset()
-        with pytest.raises(OutputLost, match="reset"):
+        with pytest.raises(OutputLost, match="reset") as caught:
             await run
+    # The runner's metric tells a reset from other losses by it.
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
 
 
 @contextlib.asynccontextmanager
@@ -457,7 +461,7 @@ async def wedged(
 
 async def test_a_server_that_stops_reading_is_lost_as_wedged_and_leaves_units_in_the_queue(nginx: NginxRtmp) -> None:
     async with wedged(nginx, None, None) as (run, output, queue):
-        with pytest.raises(OutputLost, match="stopped reading"):
+        with pytest.raises(OutputWedged, match="stopped reading"):
             await run
 
     progress = output.progress()
@@ -471,7 +475,7 @@ async def test_a_server_that_stops_reading_is_lost_as_wedged_over_tls_too(
     nginx: NginxRtmp, server_tls: ssl.SSLContext, trust: ssl.SSLContext
 ) -> None:
     async with wedged(nginx, server_tls, trust) as (run, output, queue):
-        with pytest.raises(OutputLost, match="stopped reading"):
+        with pytest.raises(OutputWedged, match="stopped reading"):
             await run
 
     assert queue.lag_s > 0
