@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # WebRTC takes half a second of CPU to import, which `check` 
 
 def open_provider(config: AvatarConfig, ice: "IceSettings", history: Sequence[str] = ()) -> AvatarProvider:
     """The provider of a configured avatar. `history`: what users said before, read anew at every connection."""
-    from bridge.providers.navtalk import NavTalkOptions, NavTalkProvider
+    from bridge.providers.navtalk import NavTalkProvider
+    from bridge.providers.navtalk_options import NavTalkOptions
 
     options = NavTalkOptions(
         url=config.url,

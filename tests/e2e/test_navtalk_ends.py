@@ -23,7 +23,8 @@ from bridge.ports import AvatarEvent, AvatarLink, RemoteTrack, TrackSink
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk import End, Ended
 from bridge.protocols.navtalk_json import dump
-from bridge.providers.navtalk import NavTalkOptions, NavTalkProvider
+from bridge.providers.navtalk import NavTalkProvider
+from bridge.providers.navtalk_options import NavTalkOptions
 from bridge.redact import Secret
 
 CANARY = "sk_navtalk_canary/7f3a=9"

@@ -16,7 +16,8 @@ from bridge.local_avatar.server import LocalAvatar
 from bridge.media.rtp import RtpPacket, SenderReport
 from bridge.net.ice import IceSettings
 from bridge.ports import AvatarEvent, AvatarLink, RemoteTrack
-from bridge.providers.navtalk import NavTalkOptions, NavTalkProvider
+from bridge.providers.navtalk import NavTalkProvider
+from bridge.providers.navtalk_options import NavTalkOptions
 from bridge.redact import Secret
 
 LO = IceSettings(interfaces=("lo",))

@@ -9,7 +9,7 @@ import pytest
 from bridge.config import AvatarConfig
 from bridge.net.ice import IceSettings
 from bridge.providers import open_provider
-from bridge.providers.navtalk import NavTalkOptions
+from bridge.providers.navtalk_options import NavTalkOptions
 from bridge.redact import Secret
 
 URL = "wss://service.example/wss/v2/realtime-chat"
