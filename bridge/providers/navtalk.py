@@ -74,7 +74,7 @@ class NavTalkProvider:
     async def run(self, listener: AvatarListener) -> None:
         """Serve one session and raise what ended it: there is no other end than an error or a cancellation.
 
-        Raises ProviderRejected, ProviderUnavailable, RemoteProtocolError.
+        Raises ProviderRejected, ProviderUnavailable, RemoteProtocolError; ConfigError for an unknown interface.
         """
         socket = await self._open()
         session = _Session(socket, self._options, self._ice, self._history, listener, self._where)
@@ -93,7 +93,7 @@ class NavTalkProvider:
                 ping_interval=PING_S,
                 ping_timeout=PING_S,
                 max_size=MAX_MESSAGE_BYTES,
-                compression=None,  # base64 of sound shrinks by a quarter and costs a core's percent per session
+                compression=None,  # base64 of noise-like sound shrinks by a quarter at best: not worth holding it up
                 user_agent_header="avatar-bridge",
                 proxy=None if is_local else True,
                 logger=_SILENT,
