@@ -184,3 +184,17 @@ async def test_sound_that_returns_after_silence_is_in_place() -> None:
 
     assert heard_s(frames) == pytest.approx([0.3, 1.6], abs=0.001)
     assert all(b.pts_ns == a.pts_ns + a.duration_ns for a, b in itertools.pairwise(frames))
+
+
+async def test_a_thread_that_cannot_keep_up_loses_the_oldest_sound_and_counts_it() -> None:
+    frames: list[AccessUnit] = []
+    sound = OpusToAac(frames.append, 128_000)
+    for unit in opus_units(clicks(3.0, [2.5])):
+        sound.put(unit)
+    sound.finish()
+
+    await sound.run()
+
+    assert sound.dropped_units == 50
+    assert frames[0].pts_ns / NS_PER_S == pytest.approx(1.0, abs=0.03)
+    assert heard_s(frames) == pytest.approx([2.5], abs=0.001)
