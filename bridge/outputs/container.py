@@ -49,15 +49,15 @@ log = structlog.get_logger()
 
 
 class _File(io.FileIO):
-    """A file that counts what was written, and writes all or raises."""
+    """A file that writes all or raises, and counts the bytes, on top of those of the files before it."""
 
-    bytes_written = 0
+    bytes_total = 0
 
     def write(self, data: bytes | memoryview, /) -> int:  # type: ignore[override]
         left = memoryview(data)
         while left:
             n_written = super().write(left)
-            self.bytes_written += n_written
+            self.bytes_total += n_written
             left = left[n_written:]
         return len(data)
 
@@ -115,13 +115,11 @@ class _Recorder:
         self._file: _File | None = None
         self._recording: Recording | None = None
         self._looked_ns = 0
-        self._bytes_before = 0
         self.path = names.directory / names.template
 
     @property
-    def bytes_written(self) -> int:
-        file = self._file
-        return self._bytes_before + (file.bytes_written if file else 0)
+    def bytes_total(self) -> int:
+        return self._file.bytes_total if self._file else 0
 
     def prepare(self) -> None:
         """See before the first picture that there is a place to write to. Raises OutputRejected, OutputLost."""
@@ -156,22 +154,21 @@ class _Recorder:
         if self._recording and self._recording.codec_config != picture.codec_config:
             self._end_file()
         if not self._recording:
-            self._file = self._names.create(self._now())
-            self.path = Path(str(self._file.name))
-            self._recording = Recording(self._file, self._names.container, picture)
+            file = self._names.create(self._now())
+            file.bytes_total = self.bytes_total
+            self._file = file
+            self.path = Path(str(file.name))
+            self._recording = Recording(file, self._names.container, picture)
             self._looked_ns = picture.pts_ns
 
     def _end_file(self) -> None:
-        recording, file = self._recording, self._file
-        self._recording = None
+        recording, self._recording = self._recording, None
         try:
             if recording:
                 recording.close()
         finally:
-            if file:
-                self._bytes_before += file.bytes_written
-                self._file = None
-                file.close()
+            if self._file:
+                self._file.close()
 
     def _look_at_space(self) -> None:
         free_bytes = self._free_bytes(self._names.directory)
@@ -218,7 +215,7 @@ class ContainerOutput:
         self._recorder = _Recorder(names, min_free_bytes, now, free_bytes)
 
     def progress(self) -> OutputProgress:
-        return OutputProgress(self._recorder.bytes_written)
+        return OutputProgress(self._recorder.bytes_total)
 
     async def run(self, units: LiveQueue, listener: OutputListener) -> None:
         """Record until `units` is finished. Raises OutputRejected, OutputLost. See `ports.Output`."""

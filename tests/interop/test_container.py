@@ -229,7 +229,8 @@ async def test_a_change_of_the_parameter_sets_begins_a_new_file(tmp_path: Path) 
     first = pictures(50, starts_ns=STARTS_NS)
     second = pictures(50, starts_ns=STARTS_NS + 2 * NS_PER_S, width_px=640, height_px=360, profile="high")
 
-    listener = await record(output(tmp_path, "out.mp4"), first + second)
+    recording = output(tmp_path, "out.mp4")
+    listener = await record(recording, first + second)
 
     sizes = []
     for name in ("out.mp4", "out-1.mp4"):
@@ -238,6 +239,7 @@ async def test_a_change_of_the_parameter_sets_begins_a_new_file(tmp_path: Path) 
             assert frames[0].time == 0.0
             sizes.append((len(frames), frames[0].width, frames[0].height))
     assert sizes == [(50, 320, 240), (50, 640, 360)]
+    assert recording.progress().bytes_total == sum((tmp_path / name).stat().st_size for name in names_in(tmp_path))
     assert listener.published == 1
 
 
