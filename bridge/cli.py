@@ -96,9 +96,20 @@ def run(config: ConfigFile) -> None:
 
 
 @app.command()
-def check(config: ConfigFile) -> None:
+def check(
+    config: ConfigFile,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Also open every avatar and output, say what was agreed on, and close.")
+    ] = False,
+) -> None:
     """Validate a configuration and print it with its defaults, secrets masked."""
-    print(show_config(load_config(config)), end="")
+    settings = load_config(config)
+    print(show_config(settings), end="")
+    if connect:
+        _configure_logging(settings)
+        from bridge.check import check_connections
+
+        raise typer.Exit(0 if asyncio.run(check_connections(settings)) else 1)
 
 
 @app.command()

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from bridge.session import SessionStatus
 from bridge.signals import on_stop_signal
 
 SESSION = "demo"
-RECORDING = "file:recordings/demo-{start:%Y%m%dT%H%M%SZ}.mp4"
+RECORDING = "recordings/demo-{start:%Y%m%dT%H%M%SZ}.mp4"
 # Importing and drawing the face takes 2 s of CPU; the rest is for a machine that is busy.
 SERVICE_START_S = 20.0
 SERVICE_STOP_S = 5.0
@@ -102,16 +103,46 @@ def _config(options: DemoOptions, url: str) -> Config:
     outputs = {f"output-{number}": output for number, output in enumerate(options.outputs, 1)}
     if options.record is not None:
         options.record.unlink(missing_ok=True)
-        outputs["record"] = OutputConfig(url=Secret.url(f"file:{options.record}"))
+        outputs["record"] = _file_output(str(options.record))
     elif not outputs:
-        outputs["record"] = OutputConfig(url=Secret.url(RECORDING))
-    avatar = AvatarConfig(url=Secret.url(url), license=Secret("local"), name="navtalk.Leo", role="speak")
+        outputs["record"] = _file_output(RECORDING)
     source = options.input or InputConfig(url=Secret.url(f"file:{SPEECH}"))
+    storage_dir = _common_directory(outputs.values())
     return Config(
         http=HttpConfig(listen=Address("127.0.0.1", 0)),
-        storage=StorageConfig(dir=Path.cwd()),
+        storage=StorageConfig(dir=storage_dir),
         ice=IceConfig(interfaces=("lo",)),
-        sessions={SESSION: SessionConfig(avatar=avatar, inputs={"speech": source}, outputs=outputs)},
+        sessions={
+            SESSION: SessionConfig(
+                avatar=AvatarConfig(url=Secret.url(url), license=Secret("local"), name="navtalk.Leo", role="speak"),
+                inputs={"speech": InputConfig(url=Secret.url(f"file:{_path(source)}"), gain_db=source.gain_db)},
+                outputs={name: _below(storage_dir, output) for name, output in outputs.items()},
+            )
+        },
+    )
+
+
+def _file_output(path: str) -> OutputConfig:
+    return OutputConfig(url=Secret.url(f"file:{path}"))
+
+
+def _path(config: InputConfig | OutputConfig) -> Path:
+    """The path of a `file:` URL of the command line, which is relative to the current directory."""
+    url = config.target if isinstance(config, OutputConfig) else config.url
+    return Path(url.reveal().partition(":")[2]).absolute()
+
+
+def _common_directory(outputs: Iterable[OutputConfig]) -> Path:
+    """A directory that all recordings lie below: in a configuration they do, on a command line they need not."""
+    parents = [_path(output).parent for output in outputs if output.scheme == "file"]
+    return Path(os.path.commonpath(parents)) if parents else Path.cwd()
+
+
+def _below(directory: Path, output: OutputConfig) -> OutputConfig:
+    if output.scheme != "file":
+        return output
+    return output.model_copy(
+        update={"url": Secret.url(f"file:{_path(output).relative_to(directory)}"), "url_file": None}
     )
 
 

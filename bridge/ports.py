@@ -48,12 +48,16 @@ class AvatarLink(Protocol):
     """An avatar session that takes audio.
 
     datagrams_rejected  what was dropped before the media connection read it, by reason.
+    media_path          the pair of ICE candidates that media takes, for people; empty while there is none.
     """
 
     pacing: UplinkPacing
 
     @property
     def datagrams_rejected(self) -> Mapping[str, int]: ...
+
+    @property
+    def media_path(self) -> str: ...
 
     async def send_audio(self, pcm16: bytes) -> None:
         """Send whole samples, PCM16 little-endian, 24 kHz, mono. Raises ProviderError once the session is over."""

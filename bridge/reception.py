@@ -27,6 +27,7 @@ class Reception:
     origin_ns             `time.monotonic_ns` of session time 0.
     keyframe_interval_ns  how far keyframes may lie apart; None: any distance.
     keyframe_requests     PLIs sent, by reason.  nacks: packets asked for again.
+    last_packet_ns        `time.monotonic_ns` of the newest packet of this connection; None before the first.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Reception:
         self.keyframe_interval_ns = keyframe_interval_ns
         self.keyframe_requests: Counter[str] = Counter()
         self.nacks = 0
+        self.last_packet_ns: int | None = None
         self._origin_ns = origin_ns
         self._emit = emit
         self._ended_ns: dict[Kind, int] = {}
@@ -61,11 +63,17 @@ class Reception:
         for track in self._tracks.values():
             track.close()
         self._tracks.clear()
+        self.last_packet_ns = None
 
     def stats(self, kind: Kind) -> ReceiveStats | None:
         """Counts of the track that is received now."""
         track = self._tracks.get(kind)
         return track.receiver.stats if track else None
+
+    def held_s(self, kind: Kind) -> float:
+        """How long the oldest packet has waited for a missing one."""
+        track = self._tracks.get(kind)
+        return track.receiver.held_ns(time.monotonic_ns()) / NS_PER_S if track else 0.0
 
     @property
     def av_offset_s(self) -> float:
@@ -104,6 +112,7 @@ class _Track:
     def on_packet(self, packet: RtpPacket) -> None:
         if self._is_closed:
             return
+        self._reception.last_packet_ns = packet.arrival_ns
         for unit in self.receiver.push(packet):
             self._place(unit)
         self._set_timer(packet.arrival_ns)
@@ -123,7 +132,9 @@ class _Track:
             self._timer.cancel()
 
     def _place(self, unit: ReceivedUnit) -> None:
-        self._reception.deliver(unit.at(self._timeline.place(self._kind, unit.rtp_ticks, unit.arrival_ns)))
+        # By the first packet: a sender paces the packets of a large picture, so the last one says less about the clock.
+        pts_ns = self._timeline.place(self._kind, unit.rtp_ticks, unit.first_arrival_ns)
+        self._reception.deliver(unit.at(pts_ns))
 
     def _set_timer(self, now_ns: int) -> None:
         """Poll if something is due, else be woken when it will be."""

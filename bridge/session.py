@@ -40,6 +40,9 @@ CLOSE_S = 4.0
 # What has been said is still on its way: the service renders ahead by a few pictures, the network adds its part.
 # Nothing announces the last one.
 IN_FLIGHT_S = 0.5
+# ICE notices a dead peer after 30 s (six consent checks, RFC 7675), a mute one never. Every avatar sends sound all the
+# time, so this much silence is an end; the hand-shake's own deadlines, which are to speak first, are 10 s a step.
+MEDIA_LOST_S = 12.0
 PUBLISH_EVERY_S = 1.0
 # One distance of keyframes: a queue that forgets then always has a keyframe to go on from.
 OUTPUT_QUEUE_S = 2.0
@@ -169,21 +172,34 @@ class Session:
 
     async def _connect(self) -> None:
         """Serve one avatar session; returns when drained, raises what else ends it."""
-        serving = asyncio.create_task(self._provider.run(self), name="avatar")
-        drained = asyncio.create_task(self._drained.wait(), name="drained")
+        tasks = [
+            asyncio.create_task(self._provider.run(self), name="avatar"),
+            asyncio.create_task(self._watch_media(), name="media watch"),
+            asyncio.create_task(self._drained.wait(), name="drained"),
+        ]
         try:
-            await asyncio.wait((serving, drained), return_when=asyncio.FIRST_COMPLETED)
-            if serving.done():
-                await serving
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    await task
         finally:
             self._uplink.detach()
             self._answered.set()
-            for task in (serving, drained):
+            for task in tasks:
                 task.cancel()
-            await asyncio.wait((serving, drained))
+            await asyncio.wait(tasks)
             self._reception.close()
             self._link = None
             self._metrics.provider_session_seconds().set(0)
+
+    async def _watch_media(self) -> None:
+        """Raises ProviderUnavailable when no packet has come for `MEDIA_LOST_S`. Never returns."""
+        begun_ns = time.monotonic_ns()
+        while True:
+            await asyncio.sleep(MEDIA_LOST_S / 4)
+            silent_ns = time.monotonic_ns() - (self._reception.last_packet_ns or begun_ns)
+            if silent_ns > MEDIA_LOST_S * NS_PER_S:
+                raise ProviderUnavailable(f"the avatar service has sent no media for {MEDIA_LOST_S:g} s")
 
     async def _wait_to_reconnect(self, error: BridgeError) -> None:
         if self._ready_ns is not None and time.monotonic_ns() - self._ready_ns > PROVEN_S * NS_PER_S:

@@ -14,9 +14,8 @@ NAL_PPS = 8
 NAL_ACCESS_UNIT_DELIMITER = 9
 NAL_FILLER = 12
 
-PROFILE_BASELINE = 66
-PROFILE_MAIN = 77
-PROFILE_HIGH = 100
+# profile_idc of those that WebRTC negotiates (H.264 §A.2).
+PROFILE_NAMES = {66: "baseline", 77: "main", 100: "high"}
 # Profiles whose SPS carries chroma_format_idc and scaling lists: H.264 §7.3.2.1.1.
 _HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 

@@ -6,6 +6,7 @@ a guard before every ICE socket of the process: it replaces `aioice.ice.StunProt
 its sockets' protocols from, since aioice offers no hook of its own.
 """
 
+import asyncio
 import struct
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from aioice import Connection, stun
 
 PRIVATE_NAMES = (
     "aioice.ice:StunProtocol",
+    "aioice.ice:StunProtocol.connection_made",
     "aioice.ice:StunProtocol.datagram_received",
     "aioice.ice:StunProtocol.receiver",
     "aioice.ice:StunProtocol.transactions",
@@ -52,10 +54,20 @@ class DatagramGuard:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.rejected: Counter[str] = Counter()
+        self._sockets: list[asyncio.BaseTransport] = []
         self._clock = clock
         self._verified: set[Address] = set()
         self._tokens = STUN_BURST
         self._tokens_at_s = clock()
+
+    def watch(self, socket: asyncio.BaseTransport) -> None:
+        """Know a socket of the connection."""
+        self._sockets.append(socket)
+
+    def close_sockets(self) -> None:
+        """Close what the connection left open: cancelled while gathering, it has lost its sockets itself."""
+        for socket in self._sockets:
+            socket.close()
 
     def admits(self, data: bytes, source: Address, protocol: UnguardedProtocol) -> bool:
         """Whether a datagram that came in on one of the connection's sockets may be handled."""
@@ -133,6 +145,10 @@ class GuardedProtocol(UnguardedProtocol):
     def __init__(self, receiver: Connection) -> None:
         super().__init__(receiver)
         self._guard = guard_of(receiver)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._guard.watch(transport)
+        super().connection_made(transport)
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         assert isinstance(data, bytes)

@@ -84,6 +84,9 @@ class _Peer:
                 await self._pc.close()
         except TimeoutError:
             log.warning("webrtc_close_timed_out", timeout_s=CLOSE_TIMEOUT_S)
+        finally:
+            for connection in self._connections:
+                guard_of(connection).close_sockets()
 
     @property
     def is_connected(self) -> bool:

@@ -73,11 +73,8 @@ class Metrics:
         self.av_offset_seconds = gauge(
             "av_offset_seconds", "Sound against picture as published; above 0 sound is early (ITU-R BT.1359).", _SESSION
         )
-        self.stage_latency_seconds = latency(
-            "stage_latency_seconds", "Time that a unit spends in one stage.", (*_SESSION, "stage", "kind")
-        )
-        self.response_latency_seconds = wait(
-            "response_latency_seconds", "End of the driving speech to the first voiced sound of the avatar.", _SESSION
+        self.jitter_buffer_seconds = gauge(
+            "jitter_buffer_seconds", "How long the oldest packet has waited for a missing one.", (*_SESSION, "kind")
         )
         self.time_to_first_frame_seconds = wait(
             "time_to_first_frame_seconds", "Start of the session to the phase's end.", (*_SESSION, "phase")
@@ -197,8 +194,7 @@ class SessionMetrics:
         with_service = {**session, "service": service}
         self.session_state = OneHot(metrics.session_state, session)
         self.av_offset_seconds = Bound(metrics.av_offset_seconds, session)
-        self.stage_latency_seconds = Bound(metrics.stage_latency_seconds, session)
-        self.response_latency_seconds = Bound(metrics.response_latency_seconds, session)
+        self.jitter_buffer_seconds = Bound(metrics.jitter_buffer_seconds, session)
         self.time_to_first_frame_seconds = Bound(metrics.time_to_first_frame_seconds, session)
         self.keyframe_interval_seconds = Bound(metrics.keyframe_interval_seconds, session)
         self.rtp_packets_total = BoundCounter(metrics.rtp_packets_total, session)

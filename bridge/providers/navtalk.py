@@ -172,6 +172,10 @@ class _Session:
     def datagrams_rejected(self) -> Mapping[str, int]:
         return self._peer.datagrams_rejected if self._peer is not None else {}
 
+    @property
+    def media_path(self) -> str:
+        return self._peer.path if self._peer is not None else ""
+
     async def send_audio(self, pcm16: bytes) -> None:
         """Send whole samples, in messages of at most 64 ms. Raises ProviderUnavailable once the session is over."""
         for start in range(0, len(pcm16), 2 * navtalk.BUFFERED_SAMPLES):

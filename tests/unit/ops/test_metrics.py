@@ -10,9 +10,8 @@ from bridge.ops.metrics import EventLoopLag, Metrics
 # contract: name without prefix -> type, labels. A change here breaks dashboards.
 PROMISED = {
     "added_latency_seconds": ("histogram", "session output mode"),
-    "stage_latency_seconds": ("histogram", "session stage kind"),
     "event_loop_lag_seconds": ("histogram", ""),
-    "response_latency_seconds": ("histogram", "session"),
+    "jitter_buffer_seconds": ("gauge", "session kind"),
     "time_to_first_frame_seconds": ("histogram", "session phase"),
     "keyframe_interval_seconds": ("histogram", "session side"),
     "output_reconnect_seconds": ("histogram", "session output protocol"),

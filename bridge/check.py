@@ -1,0 +1,124 @@
+"""`avatar-bridge check --connect`: opens what a configuration names, says what was agreed on, and closes it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from bridge.config import Config, OutputConfig, SessionConfig
+from bridge.daemon import ice_settings
+from bridge.errors import BridgeError, OutputError, ProviderUnavailable
+from bridge.media.access_unit import AccessUnit
+from bridge.media.h264 import PROFILE_NAMES, parameter_sets, parse_sps
+from bridge.media.live_queue import LiveQueue
+from bridge.net.ice import IceSettings
+from bridge.outputs import open_output
+from bridge.ports import AvatarEvent, AvatarLink, Output, RemoteTrack, TrackSink
+from bridge.providers import open_provider
+from bridge.reception import Reception
+
+# Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
+AVATAR_S = 30.0
+# Longer than the sum of an output's own deadlines, which give the better reason.
+OUTPUT_S = 30.0
+
+
+async def check_connections(config: Config) -> bool:
+    """Try every avatar and output in turn, one line each. Returns whether all of them are well."""
+    is_well = True
+    for name, session in config.sessions.items():
+        async for what, finding in _findings(config, session):
+            failed = isinstance(finding, BridgeError)
+            is_well = is_well and not failed
+            print(f"{'FAILED' if failed else 'ok':6}  {name}.{what}: {finding}", flush=True)
+    return is_well
+
+
+async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tuple[str, str | BridgeError]]:
+    yield "avatar", await _avatar(session, ice_settings(config))
+    for name, output in session.outputs.items():
+        try:
+            opened = open_output(name, output, config.storage)()
+        except BridgeError as error:
+            yield f"outputs.{name}", error
+        else:
+            yield f"outputs.{name}", await _output(output, opened)
+
+
+async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError:
+    viewer = _Viewer()
+    serving = asyncio.create_task(open_provider(session.avatar, ice).run(viewer))
+    watching = asyncio.create_task(viewer.has_seen.wait())
+    try:
+        await asyncio.wait((serving, watching), timeout=AVATAR_S, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
+        if not viewer.has_seen.is_set():
+            return ProviderUnavailable(f"no picture and sound within {AVATAR_S:g} s")
+        return viewer.description
+    except BridgeError as error:
+        return error
+    finally:
+        serving.cancel()
+        watching.cancel()
+        await asyncio.wait((serving, watching))
+        viewer.reception.close()
+
+
+class _Viewer:
+    """Listens to an avatar until its first keyframe and its first sound."""
+
+    def __init__(self) -> None:
+        self.reception = Reception(time.monotonic_ns(), self._on_unit)
+        self.has_seen = asyncio.Event()
+        self._link: AvatarLink | None = None
+        self._units: dict[str, AccessUnit] = {}
+
+    @property
+    def description(self) -> str:
+        (sps,), _ = parameter_sets(self._units["video"].codec_config)
+        video = parse_sps(sps)
+        profile = PROFILE_NAMES.get(video.profile_idc, f"profile {video.profile_idc}")
+        size = f"{video.width_px}x{video.height_px}"
+        path = f", media {self._link.media_path}" if self._link else ""
+        return f"H.264 {profile} {video.level_idc / 10:.1f} {size}, {self._units['audio'].codec.value}{path}"
+
+    def on_track(self, track: RemoteTrack) -> TrackSink:
+        return self.reception.on_track(track)
+
+    def on_ready(self, link: AvatarLink) -> None:
+        self._link = link
+
+    def on_event(self, event: AvatarEvent) -> None:
+        pass
+
+    def _on_unit(self, unit: AccessUnit) -> None:
+        self._units.setdefault(unit.codec.kind, unit)
+        if self._units.keys() == {"audio", "video"}:
+            self.has_seen.set()
+
+
+async def _output(config: OutputConfig, output: Output) -> str | OutputError:
+    publication = _Publication()
+    if config.scheme == "file":
+        publication.units.finish()  # a recording begins with a picture: what can be tried is the place for it
+    try:
+        async with asyncio.timeout(OUTPUT_S):
+            await output.run(publication.units, publication)
+    except OutputError as error:
+        return error
+    return f"{config.target}: {'publish accepted' if publication.is_accepted else 'may be written'}"
+
+
+class _Publication:
+    """Ends an output as soon as it is accepted."""
+
+    def __init__(self) -> None:
+        self.units = LiveQueue(1.0)
+        self.is_accepted = False
+
+    def on_published(self) -> None:
+        self.is_accepted = True
+        self.units.finish()
+
+    def on_written(self, unit: AccessUnit) -> None:
+        pass
