@@ -106,7 +106,7 @@ async def _output(config: OutputConfig, output: Output) -> str | OutputError:
             await output.run(publication.units, publication)
     except OutputError as error:
         return error
-    return f"{config.target}: {'publish accepted' if publication.is_accepted else 'may be written'}"
+    return f"{config.address}: {'publish accepted' if publication.is_accepted else 'may be written'}"
 
 
 class _Publication:

@@ -287,29 +287,24 @@ class OutputConfig(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.scheme == "file" and self._key is not None:
+        if self.scheme == "file" and self.key is not None:
             raise ValueError("a file has no stream key")
         return self
 
     @property
     def scheme(self) -> str:
-        return self._address.reveal().partition(":")[0]
+        return self.address.reveal().partition(":")[0]
 
     @property
-    def target(self) -> Secret:
-        """The whole URL, stream key included; it shows itself redacted."""
-        if self._key is None:
-            return self._address
-        return Secret.url(f"{self._address.reveal().rstrip('/')}/{self._key.reveal()}")
-
-    @property
-    def _address(self) -> Secret:
+    def address(self) -> Secret:
+        """The URL, wherever it was given; it shows itself redacted."""
         address = _one_of(self, "url", "url_file", required=True)
         assert address is not None
         return address
 
     @property
-    def _key(self) -> Secret | None:
+    def key(self) -> Secret | None:
+        """The stream key, unless the URL ends in it."""
         keys = ("stream_key", "stream_key_file", "stream_key_env", "stream_key_credential")
         return _one_of(self, *keys, required=False)
 

@@ -128,7 +128,7 @@ def _file_output(path: str) -> OutputConfig:
 
 def _path(config: InputConfig | OutputConfig) -> Path:
     """The path of a `file:` URL of the command line, which is relative to the current directory."""
-    url = config.target if isinstance(config, OutputConfig) else config.url
+    url = config.address if isinstance(config, OutputConfig) else config.url
     return Path(url.reveal().partition(":")[2]).absolute()
 
 

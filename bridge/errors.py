@@ -10,7 +10,8 @@ BridgeError
     ProviderUnavailable   remote: refused, timed out, closed                    retried
   OutputError
     OutputRejected        operator: stream key, disk full, unsupported codec    not retried
-    OutputLost            remote: refused, reset, wedged, timed out             retried
+    OutputLost            remote: refused, reset, timed out                     retried
+      OutputWedged        remote: connected, and nothing moves                  retried
   RemoteProtocolError     remote broke its own protocol                         retried, counted
   InternalError           us: a bug; ends the session, the daemon restarts it
     LocalProtocolError    we tried to send what the protocol forbids
@@ -72,6 +73,10 @@ class OutputLost(OutputError):
     """The far end of an output is away for now."""
 
     retryable = True
+
+
+class OutputWedged(OutputLost):
+    """The output is connected and nothing moves."""
 
 
 class RemoteProtocolError(BridgeError):

@@ -67,6 +67,7 @@ class NavTalkSession:
         self._turns = TurnDetector()
         self._gate = SilenceGate()
         self._n_responses = 0
+        self._lacks_keyframe = True
         self._is_offered = False
         self.unreadable_frames = 0
         self.dropped_units = 0
@@ -79,6 +80,9 @@ class NavTalkSession:
                 await self._send(navtalk.Ended(navtalk.End.FAIL, refusal))
             else:
                 await self._serve()
+        except* ProviderUnavailable as group:
+            # A client that leaves closes its media first, or takes no more messages.
+            log.info("avatar_session_ended", reason=str(group.exceptions[0]))
         except* BridgeError as group:
             log.warning("avatar_session_failed", errors=[str(error) for error in group.exceptions])
         except* ConnectionClosed:
@@ -150,7 +154,14 @@ class NavTalkSession:
         if len(self._units) == MAX_QUEUED_UNITS:
             self.dropped_units += len(self._units)
             self._units.clear()
+            self._lacks_keyframe = True
             self._performer.request_keyframe()
+        if unit.codec.kind == "video":
+            # What was dropped is referred to until then.
+            self._lacks_keyframe = self._lacks_keyframe and not unit.is_keyframe
+            if self._lacks_keyframe:
+                self.dropped_units += 1
+                return
         self._units.append(unit)
         self._unit_came.set()
 

@@ -7,30 +7,25 @@ from bridge.errors import ConfigError
 from bridge.ports import Output
 
 
-def open_output(
-    name: str, config: OutputConfig, storage: StorageConfig, *, overwrite: bool = False
-) -> Callable[[], Output]:
+def open_output(name: str, config: OutputConfig, storage: StorageConfig) -> Callable[[], Output]:
     """What makes the connection, or the file, of each attempt at this output.
 
-    `overwrite`: a recording replaces the file of its name, instead of taking the next free one.
     Raises ConfigError, naming the output, if its URL cannot be used.
     """
     try:
-        return _opener(config, storage, overwrite)
+        return _opener(config, storage)
     except ConfigError as error:
         raise ConfigError(f"outputs.{name}: {error}") from None
 
 
-def _opener(config: OutputConfig, storage: StorageConfig, overwrite: bool) -> Callable[[], Output]:
+def _opener(config: OutputConfig, storage: StorageConfig) -> Callable[[], Output]:
     # Each kind brings what it needs only where it is used: libav, TLS.
     if config.scheme == "file":
         from bridge.outputs.container import ContainerOutput, RecordingNames
 
-        template = config.target.reveal().partition(":")[2]
-        names = RecordingNames(storage.dir, template, overwrite=overwrite)
+        names = RecordingNames(storage.dir, config.address.reveal().partition(":")[2])
         return lambda: ContainerOutput(names, min_free_bytes=storage.min_free, keyframe_s=config.keyframe_s)
 
     from bridge.outputs.rtmp import RtmpOutput
 
-    url = config.target
-    return lambda: RtmpOutput(url.reveal(), keyframe_s=config.keyframe_s)
+    return lambda: RtmpOutput(config.address.reveal(), config.key, keyframe_s=config.keyframe_s)

@@ -65,11 +65,10 @@ class _File(io.FileIO):
 class RecordingNames:
     """Where the recordings of one output go: `directory` and a name in which `{start:FORMAT}` is the time in UTC.
 
-    Directories are made. A file that exists is kept: the new one gets -1, -2 and so on behind its name. With
-    `overwrite` the first file of this run replaces its namesake.
+    Directories are made. A file that exists is kept: the new one gets -1, -2 and so on behind its name.
     """
 
-    def __init__(self, directory: Path, template: str, *, overwrite: bool = False) -> None:
+    def __init__(self, directory: Path, template: str) -> None:
         """Raises ConfigError if the name leaves the directory, or is no name of a recording."""
         rest = _START.sub("", template)
         if PurePath(template).suffix not in CONTAINERS:
@@ -81,7 +80,6 @@ class RecordingNames:
         self.container = CONTAINERS[PurePath(template).suffix]
         self.directory = directory
         self.template = template
-        self._may_overwrite = overwrite
 
     def create(self, start: datetime) -> _File:
         """A new, empty file. Raises OSError, OutputRejected."""
@@ -89,9 +87,6 @@ class RecordingNames:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.parent.resolve().is_relative_to(self.directory.resolve()):
             raise OutputRejected(f"recording {path} is led out of {self.directory} by a link: choose another name")
-        if self._may_overwrite:
-            self._may_overwrite = False
-            return _File(path, "wb")
         for number in range(MOST_FILES_OF_A_NAME):
             with suppress(FileExistsError):
                 return _File(path.with_stem(f"{path.stem}-{number}") if number else path, "xb")

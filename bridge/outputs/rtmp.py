@@ -10,10 +10,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, cast
 
-from bridge.errors import OutputError, OutputLost, OutputRejected, RemoteProtocolError
+from bridge.errors import OutputError, OutputLost, OutputRejected, OutputWedged, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
-from bridge.outputs.runner import OutputWedged
 from bridge.ports import OutputListener, OutputProgress
 from bridge.protocols.flv import TagSequence
 from bridge.protocols.rtmp import (

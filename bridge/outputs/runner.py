@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import structlog
 
-from bridge.errors import InternalError, OutputLost, OutputRejected, RemoteProtocolError
+from bridge.errors import InternalError, OutputLost, OutputRejected, OutputWedged, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
 from bridge.net.backoff import Backoff
@@ -275,10 +275,6 @@ class OutputRunner:
             case _:
                 self._log.info(f"output_{state.value}", **fields)
         self._on_change(self.status())
-
-
-class OutputWedged(OutputLost):
-    """The output is connected and nothing moves."""
 
 
 def reconnect_reason(error: BaseException) -> str:

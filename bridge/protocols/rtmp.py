@@ -21,8 +21,8 @@ from bridge.media.access_unit import Kind
 from bridge.protocols import amf
 from bridge.protocols.rtmp_chunks import ChunkReader, ChunkWriter, Message, MessageType
 
-# One chunk per message costs least; 64 KiB holds all but large keyframes, and is what nginx-rtmp, FFmpeg and
-# node-media-server were seen to accept. (librtmp senders use 4 KiB, which is for slow uplinks shared by tracks.)
+# One chunk per message costs least; 64 KiB holds all but large keyframes, and nginx-rtmp and FFmpeg were seen to accept
+# it. (librtmp senders use 4 KiB, which is for slow uplinks shared by tracks.)
 CHUNK_BYTES = 65_536
 # What the server sends us are commands of a few hundred bytes; 64 KiB leaves room for the talkative.
 _MAX_INCOMING_BYTES = 65_536

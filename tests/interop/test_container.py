@@ -60,9 +60,15 @@ class Listener:
         self.on_unit(unit)
 
 
-def output(directory: Path, template: str, *, overwrite: bool = False, **options: object) -> ContainerOutput:
-    names = RecordingNames(directory, template, overwrite=overwrite)
-    return ContainerOutput(names, now=lambda: NOW, **options)  # type: ignore[arg-type]
+def output(directory: Path, template: str, **options: object) -> ContainerOutput:
+    return ContainerOutput(RecordingNames(directory, template), now=lambda: NOW, **options)  # type: ignore[arg-type]
+
+
+class ExistingFile(RecordingNames):
+    """Writes to what is there under the name: a device, a pipe."""
+
+    def create(self, start: datetime) -> container._File:
+        return container._File(self.directory / self.template, "wb")
 
 
 async def record(recording: ContainerOutput, units: list[AccessUnit], listener: Listener | None = None) -> Listener:
@@ -309,17 +315,6 @@ async def test_a_file_that_exists_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "out-2.ts").stat().st_size > 0
 
 
-async def test_overwriting_replaces_only_what_was_there_before_the_run(tmp_path: Path) -> None:
-    (tmp_path / "out.ts").write_bytes(b"yesterday")
-    names = RecordingNames(tmp_path, "out.ts", overwrite=True)
-
-    await record(ContainerOutput(names), pictures(3))
-    await record(ContainerOutput(names), pictures(3))
-
-    assert names_in(tmp_path) == ["out-1.ts", "out.ts"]
-    assert not (tmp_path / "out.ts").read_bytes().startswith(b"yesterday")
-
-
 @pytest.mark.parametrize(
     "template, complaint",
     [
@@ -398,7 +393,7 @@ async def test_a_disk_that_fills_up_ends_the_recording_with_a_whole_file(tmp_pat
 @pytest.mark.parametrize("suffix", SUFFIXES)
 async def test_a_full_disk_is_the_operator_s_to_empty(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"out{suffix}").symlink_to("/dev/full")
-    recording = output(tmp_path, f"out{suffix}", overwrite=True)
+    recording = ContainerOutput(ExistingFile(tmp_path, f"out{suffix}"))
 
     with pytest.raises(OutputRejected, match=rf"recording {tmp_path}/out{suffix}: No space left on device; make room"):
         await record(recording, session_media(CONTAINERS[suffix].audio_codec))
@@ -456,12 +451,13 @@ async def test_a_disk_that_never_answers_does_not_hold_up_the_end(
     opening = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def now() -> datetime:
-        loop.call_soon_threadsafe(opening.set)
-        return NOW
+    class Pipe(ExistingFile):
+        def create(self, start: datetime) -> container._File:
+            loop.call_soon_threadsafe(opening.set)
+            return super().create(start)
 
     # Opening a pipe for writing waits for a reader, which never comes.
-    recording = ContainerOutput(RecordingNames(tmp_path, fifo.name, overwrite=True), now=now)
+    recording = ContainerOutput(Pipe(tmp_path, fifo.name))
     task = asyncio.create_task(record(recording, pictures(3)))
     await opening.wait()
     task.cancel()

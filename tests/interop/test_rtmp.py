@@ -23,11 +23,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bridge.errors import OutputLost, OutputRejected, RemoteProtocolError
+from bridge.errors import OutputLost, OutputRejected, OutputWedged, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs.rtmp import RtmpDeadlines, RtmpOutput
-from bridge.outputs.runner import OutputWedged
 from bridge.protocols import amf
 from bridge.protocols.rtmp_chunks import ChunkWriter, Message, MessageType
 from bridge.redact import Secret

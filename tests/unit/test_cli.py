@@ -150,7 +150,7 @@ def test_demo_hands_over_checked_options(run: Run, tmp_path: Path, monkeypatch: 
     assert run("demo", *line.split())[0] == 0
     [options] = given
     assert options.input and options.input.url.reveal() == "file:a.wav"
-    assert [output.target.reveal() for output in options.outputs] == [
+    assert [output.address.reveal() for output in options.outputs] == [
         "file:b.mkv",
         "rtmp://live.example/app/a-canary-key",
     ]

@@ -229,7 +229,7 @@ def test_merge_keys_and_anchors_work_and_override(load: Load) -> None:
         "    outputs:\n      a: &a {url: 'file:a.mp4', keyframe_s: 4}\n      b: {<<: *a, url: 'file:b.mp4'}\n"
     )
     b = load(merged).sessions["leo"].outputs["b"]
-    assert (b.keyframe_s, b.target.reveal()) == (4.0, "file:b.mp4")
+    assert (b.keyframe_s, b.address.reveal()) == (4.0, "file:b.mp4")
 
 
 def test_keys_are_text_whatever_yaml_thinks_of_them(load: Load) -> None:
@@ -277,19 +277,20 @@ def test_a_secret_comes_from_the_environment(load: Load, monkeypatch: pytest.Mon
     assert load(text).sessions["leo"].avatar.license_key.reveal() == KEY
 
 
-def test_the_stream_key_is_joined_to_the_url_and_neither_is_shown(load: Load) -> None:
+def test_a_stream_key_stays_beside_its_url_and_neither_is_shown(load: Load) -> None:
     text = GOOD.replace(
         '{url: "rtmp://live.example/app"}', "{url: 'rtmp://live.example/app/', stream_key: '${STREAM}'}"
     )
     output = load(text).sessions["leo"].outputs["twitch"]
-    assert output.target.reveal() == "rtmp://live.example/app/live_canary_key"
-    assert str(output.target) == "rtmp://live.example/app/***"
+    assert output.key is not None and output.key.reveal() == "live_canary_key"
+    assert "live_canary_key" not in repr(output)
 
 
 def test_a_url_comes_from_a_file(load: Load, tmp_path: Path) -> None:
     (tmp_path / "url").write_text("rtmp://live.example/app/a-key-in-a-file\n")
     output = load(GOOD.replace('url: "rtmp://live.example/app"', "url_file: url")).sessions["leo"].outputs["twitch"]
-    assert output.target.reveal() == "rtmp://live.example/app/a-key-in-a-file"
+    assert output.address.reveal() == "rtmp://live.example/app/a-key-in-a-file"
+    assert str(output.address) == "rtmp://live.example/app/***"
     assert output.scheme == "rtmp"
 
 
