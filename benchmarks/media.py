@@ -1,0 +1,92 @@
+"""Pre-encoded test media, made once per machine: 720p30 H.264 at 2.5 Mb/s and Opus at 64 kb/s, ten seconds long.
+
+Moving test bars with noise: real faces cost less, so a figure measured on this is on the safe side.
+"""
+
+import fractions
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from bridge.media.h264 import split_annexb
+
+WIDTH_PX, HEIGHT_PX, FPS = 1280, 720, 30
+SECONDS = 10
+BITRATE = 2_500_000
+GOP_S = 2
+SAMPLES_PER_PACKET = 960  # 20 ms at 48 kHz, what WebRTC senders use
+SAMPLE_RATE_HZ = 48_000
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """NAL units of each picture, parameter sets before the first of each GOP; Opus packets of 20 ms."""
+
+    pictures: list[list[bytes]]
+    packets: list[bytes]
+
+
+def load_media() -> Media:
+    """The media from the cache in the temporary directory; encodes them first if there is none."""
+    cache = Path(tempfile.gettempdir()) / f"avatar-bridge-media-{os.getuid()}-v1.mkv"
+    if not cache.exists():
+        partial = cache.with_suffix(f".{os.getpid()}.mkv")
+        _encode(partial)
+        partial.rename(cache)
+    pictures: list[list[bytes]] = []
+    packets: list[bytes] = []
+    with av.open(str(cache)) as container:
+        annexb = av.BitStreamFilterContext("h264_mp4toannexb", container.streams.video[0])
+        for packet in container.demux():
+            if not packet.size:
+                continue
+            if packet.stream.type == "video":
+                pictures += [list(split_annexb(bytes(filtered))) for filtered in annexb.filter(packet)]
+            else:
+                packets.append(bytes(packet))
+    # The Opus encoder's delay makes one packet more.
+    return Media(pictures, packets[: SECONDS * SAMPLE_RATE_HZ // SAMPLES_PER_PACKET])
+
+
+def _encode(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=FPS)
+        video.width, video.height, video.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
+        video.bit_rate = BITRATE
+        video.options = {
+            "preset": "veryfast",
+            "tune": "zerolatency",
+            "profile": "baseline",
+            "maxrate": str(BITRATE),
+            "bufsize": str(BITRATE // 2),
+            "x264-params": f"keyint={GOP_S * FPS}:min-keyint={GOP_S * FPS}:scenecut=0:slices=2",
+        }
+        audio = container.add_stream("libopus", rate=SAMPLE_RATE_HZ)
+        audio.layout = "stereo"
+        audio.bit_rate = 64_000
+        audio.options = {"frame_duration": "20"}
+        noise = [
+            np.random.default_rng(seed).integers(0, 24, (HEIGHT_PX, WIDTH_PX), dtype=np.uint8) for seed in range(7)
+        ]
+        columns, rows = np.arange(WIDTH_PX)[None, :], np.arange(HEIGHT_PX)[:, None]
+        planes = np.full((HEIGHT_PX * 3 // 2, WIDTH_PX), 128, np.uint8)
+        for number in range(SECONDS * FPS):
+            bars = ((columns + rows // 2 + 5 * number) % 160 + 40).astype(np.uint8)
+            planes[:HEIGHT_PX] = bars + noise[number % len(noise)]
+            picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+            picture.pts, picture.time_base = number, fractions.Fraction(1, FPS)
+            container.mux(video.encode(picture))
+        times_s = np.arange(SECONDS * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
+        tone = np.sin(2 * np.pi * 220 * times_s) * (0.5 + 0.5 * np.sin(2 * np.pi * 3 * times_s))
+        sound = np.repeat(np.rint(8000 * tone).astype(np.int16), 2)[None]
+        for start in range(0, len(times_s), SAMPLES_PER_PACKET):
+            block = sound[:, 2 * start : 2 * (start + SAMPLES_PER_PACKET)]
+            samples = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="s16", layout="stereo")
+            samples.sample_rate, samples.pts = SAMPLE_RATE_HZ, start
+            container.mux(audio.encode(samples))
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))

@@ -1,0 +1,92 @@
+"""Sees what leaves: a TCP proxy that notes when it was connected to, and each coded picture of an RTMP publisher.
+
+`python -m benchmarks.tap PORT` forwards to that port of this machine and prints the port to connect to; at SIGTERM
+it prints one JSON list, a `Connection` for each connection. A picture's time is when the last byte of its tag was read.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+
+from bridge.errors import RemoteProtocolError
+from bridge.local_avatar.timecode import read_stamp
+from bridge.protocols.rtmp_chunks import MAX_MESSAGE_BYTES, ChunkReader, Message, MessageType
+from bridge.signals import on_stop_signal
+
+_READ_BYTES = 262_144
+_HANDSHAKE_BYTES = 1 + 2 * 1536  # C0, C1 and C2: RTMP Specification 1.0 §5.2
+_CODED_PICTURE = 1  # AVCPacketType, the second byte of a video tag (FLV Specification 10.1, E.4.3.1)
+
+
+@dataclass
+class Connection:
+    """One client. pictures: when each was read, and its stamp if it has one; both on `time.monotonic_ns`."""
+
+    accepted_ns: int
+    pictures: list[tuple[int, int | None]] = field(default_factory=list)
+
+
+class _Publisher:
+    """Reads along what a client sends, for as long as it is RTMP."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._to_skip_bytes = _HANDSHAKE_BYTES
+        self._chunks: ChunkReader | None = ChunkReader(MAX_MESSAGE_BYTES)
+
+    def see(self, data: bytes, now_ns: int) -> None:
+        skipped_bytes = min(self._to_skip_bytes, len(data))
+        self._to_skip_bytes -= skipped_bytes
+        if self._chunks is None or skipped_bytes == len(data):
+            return
+        try:
+            for message in self._chunks.receive(data[skipped_bytes:]):
+                self._note(message, now_ns)
+        except RemoteProtocolError:
+            self._chunks = None  # something else, such as a WebSocket
+
+    def _note(self, message: Message, now_ns: int) -> None:
+        if message.type_id == MessageType.VIDEO and message.payload[1:2] == bytes([_CODED_PICTURE]):
+            stamp = read_stamp(message.payload)
+            self._connection.pictures.append((now_ns, stamp[1] if stamp else None))
+
+
+async def serve_until_stopped(port: int) -> list[Connection]:
+    connections: list[Connection] = []
+    stopped = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(time.monotonic_ns())
+        connections.append(connection)
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(
+                _forward(reader, far_writer, _Publisher(connection)), _forward(far_reader, writer, None)
+            )
+        for end in (writer, far_writer):
+            end.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    with on_stop_signal(stopped.set):
+        await stopped.wait()
+    return connections
+
+
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, publisher: _Publisher | None) -> None:
+    while data := await reader.read(_READ_BYTES):
+        now_ns = time.monotonic_ns()
+        writer.write(data)
+        if publisher is not None:
+            publisher.see(data, now_ns)
+        await writer.drain()
+    with contextlib.suppress(OSError):
+        writer.write_eof()
+
+
+if __name__ == "__main__":
+    found = asyncio.run(serve_until_stopped(int(sys.argv[1])))
+    print(json.dumps([asdict(connection) for connection in found]))
