@@ -1,0 +1,90 @@
+"""What a recording holds, read back by FFmpeg."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+SPEECH_RATE_HZ = 24_000
+
+
+@dataclass(frozen=True)
+class Packet:
+    pts_s: float
+    is_keyframe: bool
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Track:
+    """codec: FFmpeg's name.  packets in the file's order."""
+
+    codec: str
+    packets: list[Packet]
+
+    @property
+    def start_s(self) -> float:
+        return self.packets[0].pts_s
+
+    @property
+    def end_s(self) -> float:
+        return self.packets[-1].pts_s
+
+    @property
+    def longest_gap_s(self) -> float:
+        return max(later.pts_s - earlier.pts_s for earlier, later in itertools.pairwise(self.packets))
+
+    @property
+    def shortest_gap_s(self) -> float:
+        return min(later.pts_s - earlier.pts_s for earlier, later in itertools.pairwise(self.packets))
+
+    @property
+    def keyframe_spacings_s(self) -> list[float]:
+        times_s = [packet.pts_s for packet in self.packets if packet.is_keyframe]
+        return [later_s - earlier_s for earlier_s, later_s in itertools.pairwise(times_s)]
+
+
+def tracks(path: Path) -> tuple[Track, Track]:
+    """Picture and sound, as coded."""
+    with av.open(str(path)) as container:
+        found = {stream.type: Track(stream.codec_context.codec.canonical_name, []) for stream in container.streams}
+        assert set(found) == {"audio", "video"}, f"{path} has {sorted(found)}"
+        for packet in container.demux():
+            if packet.pts is not None and packet.size:
+                taken = Packet(float(packet.pts * packet.time_base), packet.is_keyframe, bytes(packet))
+                found[packet.stream.type].packets.append(taken)
+    return found["video"], found["audio"]
+
+
+def n_pictures(path: Path) -> int:
+    """How many pictures decode. Raises av.FFmpegError at the first that is damaged."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"err_detect": "explode"}
+        return sum(1 for _ in container.decode(stream))
+
+
+def sound(path: Path) -> NDArray[np.float64]:
+    """The sound as mono at 24 kHz, full scale 1."""
+    with av.open(str(path)) as container:
+        resampler = av.AudioResampler("flt", "mono", SPEECH_RATE_HZ)
+        frames = [*container.decode(audio=0), None]
+        pieces = [piece.to_ndarray()[0] for frame in frames for piece in resampler.resample(frame)]
+    return np.concatenate(pieces).astype(np.float64)
+
+
+def likeness(heard: NDArray[np.float64], spoken: NDArray[np.float64]) -> float:
+    """The best normalized correlation of `spoken` with as long a piece of `heard`; 1: the same."""
+    n = len(heard) + len(spoken)
+    products = np.fft.irfft(np.fft.rfft(heard, n) * np.conj(np.fft.rfft(spoken, n)), n)[: len(heard) - len(spoken) + 1]
+    energy = np.concatenate(([0.0], np.cumsum(heard**2)))
+    energy = energy[len(spoken) :] - energy[: -len(spoken)]
+    return float(np.max(products / np.sqrt(np.maximum(energy, 1e-9) * np.sum(spoken**2))))
+
+
+def rms_dbfs(samples: NDArray[np.float64]) -> float:
+    return float(10 * np.log10(np.mean(samples**2) + 1e-12))

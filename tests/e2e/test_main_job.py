@@ -1,0 +1,72 @@
+"""The main job with every process that takes part in it: a file of speech in, RTMP and a recording out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import recorded
+from tests.e2e.processes import SPEECH, STREAM_KEY, Avatar, Setting
+from tests.interop.nginx_rtmp import NginxRtmp
+
+Show = Callable[[str], None]
+
+
+@pytest.fixture
+def show(capfd: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]) -> Show:
+    """Print a figure whether or not the test passes."""
+
+    def show(line: str) -> None:
+        record_property("figure", line)
+        with capfd.disabled():
+            print(f"\n{line}", flush=True)
+
+    return show
+
+
+async def test_speech_becomes_a_broadcast_and_a_recording(
+    avatar: Avatar, nginx: NginxRtmp, tmp_path: Path, show: Show
+) -> None:
+    setting = Setting(tmp_path, avatar.url).input(SPEECH)
+    recording = setting.recording()
+    setting.rtmp("live", nginx.rtmp_url)
+    async with setting.daemon() as daemon:
+        await daemon.metric_reaches(8.5 * 25, "added_latency_seconds_count", output="live")
+        metrics = await daemon.metrics()
+        assert await daemon.get("/readyz") == "ready\n"
+        assert await daemon.stop(timeout_s=7) == 0
+    broadcast = nginx.finished_recording(STREAM_KEY)
+
+    assert metrics.total("output_state", output="live", state="publishing") == 1
+    assert metrics.total("output_state", output="archive", state="publishing") == 1
+    assert metrics.total("session_state", state="live") == 1
+    assert metrics.total("output_bytes_total", output="live") > 50_000
+    assert abs(metrics.total("av_offset_seconds")) < 0.04
+    # Of 200 pictures half are through in 20 ms even on a machine that is busy with other tests.
+    in_time = metrics.total("added_latency_seconds_bucket", output="live", le="0.02")
+    assert in_time > metrics.total("added_latency_seconds_count", output="live") / 2
+
+    spoken = recorded.sound(SPEECH)[: 4 * recorded.SPEECH_RATE_HZ]
+    for path in (recording, broadcast):
+        picture, sound = recorded.tracks(path)
+        assert (picture.codec, sound.codec) == ("h264", "aac")
+        assert len(picture.packets) > 8 * 25
+        assert recorded.n_pictures(path) == len(picture.packets)
+        assert abs(picture.start_s - sound.start_s) < 0.1
+        assert abs(picture.end_s - sound.end_s) < 0.2
+        heard = recorded.sound(path)
+        assert recorded.likeness(heard, spoken) > 0.8
+        assert abs(recorded.rms_dbfs(heard) - recorded.rms_dbfs(recorded.sound(SPEECH))) < 3
+
+    spacings_s = recorded.tracks(broadcast)[0].keyframe_spacings_s
+    show(f"keyframe spacing on RTMP: {', '.join(f'{spacing_s:.2f}' for spacing_s in spacings_s)} s")
+    assert len(spacings_s) >= 3
+    assert all(abs(spacing_s - 2.0) <= 0.2 for spacing_s in spacings_s)
+
+    # Untouched: what two muxers got is what the avatar coded, to the bit.
+    shown, kept = ([packet.payload for packet in recorded.tracks(path)[0].packets] for path in (broadcast, recording))
+    first = kept.index(shown[0]) if shown[0] in kept else 0
+    earlier = shown.index(kept[first])
+    n_common = min(len(kept) - first, len(shown) - earlier)
+    assert n_common > 6 * 25
+    assert kept[first : first + n_common] == shown[earlier : earlier + n_common]
