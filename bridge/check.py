@@ -6,18 +6,21 @@ from collections.abc import AsyncIterator
 
 from bridge.config import Config, OutputConfig, SessionConfig
 from bridge.daemon import ice_settings
-from bridge.errors import BridgeError, OutputError, ProviderUnavailable
+from bridge.errors import BridgeError, OutputError, ProviderUnavailable, SourceLost
+from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
+from bridge.media.audio import AudioBlock
 from bridge.media.h264 import PROFILE_NAMES, parameter_sets, parse_sps
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
 from bridge.outputs import open_output
-from bridge.ports import AvatarEvent, AvatarLink, Output, RemoteTrack, TrackSink
+from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, TrackSink
 from bridge.providers import open_provider
 from bridge.reception import Reception
 
 # Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
 AVATAR_S = 30.0
+INPUT_S = 10.0
 # Longer than the sum of an output's own deadlines, which give the better reason.
 OUTPUT_S = 30.0
 
@@ -34,6 +37,8 @@ async def check_connections(config: Config) -> bool:
 
 
 async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tuple[str, str | BridgeError]]:
+    for name, source in session.inputs.items():
+        yield f"inputs.{name}", await _input(open_source(name, source, config.storage.dir))
     yield "avatar", await _avatar(session, ice_settings(config))
     for name, output in session.outputs.items():
         try:
@@ -42,6 +47,32 @@ async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tup
             yield f"outputs.{name}", error
         else:
             yield f"outputs.{name}", await _output(output, opened)
+
+
+async def _input(source: AudioSource) -> str | BridgeError:
+    blocks: list[AudioBlock] = []
+    has_sound = asyncio.Event()
+
+    async def take(block: AudioBlock) -> None:
+        blocks.append(block)
+        has_sound.set()
+        await asyncio.Event().wait()  # one block is enough; the source is cancelled
+
+    reading = asyncio.create_task(source.run(take))
+    hearing = asyncio.create_task(has_sound.wait())
+    try:
+        await asyncio.wait((reading, hearing), timeout=INPUT_S, return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            await reading
+        if not blocks:
+            return SourceLost(f"no sound within {INPUT_S:g} s")
+        return f"sound, {blocks[0].sample_rate_hz} Hz, {blocks[0].samples.shape[1]} channel(s)"
+    except BridgeError as error:
+        return error
+    finally:
+        reading.cancel()
+        hearing.cancel()
+        await asyncio.wait((reading, hearing))
 
 
 async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError:

@@ -106,7 +106,9 @@ def check(
     settings = load_config(config)
     print(show_config(settings), end="")
     if connect:
-        _configure_logging(settings)
+        from bridge.ops.logs import configure_logging
+
+        configure_logging("warning", settings.log.format)
         from bridge.check import check_connections
 
         raise typer.Exit(0 if asyncio.run(check_connections(settings)) else 1)

@@ -23,7 +23,8 @@ class MediaStatus:
     """What viewers get now. Times in seconds; None: not known yet.
 
     fps, video_bps      over the last second.
-    added_latency_s     last packet of a picture received to its last byte written, median of the last 1800.
+    added_latency_s     last packet of a picture received to its last byte written, median of the last 1800 at each
+                        output; recordings count only where there is no other output.
     first_picture_s     start of the session to the first picture received.
     """
 
@@ -41,7 +42,8 @@ class MediaStatus:
 class OutputTelemetry:
     """Follows one output; its methods are the runner's callbacks."""
 
-    def __init__(self, metrics: OutputMetrics) -> None:
+    def __init__(self, metrics: OutputMetrics, protocol: str) -> None:
+        self.is_live = protocol != "file"
         self.latencies_s: deque[float] = deque(maxlen=N_LATENCIES)
         self._metrics = metrics
         self._latency = metrics.added_latency_seconds(mode="copy")
@@ -90,7 +92,7 @@ class Telemetry:
 
     def output(self, name: str, protocol: str) -> OutputTelemetry:
         """The follower of one output."""
-        self._outputs[name] = OutputTelemetry(self._metrics.output(name, protocol))
+        self._outputs[name] = OutputTelemetry(self._metrics.output(name, protocol), protocol)
         return self._outputs[name]
 
     def on_unit(self, unit: AccessUnit) -> None:
@@ -135,7 +137,9 @@ class Telemetry:
         now_ns = time.monotonic_ns()
         then_ns, n_pictures, video_bytes = self._rates[0]
         elapsed_s = max(0.001, (now_ns - then_ns) / NS_PER_S)
-        latencies_s = sorted(s for output in self._outputs.values() for s in output.latencies_s)
+        outputs = self._outputs.values()
+        counted = [output for output in outputs if output.is_live] or outputs
+        latencies_s = sorted(latency_s for output in counted for latency_s in output.latencies_s)
         lost = sum(stats.lost for kind in KINDS if (stats := reception.stats(kind)))
         return MediaStatus(
             fps=(self._n_pictures - n_pictures) / elapsed_s,
