@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.media import BITRATE, FPS, GOP_S, HEIGHT_PX, WIDTH_PX
 from bridge.local_avatar.timecode import read_stamp
-from bridge.net.ice import IceSettings, limit_to_addresses
+from bridge.net.ice import limit_to_addresses
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import dump, parse_event
 from bridge.signals import on_stop_signal
