@@ -10,7 +10,7 @@ import structlog
 
 from bridge.dsp.chain import SpeechChain
 from bridge.dsp.levels import SILENCE_DBFS, PauseGate
-from bridge.errors import ProviderError, SourceRejected
+from bridge.errors import ProviderError, SourceError, SourceRejected
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_MS, NS_PER_S, ticks_to_ns
 from bridge.ports import AudioSource, AvatarLink, UplinkPacing
@@ -64,6 +64,7 @@ class Uplink:
         self._log = structlog.get_logger().bind(input=source.name)
         self._speech = bytearray()  # PCM16 that waits to be sent
         self._speech_taken = asyncio.Event()
+        self._has_begun = False
         self._source_has_ended = False
         self._link: AvatarLink | None = None
         self._link_attached = asyncio.Event()
@@ -81,7 +82,7 @@ class Uplink:
         return self._chain.level.rms_dbfs if self._is_speaking else SILENCE_DBFS
 
     async def run(self) -> None:
-        """Carry until cancelled: after the end of the source, silence. Raises SourceError."""
+        """Carry until cancelled: after the end of the source, silence. Raises SourceError if it gives nothing at all."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(), name=f"listen-{self._source.name}")
@@ -125,7 +126,13 @@ class Uplink:
     # ------------------------------------------------------------------------------------------ from the source
 
     async def _listen(self) -> None:
-        await self._source.run(self._take_block)
+        try:
+            await self._source.run(self._take_block)
+        except SourceError as error:
+            if not self._has_begun:
+                raise
+            # What was on air stays on air: from here on there is silence.
+            self._log.error("input_failed", error=str(error))
         self._speech += self._chain.flush().astype("<i2").tobytes()
         self._source_has_ended = True
 
@@ -134,6 +141,7 @@ class Uplink:
             pcm16 = self._chain.push(block).astype("<i2").tobytes()
         except SourceRejected as error:
             raise SourceRejected(f"input {self._source.name}: {error}") from None
+        self._has_begun = True
         self._speech += pcm16
         if self._source.is_live:
             # A block that is itself longer than the bound is all present, and not its own past.

@@ -1,6 +1,7 @@
 """Two peers of ours, and ours against aiortc's own, over real ICE, DTLS and SRTP on loopback."""
 
 import asyncio
+import gc
 import os
 import random
 import re
@@ -444,6 +445,23 @@ async def test_closing_at_any_step_leaves_nothing_behind(step: str) -> None:
         answer = await receiving.answer(offer)
         if step == "accepted":
             await sending.accept(answer)
+
+
+async def test_a_peer_that_is_cancelled_while_it_gathers_closes_its_sockets() -> None:
+    async with SendingPeer(LOOPBACK, nothing) as sending:
+        offer = await sending.offer()
+
+        async def answer() -> None:
+            async with ReceivingPeer(LOOPBACK, lambda track: Sink()) as peer:
+                await peer.answer(offer)
+
+        for n_turns in range(30):
+            answering = asyncio.create_task(answer())
+            for _ in range(n_turns):
+                await asyncio.sleep(0)
+            answering.cancel()
+            await asyncio.wait((answering,))
+    gc.collect()  # a socket that nobody closed warns here, and warnings are errors
 
 
 async def test_a_close_that_hangs_is_given_up_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -481,6 +481,19 @@ async def test_failure_of_the_source_is_raised_as_it_is() -> None:
         await uplink.run()
 
 
+async def test_source_that_fails_later_becomes_silence() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    with capture_logs() as logs:
+        async with running(FakeSource(ramp(1.0), error=SourceLost("gone")), time) as uplink:
+            uplink.media_ready.set()
+            uplink.attach(link)
+            await time.pass_until(3.0)
+    assert [(entry["event"], entry["error"]) for entry in logs] == [("input_failed", "gone")]
+    assert sum(link.is_speech) * MESSAGE_S == pytest.approx(1.0, abs=MESSAGE_S)
+    assert not any(link.is_speech[-10:])
+
+
 async def test_format_that_cannot_be_converted_names_the_input() -> None:
     class Telegraph(FakeSource):
         async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
