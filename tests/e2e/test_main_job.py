@@ -1,5 +1,6 @@
 """The main job with every process that takes part in it: a file of speech in, RTMP and a recording out."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def show(capfd: pytest.CaptureFixture[str], record_property: Callable[[str, obje
     def show(line: str) -> None:
         record_property("figure", line)
         with capfd.disabled():
-            print(f"\n{line}", flush=True)
+            # Standard error reaches the terminal from the workers of pytest-xdist too.
+            print(f"\n{line}", file=sys.stderr, flush=True)
 
     return show
 

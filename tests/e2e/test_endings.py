@@ -1,0 +1,86 @@
+"""How a daemon ends: asked to, asked twice, killed."""
+
+import asyncio
+import signal
+import wave
+from pathlib import Path
+
+import numpy as np
+
+from tests.e2e import recorded
+from tests.e2e.processes import STREAM_KEY, Avatar, Setting, faulty_avatar
+from tests.interop.nginx_rtmp import NginxRtmp
+
+
+async def test_sigterm_ends_everything_properly_within_its_time(nginx: NginxRtmp, tmp_path: Path) -> None:
+    async with faulty_avatar(tmp_path) as (service, url):
+        setting = Setting(tmp_path, url, drain_s=6).rtmp("live", nginx.rtmp_url).input(tone(tmp_path, 60))
+        recording = setting.recording()
+        async with setting.daemon() as daemon:
+            await daemon.metric_reaches(50, "added_latency_seconds_count", output="live")
+            started_s = asyncio.get_running_loop().time()
+            assert await daemon.stop() == 0
+            # A tone has no pause to end in, so that the whole time is used; a second is for a busy machine.
+            assert asyncio.get_running_loop().time() - started_s < 6 + 1
+        ended = await service.logged("avatar_session_ended")
+
+    assert "closed" in ended["reason"]
+    assert daemon.events("utterance_cut")
+    assert {event["output"] for event in daemon.events("output_closed")} == {"archive", "live"}
+    assert '"daemon_stopped"' in daemon.stderr[-1]
+    # on_publish_done was called: the server did not have to find out by itself.
+    broadcast = await asyncio.to_thread(nginx.finished_recording, STREAM_KEY)
+    assert nginx.publishing() == []
+    assert "deleteStream" in nginx.log()
+    for path in (recording, broadcast):
+        picture, sound = recorded.tracks(path)
+        assert recorded.n_pictures(path) == len(picture.packets)
+        assert abs(picture.end_s - sound.end_s) < 0.2
+    assert recording.read_bytes()[-12:-8] == MP4_LAST_BOX, "the MP4 was not closed"
+
+
+async def test_a_second_sigterm_ends_it_at_once(avatar: Avatar, nginx: NginxRtmp, tmp_path: Path) -> None:
+    setting = Setting(tmp_path, avatar.url, drain_s=60).rtmp("live", nginx.rtmp_url).input(tone(tmp_path, 100))
+    recording = setting.recording()
+    async with setting.daemon() as daemon:
+        await daemon.metric_reaches(25, "added_latency_seconds_count", output="live")
+        daemon.send(signal.SIGTERM)
+        await daemon.logged("session_draining")
+        assert (await daemon.get("/healthz")) == "ok\n"
+        await daemon.stop(timeout_s=6)
+        assert daemon.events("daemon_aborting")
+    # At once is not by halves.
+    assert recorded.n_pictures(recording) >= 25
+    assert recorded.n_pictures(await asyncio.to_thread(nginx.finished_recording, STREAM_KEY)) >= 25
+
+
+async def test_a_recording_can_be_played_after_kill_9(avatar: Avatar, tmp_path: Path) -> None:
+    setting = Setting(tmp_path, avatar.url)
+    recording = setting.recording()
+    async with setting.daemon() as daemon:
+        await daemon.metric_reaches(100, "added_latency_seconds_count", output="archive")
+        n_written = (await daemon.metrics()).total("added_latency_seconds_count", output="archive")
+        daemon.send(signal.SIGKILL)
+        assert await daemon.exit_status() == -signal.SIGKILL
+
+    picture, sound = recorded.tracks(recording)
+    assert recorded.n_pictures(recording) == len(picture.packets)
+    # Fragments of at most a second; the last one may have been under way.
+    assert len(picture.packets) > n_written - 26
+    assert sound.end_s > picture.end_s - 1.0
+
+
+# ISO 14496-12 §8.8.11: a file with fragments ends with this box of 16 bytes; its type follows its length.
+MP4_LAST_BOX = b"mfro"
+
+
+def tone(directory: Path, seconds: float) -> Path:
+    """Speech without a pause, as far as the bridge can tell."""
+    path = directory / "tone.wav"
+    n = np.arange(round(seconds * 24_000))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(24_000)
+        file.writeframes(np.rint(8000 * np.sin(2 * np.pi * 220 * n / 24_000)).astype("<i2").tobytes())
+    return path
