@@ -82,7 +82,7 @@ class Uplink:
         return self._chain.level.rms_dbfs if self._is_speaking else SILENCE_DBFS
 
     async def run(self) -> None:
-        """Carry until cancelled: after the end of the source, silence. Raises SourceError if it gives nothing at all."""
+        """Carry until cancelled: after the end of the source, silence. Raises SourceError if nothing ever came."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._listen(), name=f"listen-{self._source.name}")
