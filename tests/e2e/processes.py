@@ -238,7 +238,7 @@ class Setting:
         } | keys
         self.add_session("leo", url)
 
-    def add_session(self, name: str, url: str, *, license: str = LICENSE, **avatar: Any) -> None:
+    def add_session(self, name: str, url: str, /, *, license: str = LICENSE, **avatar: Any) -> None:
         license_file = self.directory / f"{name}.license"
         license_file.write_text(license)
         defaults = {"url": url, "license_file": str(license_file), "name": "navtalk.Leo", "role": "speak"}
