@@ -4,17 +4,16 @@ Both run at the same time, receive the same media from the same source and publi
 bridge's connection passes a tap, which says when the server's side had the last byte of each picture.
 """
 
+import json
 import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import yaml
-
-from benchmarks.media import load_media
+from benchmarks.configuration import SESSION, write_configuration
+from benchmarks.media import FPS, load_media
 from benchmarks.processes import Child, cpu_cores, ending_properly, python
 from benchmarks.report import Findings, median, percentile
-from bridge.samples import SPEECH
 from tests.interop.nginx_rtmp import NginxRtmp
 
 WARM_UP_S = 5.0
@@ -23,46 +22,23 @@ N_WINDOWS, WINDOW_S = 12, 2.5
 SKIPPED_S = 3.0
 
 
-def configuration(avatar_url: str, rtmp_url: str, directory: Path) -> Path:
-    """A file for `avatar-bridge run`: one session that speaks all the time, one RTMP output."""
-    licence, path = directory / "licence", directory / "bridge.yaml"
-    licence.touch(0o600)
-    licence.write_text("any licence will do")
-    avatar = {"url": avatar_url, "license_file": str(licence), "name": "navtalk.Leo", "role": "speak"}
-    session = {
-        "avatar": avatar,
-        "inputs": {"speech": {"url": f"file:{SPEECH}", "loop": True}},
-        "outputs": {"rtmp": {"url": rtmp_url}},
-    }
-    settings = {
-        "http": {"listen": "127.0.0.1:0"},
-        "log": {"level": "warning"},
-        "storage": {"dir": str(directory)},
-        "ice": {"interfaces": ["lo"]},
-        "drain_s": 5,
-        "sessions": {"bench": session},
-    }
-    path.write_text(yaml.safe_dump(settings))
-    return path
-
-
 def measure() -> Findings:
     load_media()  # encoded before anything is measured
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="avatar-bridge-")))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="passthrough-")))
         nginx = stack.enter_context(NginxRtmp(directory / "nginx"))
         source = stack.enter_context(Child(python("benchmarks.source")))
         avatar_url = source.first_line()
         tap = stack.enter_context(Child(python("benchmarks.tap", str(nginx.rtmp_port))))
-        rtmp_url = f"rtmp://127.0.0.1:{tap.first_line()}/live/bridge"
-        config = configuration(avatar_url, rtmp_url, directory)
+        outputs = {"rtmp": f"rtmp://127.0.0.1:{tap.first_line()}/live/copied"}
+        config = write_configuration(directory, avatar_url, outputs)
         bridge = stack.enter_context(Child(python("benchmarks.bridge_child", str(config))))
-        stock = stack.enter_context(Child(python("benchmarks.stock", avatar_url, f"{nginx.rtmp_url}/stock")))
+        stock = stack.enter_context(Child(python("benchmarks.stock", avatar_url, f"{nginx.rtmp_url}/encoded")))
         time.sleep(WARM_UP_S)
         bridge_cores, stock_cores = cpu_cores([bridge, stock], N_WINDOWS, WINDOW_S)
-        stock_ms = stock.finish_with_json()
-        status = bridge.finish_with_json()["bench"]
-        (connection,) = tap.finish_with_json()
+        stock_ms = json.loads(stock.finish())
+        status = json.loads(bridge.finish())[SESSION]
+        (connection,) = json.loads(tap.finish())
     pictures = [(read_ns, stamp_ns) for read_ns, stamp_ns in connection["pictures"] if stamp_ns is not None]
     begin_ns = pictures[0][0] + SKIPPED_S * 1e9
     path_ms = [(read_ns - stamp_ns) / 1e6 for read_ns, stamp_ns in pictures if read_ns > begin_ns]
@@ -74,7 +50,7 @@ def measure() -> Findings:
             "added_latency_p99_ms": _ms(status["added_latency_p99_s"]),
             "path_latency_p50_ms": percentile(path_ms, 50),
             "path_latency_p99_ms": percentile(path_ms, 99),
-            "stock_latency_p50_ms": percentile(stock_ms[int(SKIPPED_S * 30) :], 50),
+            "stock_latency_p50_ms": percentile(stock_ms[int(SKIPPED_S * FPS) :], 50),
             "cpu_per_session_core": ours,
             "stock_cpu_per_session_core": theirs,
             "cpu_ratio": ours / theirs if ours and theirs else None,

@@ -1,15 +1,15 @@
 """Programs that a benchmark starts: each a process of its own, whose CPU can be read and which always ends."""
 
 import contextlib
-import json
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 # Importing everything takes 2 s of CPU; the rest is for a machine that is busy.
 START_S = 30.0
@@ -20,14 +20,21 @@ STOP_S = 15.0
 class Child:
     """One child process, alive inside its `with`. Its standard output is a first line to wait for, and a last one.
 
-    It is a process group of its own: Ctrl-C reaches the benchmark alone, which then ends its children.
+    It is a process group of its own: Ctrl-C reaches the benchmark alone, which then ends its children. What it says on
+    standard error is shown only when it fails.
     """
 
     def __init__(self, command: Sequence[str]) -> None:
         self.started_ns = time.monotonic_ns()
-        self._name = " ".join(command[1:4])
+        self._name = " ".join(command[1:])
+        self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0, bufsize=0
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            process_group=0,
+            bufsize=0,
         )
         # The CPU clock of a process, all its threads: clock_getcpuclockid(3) as Linux computes it.
         self._cpu_clock = ~self._process.pid << 3 | 2
@@ -38,15 +45,10 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+        self._end()
         assert self._process.stdout is not None
         self._process.stdout.close()
+        self._errors.close()
 
     def first_line(self) -> str:
         """What it says once it is ready. Raises RuntimeError when it ends before."""
@@ -54,27 +56,43 @@ class Child:
         ready, _, _ = select.select([self._process.stdout], [], [], START_S)
         line = self._process.stdout.readline().decode().strip() if ready else ""
         if not line:
-            raise RuntimeError(f"{self._name} did not start; what it says about it is above")
+            raise self._failure()
         return line
 
     def cpu_s(self) -> float:
         """CPU time of the process so far, in seconds. Raises RuntimeError when it has ended."""
         if self._process.poll() is not None:
-            raise RuntimeError(f"{self._name} ended with status {self._process.returncode}; its error is above")
+            raise self._failure()
         return time.clock_gettime(self._cpu_clock)
 
     def finish(self) -> str:
-        """Ask it to end; its last words, which are empty for one that has nothing to say."""
+        """Ask it to end; its last line, empty for one that has nothing to say. Raises RuntimeError when it failed."""
+        if self._process.poll() is not None:
+            raise self._failure()
         self._process.terminate()
-        output, _ = self._process.communicate(timeout=STOP_S)
-        lines = output.decode().splitlines()
+        try:
+            output, _ = self._process.communicate(timeout=STOP_S)
+        except subprocess.TimeoutExpired:
+            raise self._failure() from None
+        if self._process.returncode:
+            raise self._failure()
+        lines: list[str] = output.decode().splitlines()
         return lines[-1] if lines else ""
 
-    def finish_with_json(self) -> Any:
-        words = self.finish()
-        if not words:
-            raise RuntimeError(f"{self._name} ended with status {self._process.returncode} and without a result")
-        return json.loads(words)
+    def _failure(self) -> RuntimeError:
+        self._end()
+        self._errors.seek(0)
+        words = self._errors.read().decode(errors="replace").strip()
+        return RuntimeError(f"{self._name} ended with status {self._process.returncode}:\n{words}")
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
 
 
 def python(module: str, *arguments: str) -> list[str]:
