@@ -79,6 +79,7 @@ async def _local_service(service: str) -> AsyncIterator[tuple[str, asyncio.Task[
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bridge", "avatar", "--listen", "127.0.0.1:0", "--services", service),
         stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # a terminal's Control-C is for the demo, which ends the service after its session
     )
     assert process.stdout is not None
     has_ended = asyncio.create_task(process.wait())

@@ -31,14 +31,16 @@ class Program:
     """One run of a program: alive inside its `async with`, killed at the end if need be, its output kept.
 
     stdout, stderr  lines so far, without their ends.  status: the exit status; None while it runs.
+    own_group       it and what it starts are a process group, as on a terminal.
     """
 
-    def __init__(self, *command: str | Path, cwd: Path | None = None) -> None:
+    def __init__(self, *command: str | Path, cwd: Path | None = None, own_group: bool = False) -> None:
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self.status: int | None = None
         self._command = tuple(map(str, command))
         self._cwd = cwd
+        self._own_group = own_group
         self._changed = asyncio.Condition()
         self._process: asyncio.subprocess.Process | None = None
         self._following: asyncio.Task[None] | None = None
@@ -50,6 +52,7 @@ class Program:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self._cwd,
+            start_new_session=self._own_group,
             limit=2**20,
         )
         self._following = asyncio.create_task(self._follow(self._process))
@@ -276,16 +279,19 @@ class Setting:
 SPEECH = Path(__file__).parents[2] / "bridge" / "samples" / "speech.flac"
 
 
-def children_of(pid: int) -> list[str]:
-    """The command lines of a process's children, and of theirs."""
-    found = []
+def descendants(pid: int) -> set[int]:
+    """The processes that a process has started, and those that they have."""
+    found: set[int] = set()
     for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) if entry.name.isdecimal() else 0
-            if parent == pid:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                found += [command, *children_of(int(entry.name))]
+        with contextlib.suppress(OSError):
+            # proc(5): behind the command in parentheses come the state and the parent.
+            if entry.name.isdecimal() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found |= {int(entry.name), *descendants(int(entry.name))}
     return found
+
+
+def exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 def is_root() -> bool:

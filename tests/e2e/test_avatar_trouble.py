@@ -98,7 +98,7 @@ async def test_a_service_that_closes_at_each_step_of_the_hand_shake_is_tried_aga
     awaited = [event["error"].partition("ended the session while ")[2] for event in daemon.events("avatar_lost")]
     assert [words.partition(" was awaited")[0] for words in awaited] == [
         "conversation.connected.success",
-        "webrtc.signaling.offer",
+        "realtime.session.created",
         "realtime.session.created",
         "realtime.session.updated",
     ]

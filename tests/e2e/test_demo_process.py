@@ -1,0 +1,52 @@
+"""The first thing that a newcomer runs."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import recorded
+from tests.e2e.processes import COMMAND, SPEECH, Program, descendants, exists
+
+
+@pytest.mark.parametrize("place", ["relative", "absolute"])
+async def test_the_demo_records_what_was_asked_for_and_leaves_nothing_behind(place: str, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    recording = here / "clip.mp4" if place == "relative" else tmp_path / "elsewhere" / "clip.mp4"
+    recording.parent.mkdir(exist_ok=True)
+    recording.write_text("an older one, to be replaced")
+    named = recording.name if place == "relative" else recording
+    async with Program(*COMMAND, "demo", "--seconds", "4", "--record", named, cwd=here) as demo:
+        await demo.logged("recording_started")
+        started = descendants(demo.pid)
+        assert await demo.exit_status() == 0
+
+    assert started
+    assert not [pid for pid in started if exists(pid)]
+    assert [path for path in (*here.iterdir(), *recording.parent.iterdir()) if path != recording] == []
+    assert demo.stdout[0].split() == ["avatar-bridge", "demo"]
+    rows = {cells[1].strip(): cells[2].strip() for line in demo.stdout if len(cells := line.split("│")) == 4}
+    assert set(rows) == {"pictures", "first picture after", "speech sent", "A/V offset", "added latency", "record"}
+    assert rows["pictures"].endswith("lost packets 0")
+    # A frame around the rows, and nothing else.
+    assert len(demo.stdout) == 1 + 1 + len(rows) + 1
+
+    picture, sound = recorded.tracks(recording)
+    assert recorded.n_pictures(recording) == len(picture.packets)
+    for track in (picture, sound):
+        assert 3.5 < track.end_s - track.start_s < 5.0
+    assert recorded.likeness(recorded.sound(recording), recorded.sound(SPEECH)[: 2 * recorded.SPEECH_RATE_HZ]) > 0.8
+
+
+async def test_the_demo_on_a_terminal_ends_well_with_control_c(tmp_path: Path) -> None:
+    async with Program(*COMMAND, "demo", "--record", "clip.mp4", cwd=tmp_path, own_group=True) as demo:
+        await demo.logged("recording_started")
+        started = descendants(demo.pid)
+        # A terminal sends it to everybody: the demo, and the service that it has started.
+        os.killpg(demo.pid, signal.SIGINT)
+        status = await demo.exit_status()
+    assert status == 0, demo.everything()
+    assert not [pid for pid in started if exists(pid)]
+    assert demo.stdout
