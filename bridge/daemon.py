@@ -83,6 +83,11 @@ class Daemon:
         for supervisor in self._supervisors:
             self._tasks.create_task(supervisor.drain(drain_s), name=f"drain {supervisor.name}")
 
+    @property
+    def has_crashed(self) -> bool:
+        """Whether a bug has ended a session, even if it was started anew."""
+        return any(supervisor.has_crashed for supervisor in self._supervisors)
+
     def status(self) -> list[SessionStatus]:
         return [status for supervisor in self._supervisors if (status := supervisor.status()) is not None]
 
@@ -98,6 +103,7 @@ class Supervisor:
     def __init__(self, name: str, config: Config, metrics: SessionMetrics) -> None:
         self.name = name
         self.has_failed = False
+        self.has_crashed = False
         self._config = config
         self._metrics = metrics
         self._session: Session | None = None
@@ -127,9 +133,11 @@ class Supervisor:
                 # A bug of ours: it is shown whole, and this session alone is started anew.
                 delay_s = self._backoff.next_delay_s()
                 log.exception("session_crashed", session=self.name, retry_in_s=round(delay_s, 1))
+                self.has_crashed = True
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay_s):
                         await self._is_draining.wait()
+                        self.has_failed = True
 
     def status(self) -> SessionStatus | None:
         return self._session.status() if self._session is not None else None

@@ -70,7 +70,7 @@ async def run_demo(options: DemoOptions) -> int:
     succeeded = running.result()
     (status,) = daemon.status()
     Console().print(_summary(status))
-    return 0 if succeeded and status.media.n_pictures else 1
+    return 0 if succeeded and status.media.n_pictures and not daemon.has_crashed else 1
 
 
 @contextlib.asynccontextmanager
