@@ -1,0 +1,184 @@
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from structlog.testing import capture_logs
+
+from bridge import reception as reception_module
+from bridge.media.access_unit import AccessUnit, Codec, Kind
+from bridge.media.clock import NS_PER_S
+from bridge.media.rtp import RtpPacket
+from bridge.ports import RemoteTrack, TrackSink
+from bridge.reception import Reception
+from tests.unit.receive.streams import H264_TYPE, OPUS_20_MS, OPUS_TYPE, Sender, opus_sender
+
+INTERVAL_NS = 2 * NS_PER_S
+
+
+class Feedback:
+    def __init__(self) -> None:
+        self.nacks: list[int] = []
+        self.plis = 0
+
+    def send_nack(self, sequence_numbers: Sequence[int]) -> None:
+        self.nacks += sequence_numbers
+
+    def send_pli(self) -> None:
+        self.plis += 1
+
+
+class Connection:
+    """One avatar connection: both tracks, and what they were told."""
+
+    def __init__(self, reception: Reception) -> None:
+        self.feedback: dict[Kind, Feedback] = {"audio": Feedback(), "video": Feedback()}
+        self.sinks: dict[Kind, TrackSink] = {}
+        for kind, codecs in (("audio", {OPUS_TYPE: Codec.OPUS}), ("video", {H264_TYPE: Codec.H264})):
+            track = RemoteTrack(kind, codecs, self.feedback[kind])  # type: ignore[arg-type, index]
+            self.sinks[kind] = reception.on_track(track)  # type: ignore[index]
+
+    def feed(self, kind: Kind, packets: Iterable[RtpPacket]) -> None:
+        for packet in packets:
+            self.sinks[kind].on_packet(packet)
+
+
+PassMs = Callable[[float], Awaitable[None]]
+
+
+@pytest.fixture
+async def pass_ms(monkeypatch: pytest.MonkeyPatch) -> PassMs:
+    """Lets time pass, for the event loop's timers too; it begins at 0."""
+    loop = asyncio.get_running_loop()
+    now_ns = 0
+
+    async def pass_ms(duration_ms: float) -> None:
+        nonlocal now_ns
+        for _ in range(round(duration_ms / 10)):
+            now_ns += 10_000_000
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(loop, "time", lambda: now_ns / NS_PER_S)
+    monkeypatch.setattr(reception_module, "time", SimpleNamespace(monotonic_ns=lambda: now_ns))
+    return pass_ms
+
+
+@pytest.fixture
+def units() -> list[AccessUnit]:
+    return []
+
+
+@pytest.fixture
+def reception(pass_ms: PassMs, units: list[AccessUnit]) -> Reception:
+    return Reception(0, units.append, INTERVAL_NS)
+
+
+async def test_both_tracks_are_emitted_on_one_session_time(reception: Reception, units: list[AccessUnit]) -> None:
+    connection = Connection(reception)
+    video, audio = Sender(), opus_sender()
+    for _ in range(3):
+        connection.feed("video", video.keyframe())
+        connection.feed("audio", [*audio.unit([OPUS_20_MS]), *audio.unit([OPUS_20_MS])])
+    assert [unit.codec.kind for unit in units] == ["video", "audio", "audio"] * 3
+    for kind, step_ns in (("video", 40_000_000), ("audio", 20_000_000)):
+        times_ns = [unit.pts_ns for unit in units if unit.codec.kind == kind]
+        assert all(later - earlier == step_ns for earlier, later in pairwise(times_ns))
+    reception.close()
+
+
+async def test_a_sender_that_shows_nothing_is_asked_for_a_keyframe(reception: Reception, pass_ms: PassMs) -> None:
+    connection = Connection(reception)
+    await pass_ms(250)
+    assert connection.feedback["video"].plis == 0
+    await pass_ms(100)
+    assert connection.feedback["video"].plis == 1
+    assert reception.keyframe_requests == {"start": 1}
+    assert connection.feedback["audio"].plis == 0
+    reception.close()
+
+
+async def test_keyframes_are_asked_for_at_the_interval(reception: Reception, pass_ms: PassMs) -> None:
+    connection = Connection(reception)
+    video = Sender()
+    connection.feed("video", video.keyframe())
+    for _ in range(51):
+        await pass_ms(40)
+        connection.feed("video", video.picture())
+    assert reception.keyframe_requests == {"periodic": 1}
+    reception.close()
+
+
+async def test_a_keyframe_that_an_output_wants_is_asked_for_at_once(reception: Reception, pass_ms: PassMs) -> None:
+    connection = Connection(reception)
+    connection.feed("video", Sender().keyframe())
+    await pass_ms(10)
+    reception.request_keyframe()
+    assert reception.keyframe_requests == {"demand": 1}
+    assert connection.feedback["video"].plis == 1
+    reception.close()
+
+
+async def test_without_a_connection_nobody_is_asked(reception: Reception) -> None:
+    reception.request_keyframe()
+    assert not reception.keyframe_requests
+    assert reception.stats("video") is None
+
+
+async def test_a_lost_packet_is_asked_for_again(reception: Reception, pass_ms: PassMs) -> None:
+    connection = Connection(reception)
+    video = Sender()
+    connection.feed("video", video.keyframe())
+    lost, *others = video.picture()
+    await pass_ms(40)
+    connection.feed("video", others)
+    await pass_ms(60)
+    assert lost.sequence_number in connection.feedback["video"].nacks
+    assert reception.nacks == len(connection.feedback["video"].nacks)
+    reception.close()
+
+
+async def test_requests_that_are_ignored_are_told_of_once(reception: Reception, pass_ms: PassMs) -> None:
+    connection = Connection(reception)
+    with capture_logs() as logged:
+        await pass_ms(5_000)
+    assert [entry["event"] for entry in logged] == ["keyframe_requests_ignored"]
+    assert reception.ignores_keyframe_requests
+    video = Sender(at_ms=5_000)
+    connection.feed("video", video.keyframe())
+    assert not reception.ignores_keyframe_requests
+    reception.close()
+
+
+async def test_a_closed_connection_is_asked_for_nothing_and_heard_no_more(
+    reception: Reception, units: list[AccessUnit], pass_ms: PassMs
+) -> None:
+    connection = Connection(reception)
+    connection.feed("video", Sender().keyframe())
+    assert reception.last_packet_ns is not None
+    reception.close()
+    await pass_ms(5_000)
+    connection.feed("video", Sender(sequence_number=1003, at_ms=5_000).keyframe())
+    assert connection.feedback["video"].plis == 0
+    assert len(units) == 1
+    assert reception.last_packet_ns is None
+    assert reception.stats("video") is None
+
+
+async def test_the_next_connection_goes_on_behind_what_was_emitted(
+    reception: Reception, units: list[AccessUnit], pass_ms: PassMs
+) -> None:
+    first = Connection(reception)
+    video = Sender()
+    first.feed("video", [*video.keyframe(), *video.pictures(25)])
+    last_ns = units[-1].pts_ns
+    await pass_ms(100)  # although the sender was far ahead of the clock
+    # Nobody said that the first is over: a track that comes a second time says so.
+    second = Connection(reception)
+    second.feed("video", Sender(sequence_number=7, timestamp=9, ssrc=77, at_ms=100).keyframe())
+    first.feed("video", video.picture())
+    assert len(units) == 27
+    assert units[-1].is_keyframe
+    assert units[-1].pts_ns > last_ns
+    reception.close()
