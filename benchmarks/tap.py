@@ -29,7 +29,7 @@ class Connection:
     pictures: list[tuple[int, int | None]] = field(default_factory=list)
 
 
-class _Publisher:
+class Publisher:
     """Reads along what a client sends, for as long as it is RTMP."""
 
     def __init__(self, connection: Connection) -> None:
@@ -64,7 +64,7 @@ async def serve_until_stopped(port: int) -> list[Connection]:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.suppress(ConnectionError):
             await asyncio.gather(
-                _forward(reader, far_writer, _Publisher(connection)), _forward(far_reader, writer, None)
+                _forward(reader, far_writer, Publisher(connection)), _forward(far_reader, writer, None)
             )
         for end in (writer, far_writer):
             end.close()
@@ -76,7 +76,7 @@ async def serve_until_stopped(port: int) -> list[Connection]:
     return connections
 
 
-async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, publisher: _Publisher | None) -> None:
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, publisher: Publisher | None) -> None:
     while data := await reader.read(_READ_BYTES):
         now_ns = time.monotonic_ns()
         writer.write(data)
