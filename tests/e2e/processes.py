@@ -234,7 +234,7 @@ class Setting:
         self.recordings = directory / "recordings"
         self._keys: dict[str, Any] = {
             "http": {"listen": "127.0.0.1:0"},
-            "drain_s": 5,
+            "drain_s": 4.5,  # what closing may take: no utterance is waited for
             "ice": {"interfaces": ["lo"]},
             "storage": {"dir": str(self.recordings), "min_free": 0},
             "sessions": {},

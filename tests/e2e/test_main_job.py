@@ -33,7 +33,7 @@ async def test_speech_becomes_a_broadcast_and_a_recording(
     recording = setting.recording()
     setting.rtmp("live", nginx.rtmp_url)
     async with setting.daemon() as daemon:
-        await daemon.metric_reaches(8.5 * 25, "added_latency_seconds_count", output="live")
+        await daemon.metric_reaches(6.8 * 25, "added_latency_seconds_count", output="live")
         metrics = await daemon.metrics()
         assert await daemon.get("/readyz") == "ready\n"
         assert await daemon.stop(timeout_s=7) == 0
@@ -44,7 +44,7 @@ async def test_speech_becomes_a_broadcast_and_a_recording(
     assert metrics.total("session_state", state="live") == 1
     assert metrics.total("output_bytes_total", output="live") > 50_000
     assert abs(metrics.total("av_offset_seconds")) < 0.04
-    # Of 200 pictures half are through in 20 ms even on a machine that is busy with other tests.
+    # Half of the pictures are through in 20 ms even on a machine that is busy with other tests.
     in_time = metrics.total("added_latency_seconds_bucket", output="live", le="0.02")
     assert in_time > metrics.total("added_latency_seconds_count", output="live") / 2
 
@@ -52,13 +52,13 @@ async def test_speech_becomes_a_broadcast_and_a_recording(
     for path in (recording, broadcast):
         picture, sound = recorded.tracks(path)
         assert (picture.codec, sound.codec) == ("h264", "aac")
-        assert len(picture.packets) > 8 * 25
+        assert len(picture.packets) > 6 * 25
         assert recorded.n_pictures(path) == len(picture.packets)
         assert abs(picture.start_s - sound.start_s) < 0.1
         assert abs(picture.end_s - sound.end_s) < 0.2
         heard = recorded.sound(path)
         assert recorded.likeness(heard, spoken) > 0.8
-        assert abs(recorded.rms_dbfs(heard) - recorded.rms_dbfs(recorded.sound(SPEECH))) < 3
+        assert abs(recorded.rms_dbfs(heard[: len(spoken)]) - recorded.rms_dbfs(spoken)) < 2
 
     spacings_s = recorded.tracks(broadcast)[0].keyframe_spacings_s
     show(f"keyframe spacing on RTMP: {', '.join(f'{spacing_s:.2f}' for spacing_s in spacings_s)} s")
@@ -70,5 +70,5 @@ async def test_speech_becomes_a_broadcast_and_a_recording(
     first = kept.index(shown[0]) if shown[0] in kept else 0
     earlier = shown.index(kept[first])
     n_common = min(len(kept) - first, len(shown) - earlier)
-    assert n_common > 6 * 25
+    assert n_common > 5 * 25
     assert kept[first : first + n_common] == shown[earlier : earlier + n_common]
