@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +28,11 @@ class Findings:
     at_most: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
+    @classmethod
+    def missing(cls, title: str, at_most: Mapping[str, float], reason: str) -> Self:
+        """Nothing could be measured here."""
+        return cls(title=title, figures=dict.fromkeys(at_most), at_most=at_most, notes=[f"Not measured: {reason}."])
+
     def rows(self) -> list[tuple[str, str, str]]:
         """Name, value and bound of each figure, as people read them."""
         return [(name, _value(figure), self._bound(name, figure)) for name, figure in self.figures.items()]
@@ -36,8 +41,8 @@ class Findings:
         limit = self.at_most.get(name)
         if limit is None:
             return ""
-        is_kept = figure is not None and figure <= limit
-        return f"≤ {limit:g}" if is_kept else f"≤ {limit:g}  NOT KEPT"
+        is_broken = figure is not None and figure > limit
+        return f"≤ {limit:g}  NOT KEPT" if is_broken else f"≤ {limit:g}"
 
     def json_line(self) -> str:
         return json.dumps({name: None if f is None else round(f, 4) for name, f in self.figures.items()})
