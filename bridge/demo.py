@@ -58,7 +58,8 @@ async def run_demo(options: DemoOptions) -> int:
     configure_logging("warning" if console.is_terminal else "info")
     async with _local_service(options.service) as (url, has_ended):
         daemon = Daemon(_config(options, url))
-        with on_stop_signal(daemon.stop):
+        # Nobody watches this broadcast: Control-C does not wait for the end of a sentence.
+        with on_stop_signal(lambda: daemon.stop(within_s=0.0)):
             running = asyncio.create_task(daemon.run())
             watching = asyncio.create_task(_watch(daemon, options.seconds, console))
             await asyncio.wait((running, has_ended), return_when=asyncio.FIRST_COMPLETED)

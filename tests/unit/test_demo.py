@@ -1,5 +1,7 @@
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,15 @@ async def test_a_session_that_failed_crashed_or_showed_nothing_is_status_1(
     if FakeDaemon.now.media.n_pictures == 0:
         monkeypatch.setattr(FakeDaemon, "ends_by_itself", True)
     assert await exit_status(seconds=0.01) == 1
+
+
+async def test_control_c_ends_it_at_once() -> None:
+    running = asyncio.create_task(exit_status())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert await running == 0
+    assert FakeDaemon.last.stopped_within_s == [0.0]
 
 
 async def test_the_last_error_stands_in_the_table(
