@@ -126,6 +126,27 @@ def parse_sps(sps: bytes) -> SequenceParameters:
         raise RemoteProtocolError("H.264 sequence parameter set is truncated") from None
 
 
+def is_same_format(codec_config: bytes, other_config: bytes) -> bool:
+    """Whether two AVCDecoderConfigurationRecords have the same profile, level and picture size.
+
+    Encoders may number their parameter sets anew at every keyframe (OpenH264, INCREASING_ID): their bytes differ then
+    and the format does not. Records that cannot be read are the same only if they are equal.
+    """
+    if codec_config == other_config:
+        return True
+    try:
+        return _formats(codec_config) == _formats(other_config)
+    except RemoteProtocolError:
+        return False
+
+
+def _formats(codec_config: bytes) -> set[SequenceParameters]:
+    sequence_sets, _ = parameter_sets(codec_config)
+    if not sequence_sets:
+        raise RemoteProtocolError("AVC configuration has no sequence parameter set")
+    return {parse_sps(sps) for sps in sequence_sets}
+
+
 def _parse_sps(bits: "_Bits") -> SequenceParameters:
     profile_idc = bits.read(8)
     bits.read(8)  # constraint flags

@@ -102,6 +102,43 @@ def test_every_truncation_of_a_configuration_is_the_senders_mistake() -> None:
             h264.parameter_sets(record[:length])
 
 
+def renumbered(nal: bytes, header_bytes: int) -> bytes:
+    """A parameter set whose id, 0 so far, is 1."""
+    bits = "".join(f"{byte:08b}" for byte in nal[header_bytes:])
+    assert bits[0] == "1"
+    bits = "010" + bits[1:].rstrip("0")
+    bits = bits.ljust(-(-len(bits) // 8) * 8, "0")
+    return nal[:header_bytes] + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def test_parameter_sets_that_are_numbered_anew_are_the_same_format() -> None:
+    sps, pps = renumbered(BASELINE, 4), renumbered(PPS, 1)
+    before, after = h264.decoder_configuration(BASELINE, PPS), h264.decoder_configuration(sps, pps)
+
+    assert before != after
+    assert h264.is_same_format(before, after)
+
+
+@pytest.mark.parametrize("changed", [HIGH, bytes.fromhex("6742c01fda014016e840000003004000000ca3c60ca8")])
+def test_another_profile_or_size_is_another_format(changed: bytes) -> None:
+    before = h264.decoder_configuration(BASELINE, PPS)
+
+    assert not h264.is_same_format(before, h264.decoder_configuration(changed, PPS))
+
+
+def test_another_level_is_another_format() -> None:
+    higher = BASELINE[:3] + b"\x20" + BASELINE[4:]
+
+    assert not h264.is_same_format(h264.decoder_configuration(BASELINE, PPS), h264.decoder_configuration(higher, PPS))
+
+
+@pytest.mark.parametrize("broken", [b"", b"avcC", bytes.fromhex("0142c01fffe000"), bytes.fromhex("0142c01fffe1000167")])
+def test_a_configuration_that_cannot_be_read_is_the_same_format_only_as_itself(broken: bytes) -> None:
+    assert h264.is_same_format(broken, broken)
+    assert not h264.is_same_format(broken, h264.decoder_configuration(BASELINE, PPS))
+    assert not h264.is_same_format(b"\0" + broken, broken)
+
+
 def test_parameter_sets_come_before_the_picture_in_annex_b() -> None:
     payload = h264.join_avcc([b"\x65slice"])
 
