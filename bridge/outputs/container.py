@@ -183,7 +183,9 @@ class _Recorder:
                 self._end_file()
             reason = getattr(error, "strerror", None) or str(error)
             advice = _OPERATOR_ERRORS.get(getattr(error, "errno", None) or 0)
-            if advice:
+            # With libav's EINVAL no name is wrong: it cannot read a keyframe, and the next one may do.
+            is_unreadable = isinstance(error, FFmpegError) and error.errno == errno.EINVAL
+            if advice and not is_unreadable:
                 raise OutputRejected(f"recording {self.path}: {reason}; {advice}") from error
             raise OutputLost(f"recording {self.path}: {reason}") from error
 

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from bridge.config import OutputConfig, StorageConfig
 from bridge.errors import ConfigError, OutputLost, OutputRejected
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_S
+from bridge.media.h264 import decoder_configuration, parameter_sets
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs import container, open_output
 from bridge.outputs.audio import AacTranscoder
 from bridge.outputs.container import ContainerOutput, RecordingNames
 from bridge.outputs.recording import CONTAINERS
-from tests.unit.outputs.coded_media import click_times_s, clicks, opus_units, pictures
+from tests.unit.outputs.coded_media import click_times_s, clicks, opus_units, pictures, with_sps_id
 
 SUFFIXES = list(CONTAINERS)
 NOW = datetime(2026, 11, 20, 21, 5, 9, tzinfo=UTC)
@@ -195,6 +196,7 @@ async def test_what_was_recorded_is_on_disk_within_a_second(suffix: str, kind: s
 _RECORD_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
+from bridge.media.h264 import decoder_configuration, parameter_sets
 from bridge.media.live_queue import LiveQueue
 from tests.interop.test_container import CONTAINERS, Listener, output, session_media
 
@@ -478,3 +480,17 @@ async def test_a_disk_that_breaks_is_tried_again(tmp_path: Path) -> None:
 
     with pytest.raises(OutputLost, match=r"out\.mp4: Input/output error"):
         await record(output(tmp_path, "out.mp4", free_bytes=broken), pictures(3))
+
+
+async def test_a_keyframe_that_cannot_be_read_is_no_reason_to_ask_the_operator_for_another_name(tmp_path: Path) -> None:
+    good, changed = pictures(1), pictures(1, starts_ns=2 * NS_PER_S, width_px=640, height_px=360)
+    # The picture names parameter sets that its configuration does not hold.
+    sets = parameter_sets(changed[0].codec_config)
+    unreadable = replace(changed[0], codec_config=decoder_configuration(with_sps_id(sets[0][0], 1), sets[1][0]))
+
+    with pytest.raises(OutputLost, match=r"out-1\.mp4: Invalid") as caught:
+        await record(output(tmp_path, "out.mp4"), [*good, unreadable])
+    assert isinstance(caught.value.__cause__, av.FFmpegError)
+
+    with av.open(str(tmp_path / "out.mp4")) as media:
+        assert len(list(media.decode(video=0))) == 1

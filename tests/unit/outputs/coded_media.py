@@ -1,6 +1,8 @@
 """Real coded sound and pictures for the tests of the outputs: clicks and flashes at known times."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -9,7 +11,18 @@ from numpy.typing import NDArray
 
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_S, ns_to_ticks, ticks_to_ns
-from bridge.media.h264 import NAL_PPS, NAL_SPS, decoder_configuration, join_avcc, nal_type, split_annexb
+from bridge.media.h264 import (
+    NAL_IDR,
+    NAL_PPS,
+    NAL_SLICE,
+    NAL_SPS,
+    decoder_configuration,
+    join_avcc,
+    nal_type,
+    parameter_sets,
+    split_annexb,
+    split_avcc,
+)
 
 RATE_HZ = 48_000
 FPS = 25
@@ -104,6 +117,49 @@ def _picture(packet: av.Packet, pts_ns: int) -> AccessUnit:
         is_keyframe=packet.is_keyframe,
         codec_config=decoder_configuration(sps[0], pps[0]) if sps else b"",
     )
+
+
+def with_changing_ids(units: Iterable[AccessUnit]) -> list[AccessUnit]:
+    """The same pictures from an encoder that takes new parameter set ids at each keyframe, as OpenH264 can."""
+    renumbered: list[AccessUnit] = []
+    number = -1
+    for unit in units:
+        codec_config = unit.codec_config
+        if codec_config:
+            number += 1
+            (sps,), (pps,) = parameter_sets(codec_config)
+            codec_config = decoder_configuration(with_sps_id(sps, number), _with_fields(pps, 0, [number, number]))
+        payload = join_avcc(_with_pps_id(nal, number) for nal in split_avcc(unit.payload))
+        renumbered.append(replace(unit, payload=payload, codec_config=codec_config))
+    return renumbered
+
+
+def with_sps_id(sps: bytes, sps_id: int) -> bytes:
+    """H.264 §7.3.2.1.1: profile, constraints and level stand before the id."""
+    return _with_fields(sps, 3, [sps_id])
+
+
+def _with_pps_id(nal: bytes, pps_id: int) -> bytes:
+    """§7.3.3: the id follows the first macroblock's number, 0 here, and the type. For CAVLC, which is not aligned."""
+    if nal_type(nal) not in (NAL_SLICE, NAL_IDR):
+        return nal
+    slice_type = f"{nal[1]:08b}"[1:].index("1")
+    kind = int(f"{nal[1]:08b}{nal[2]:08b}"[1 + slice_type : 2 + 2 * slice_type], 2) - 1
+    return _with_fields(nal, 0, [0, kind, pps_id])
+
+
+def _with_fields(nal: bytes, n_fixed_bytes: int, values: Sequence[int]) -> bytes:
+    """Other Exp-Golomb numbers (§9.1) for the first ones behind a NAL unit's header and so many bytes."""
+    start = 1 + n_fixed_bytes
+    bits = "".join(f"{byte:08b}" for byte in nal[start:].replace(b"\0\0\3", b"\0\0")).rstrip("0")
+    for _ in values:
+        n_zeros = bits.index("1")
+        bits = bits[2 * n_zeros + 1 :]
+    codes = (f"{value + 1:b}" for value in values)
+    bits = "".join("0" * (len(code) - 1) + code for code in codes) + bits
+    bits += "0" * (-len(bits) % 8)
+    rbsp = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return nal[:start] + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", rbsp)
 
 
 def decode_aac(units: Iterable[AccessUnit]) -> tuple[NDArray[np.float32], float]:
