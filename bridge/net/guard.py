@@ -35,7 +35,7 @@ MAX_BYTES = 1500  # pylibsrtp's buffer, and the Ethernet MTU
 # check list (100, §6.1.2.5). Addresses that have passed a check are not limited.
 STUN_PER_S = 50.0
 STUN_BURST = 100.0
-# A peer that is really there uses one address, and a few more while it roams.
+# A peer that is really there uses one address, and a few more while it roams; beyond that the oldest is forgotten.
 MAX_VERIFIED = 64
 # 2 s of a 10 Mb/s stream: more can only pile up while nobody reads.
 MAX_QUEUED = 2048
@@ -55,19 +55,26 @@ class DatagramGuard:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.rejected: Counter[str] = Counter()
         self._sockets: list[asyncio.BaseTransport] = []
+        self._is_closed = False
         self._clock = clock
-        self._verified: set[Address] = set()
+        self._verified: dict[Address, None] = {}  # the one verified last stands last
         self._tokens = STUN_BURST
         self._tokens_at_s = clock()
 
     def watch(self, socket: asyncio.BaseTransport) -> None:
-        """Know a socket of the connection."""
-        self._sockets.append(socket)
+        """Know a socket of the connection; one that opens after its end is closed."""
+        if self._is_closed:
+            socket.close()
+        else:
+            self._sockets.append(socket)
 
     def close_sockets(self) -> None:
         """Close what the connection left open: cancelled while gathering, it has lost its sockets itself."""
+        self._is_closed = True
         for socket in self._sockets:
             socket.close()
+        # A TURN socket refers to its connection, and `_guards` would keep both for good.
+        self._sockets.clear()
 
     def admits(self, data: bytes, source: Address, protocol: UnguardedProtocol) -> bool:
         """Whether a datagram that came in on one of the connection's sockets may be handled."""
@@ -115,8 +122,10 @@ class DatagramGuard:
         return None
 
     def _verify(self, source: Address) -> None:
-        if len(self._verified) < MAX_VERIFIED:
-            self._verified.add(source)
+        self._verified.pop(source, None)
+        self._verified[source] = None
+        if len(self._verified) > MAX_VERIFIED:
+            del self._verified[next(iter(self._verified))]
 
     def _take_token(self) -> bool:
         now_s = self._clock()

@@ -8,6 +8,7 @@ import re
 import secrets
 from contextlib import suppress
 from fractions import Fraction
+from weakref import ref
 
 import av
 import numpy as np
@@ -394,6 +395,20 @@ async def test_media_passes_through_a_turn_server_and_the_guard(monkeypatch: pyt
             assert receiving.path.startswith("relay 127.0.0.1:")
             assert not receiving.datagrams_rejected
         assert server.relayed_packets > 3
+
+
+async def test_nothing_is_left_of_a_connection_through_a_turn_server() -> None:
+    async with turn_server() as (_, url):
+        async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+            await receiving.answer(await stock_offer("H264"), [IceServer((url,), "user", Secret("pass"))])
+            connections = [ref(connection) for connection in receiving._connections]
+        del receiving
+        # The relay is given back by an exchange with its server.
+        async with asyncio.timeout(PATIENCE_S):
+            while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(tasks)
+    gc.collect()
+    assert connections and not any(connection() for connection in connections)
 
 
 # ---------------------------------------------------------------------------------------------- the end

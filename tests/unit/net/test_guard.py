@@ -1,3 +1,4 @@
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,13 @@ class Queue:
 
     def qsize(self) -> int:
         return self.size
+
+
+class Transport(asyncio.BaseTransport):
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 @pytest.fixture
@@ -133,10 +141,38 @@ def test_the_peers_own_checks_are_not_limited(guard: DatagramGuard, protocol: An
 
 
 def test_a_peer_cannot_make_us_remember_ever_more_addresses(guard: DatagramGuard, protocol: Any) -> None:
+    guard.admits(check(LOCAL_PASSWORD), STRANGER, protocol)
     for port in range(MAX_VERIFIED):
         guard.admits(check(LOCAL_PASSWORD), (PEER[0], port), protocol)
-    assert guard.admits(check(LOCAL_PASSWORD), PEER, protocol)
-    assert not guard.admits(MEDIA, PEER, protocol)
+    assert guard.admits(MEDIA, (PEER[0], 0), protocol)
+    assert not guard.admits(MEDIA, STRANGER, protocol)
+
+
+def test_a_peer_whose_address_keeps_changing_is_heard_at_every_one(
+    guard: DatagramGuard, protocol: Any, clock: Clock
+) -> None:
+    for port in range(3 * MAX_VERIFIED):
+        clock.now_s += 1
+        guard.admits(check(LOCAL_PASSWORD), (PEER[0], port), protocol)
+        assert guard.admits(MEDIA, (PEER[0], port), protocol)
+
+
+def test_an_address_that_is_checked_again_and_again_is_not_forgotten(
+    guard: DatagramGuard, protocol: Any, clock: Clock
+) -> None:
+    for port in range(3 * MAX_VERIFIED):
+        clock.now_s += 1
+        guard.admits(check(LOCAL_PASSWORD), PEER, protocol)
+        guard.admits(check(LOCAL_PASSWORD), (PEER[0], port), protocol)
+    assert guard.admits(MEDIA, PEER, protocol)
+
+
+def test_a_socket_that_opens_after_the_end_is_closed(guard: DatagramGuard) -> None:
+    early, late = Transport(), Transport()
+    guard.watch(early)
+    guard.close_sockets()
+    guard.watch(late)
+    assert early.is_closed and late.is_closed
 
 
 def test_media_that_nobody_reads_is_dropped_before_it_piles_up(guard: DatagramGuard, protocol: Any) -> None:
