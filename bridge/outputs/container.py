@@ -17,6 +17,7 @@ from av.error import FFmpegError
 from bridge.errors import ConfigError, OutputLost, OutputRejected
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
+from bridge.media.h264 import is_same_format
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs.recording import CONTAINERS, Recording
 from bridge.outputs.worker import Worker
@@ -145,8 +146,8 @@ class _Recorder:
             self._look_at_space()
         if not picture.is_keyframe:
             return
-        # No format but MPEG-TS and FLV allows other parameter sets further on, and few players follow there.
-        if self._recording and self._recording.codec_config != picture.codec_config:
+        # No format but MPEG-TS and FLV allows another size further on, and few players follow there.
+        if self._recording and not is_same_format(self._recording.codec_config, picture.codec_config):
             self._end_file()
         if not self._recording:
             file = self._names.create(self._now())
@@ -193,9 +194,9 @@ class _Recorder:
 class ContainerOutput:
     """Writes recordings below a directory until the session ends, in a thread of its own.
 
-    A file starts at a keyframe, at time 0. When the parameter sets change, such as with the picture size, the next
-    file begins. The disk keeps at least `min_free_bytes`: below it the output does not start, or ends its file and
-    stops. An attempt after a failure writes a new file.
+    A file starts at a keyframe, at time 0. When the pictures change in size, profile or level, the next file begins.
+    The disk keeps at least `min_free_bytes`: below it the output does not start, or ends its file and stops. An
+    attempt after a failure writes a new file.
     """
 
     def __init__(

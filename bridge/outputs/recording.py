@@ -1,7 +1,7 @@
 """One media file being written: coded pictures and sound go in untouched, by PyAV. Blocks."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import BinaryIO
 
@@ -11,7 +11,7 @@ from av.video.stream import VideoStream
 
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks, ticks_to_ns
-from bridge.media.h264 import avcc_to_annexb
+from bridge.media.h264 import avcc_to_annexb, join_avcc, parameter_sets
 from bridge.media.opus import PRE_SKIP_SAMPLES
 
 # Containers time an Opus packet by what it decodes to after `PRE_SKIP_SAMPLES` (RFC 7845 §4.3), senders stamp what
@@ -49,12 +49,15 @@ _MUXER_OPTIONS = {"flush_packets": "1", "max_interleave_delta": "500000"}
 class Recording:
     """A file from one keyframe to its close: time 0 is that keyframe, sound from before it is left out.
 
-    The parameter sets are those of the first keyframe: of a change the owner makes a new file.
+    The parameter sets of the first keyframe stand in the header. Others of the same format, such as those of an
+    encoder that numbers them anew at each keyframe, stand before their pictures; of another format the owner makes a
+    new file.
     """
 
     def __init__(self, sink: BinaryIO, container: Container, keyframe: AccessUnit) -> None:
         """Raises OSError, av.FFmpegError, as the other methods do."""
         self.codec_config = keyframe.codec_config
+        self._is_in_band = False
         self._starts_ns = keyframe.pts_ns
         self._muxer = av.open(sink, "w", format=container.muxer, options=_MUXER_OPTIONS | container.options)
         self._video = _add_video(self._muxer, keyframe)
@@ -70,7 +73,7 @@ class Recording:
             if self._last_picture_ns is not None:
                 self._picture_ns = min(pts_ns - self._last_picture_ns, LONGEST_PICTURE_NS)
             self._last_picture_ns = pts_ns
-            self._mux(self._video, unit, pts_ns, self._picture_ns)
+            self._mux(self._video, self._self_contained(unit), pts_ns, self._picture_ns)
             return
         if unit.codec is Codec.OPUS:
             pts_ns -= OPUS_SHIFT_NS
@@ -79,6 +82,17 @@ class Recording:
 
     def close(self) -> None:
         self._muxer.close()
+
+    def _self_contained(self, picture: AccessUnit) -> AccessUnit:
+        """With its parameter sets, if it is a keyframe that cannot count on those of the header."""
+        if not picture.is_keyframe:
+            return picture
+        # For good: sets that returned to the header's would else be decoded with what came between.
+        self._is_in_band |= picture.codec_config != self.codec_config
+        if not self._is_in_band:
+            return picture
+        sequence_sets, picture_sets = parameter_sets(picture.codec_config)
+        return replace(picture, payload=join_avcc([*sequence_sets, *picture_sets]) + picture.payload)
 
     def _mux(self, stream: VideoStream | AudioStream, unit: AccessUnit, pts_ns: int, duration_ns: int) -> None:
         assert stream.time_base is not None

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from bridge.outputs import container, open_output
 from bridge.outputs.audio import AacTranscoder
 from bridge.outputs.container import ContainerOutput, RecordingNames
 from bridge.outputs.recording import CONTAINERS
-from tests.unit.outputs.coded_media import click_times_s, clicks, opus_units, pictures, with_sps_id
+from tests.unit.outputs.coded_media import click_times_s, clicks, opus_units, pictures, with_changing_ids, with_sps_id
 
 SUFFIXES = list(CONTAINERS)
 NOW = datetime(2026, 11, 20, 21, 5, 9, tzinfo=UTC)
@@ -233,7 +233,48 @@ def test_a_recording_can_be_played_after_kill_9(suffix: str, tmp_path: Path) -> 
     assert found.clicks_s == pytest.approx([1.0, 2.4], abs=0.001)
 
 
-async def test_a_change_of_the_parameter_sets_begins_a_new_file(tmp_path: Path) -> None:
+def changed_contents(units: Iterable[AccessUnit]) -> list[AccessUnit]:
+    """The pictures of one encoder, the second half of another that gives the same ids to other sets."""
+    units = list(units)
+    half = len(units) // 2
+    other = pictures(half, starts_ns=units[half].pts_ns, flash_at=(10,), n_references=2)
+    assert other[0].codec_config != units[0].codec_config
+    return [*units[:half], *other]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("change", [with_changing_ids, changed_contents])
+async def test_other_parameter_sets_of_the_same_format_go_on_in_the_file(
+    suffix: str, change: Callable[[Iterable[AccessUnit]], list[AccessUnit]], tmp_path: Path
+) -> None:
+    sound = opus_units(clicks(4.0, [1.0, 2.4]), starts_ns=STARTS_NS)
+    if CONTAINERS[suffix].audio_codec is Codec.AAC:
+        sound = AacTranscoder(128_000).push_all(sound)
+    changed = change(pictures(100, starts_ns=STARTS_NS, flash_at=(25, 60), keyframe_every=20))
+    assert len({unit.codec_config for unit in changed if unit.is_keyframe}) > 1
+
+    await record(output(tmp_path, f"out{suffix}"), sorted([*changed, *sound], key=lambda unit: unit.pts_ns))
+
+    assert names_in(tmp_path) == [f"out{suffix}"]
+    found = read_back(tmp_path / f"out{suffix}")
+    assert found.picture_times_s == pytest.approx([number / 25 for number in range(100)], abs=0.001)
+    assert found.flashes_s == pytest.approx([1.0, 2.4], abs=0.001)
+    assert ffprobe(tmp_path / f"out{suffix}")["video"]["nb_read_frames"] == "100"
+    # Players that jump begin at any keyframe, with the header alone.
+    assert decoded_after_jump(tmp_path / f"out{suffix}", 2.0) >= 30
+
+
+def decoded_after_jump(path: Path, to_s: float) -> int:
+    with av.open(str(path)) as media:
+        media.seek(round(to_s * 1_000_000))
+        # In MPEG-TS, which has no index, a jump ends at any picture.
+        packets = itertools.dropwhile(lambda packet: not packet.is_keyframe, media.demux(video=0))
+        frames = [frame for packet in packets for frame in packet.decode()]
+        assert not any(frame.is_corrupt for frame in frames)
+        return len(frames)
+
+
+async def test_a_change_of_the_picture_size_begins_a_new_file(tmp_path: Path) -> None:
     first = pictures(50, starts_ns=STARTS_NS)
     second = pictures(50, starts_ns=STARTS_NS + 2 * NS_PER_S, width_px=640, height_px=360, profile="high")
 

@@ -87,6 +87,7 @@ def pictures(
     width_px: int = 320,
     height_px: int = 240,
     profile: str = "baseline",
+    n_references: int = 1,
 ) -> list[AccessUnit]:
     """H.264 at 25 pictures a second, dark but for the pictures whose numbers are in `flash_at`."""
     encoder = av.VideoCodecContext.create("libx264", "w")
@@ -95,6 +96,7 @@ def pictures(
     encoder.framerate = Fraction(FPS, 1)
     encoder.thread_count = 1
     encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(keyframe_every), "profile": profile}
+    encoder.options |= {"x264-params": f"ref={n_references}"}
     packets: list[av.Packet] = []
     for number in range(n_pictures):
         luma = np.full((height_px * 3 // 2, width_px), 128, np.uint8)
