@@ -80,7 +80,7 @@ class TagSequence:
 
     Time runs from the first keyframe, which gets `first_timestamp_ms`; what comes before it, or lies before it, is
     dropped. Timestamps increase strictly per track. Sequence headers go out when a configuration changes and only
-    then; a new picture configuration brings new metadata.
+    then, metadata when the picture size does.
     """
 
     def __init__(self, first_timestamp_ms: int = 0) -> None:
@@ -88,6 +88,7 @@ class TagSequence:
         self._origin_ns: int | None = None
         self._last_ms: dict[Kind, int] = {}
         self._codec_config: dict[Kind, bytes] = {}
+        self._metadata = b""
 
     def tags(self, unit: AccessUnit) -> list[Tag]:
         """The tags of one H.264 or AAC unit, headers first; none if it is dropped."""
@@ -116,7 +117,10 @@ class TagSequence:
         self._codec_config[kind] = codec_config
         if kind == "audio":
             return [Tag(kind, timestamp_ms, aac_sequence_header(codec_config))]
-        return [
-            Tag("script", timestamp_ms, metadata(codec_config)),
-            Tag(kind, timestamp_ms, avc_sequence_header(codec_config)),
-        ]
+        header = Tag(kind, timestamp_ms, avc_sequence_header(codec_config))
+        # An encoder may number its parameter sets anew at each keyframe: nothing there that metadata says has changed.
+        described = metadata(codec_config)
+        if described == self._metadata:
+            return [header]
+        self._metadata = described
+        return [Tag("script", timestamp_ms, described), header]

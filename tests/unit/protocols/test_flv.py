@@ -88,8 +88,18 @@ def test_headers_go_out_again_only_when_the_configuration_changes() -> None:
     assert [t.kind for t in sequence.tags(picture(NS_PER_S, is_keyframe=True))] == ["video"]
     assert [t.kind for t in sequence.tags(sound(2 * NS_PER_S, b"\x12\x10"))] == ["audio", "audio"]
     changed = sequence.tags(picture(2 * NS_PER_S, is_keyframe=True, codec_config=other))
+    assert [t.kind for t in changed] == ["video", "video"]
+    assert changed[0].body == flv.avc_sequence_header(other)
+
+
+def test_metadata_goes_out_again_when_the_picture_size_changes() -> None:
+    sequence = started()
+    small = decoder_configuration(bytes.fromhex("6742c01f8c8d40501ed00f08846a"), PPS)
+
+    changed = sequence.tags(picture(NS_PER_S, is_keyframe=True, codec_config=small))
+
     assert [t.kind for t in changed] == ["script", "video", "video"]
-    assert changed[1].body == flv.avc_sequence_header(other)
+    assert changed[0].body == flv.metadata(small) != flv.metadata(AVC)
 
 
 def test_timestamps_are_converted_absolutely_so_that_thirds_of_a_second_do_not_drift() -> None:
