@@ -28,8 +28,8 @@ PROVEN_LOOKS = 10
 # Media waits and no byte moves: longer than the 10 s after which an output that can tell by itself gives up.
 WEDGED_LOOKS = 15
 # A key that was accepted once is right: a refusal after that is a far end that is half back, such as a server whose
-# authority is still away. That many in a row are believed.
-BELIEVED_REFUSALS = 5
+# authority (`on_publish`) is still being restarted. Nothing but refusals for longer than a restart takes are believed.
+BELIEVED_AFTER_S = 300.0
 
 
 class OutputState(StrEnum):
@@ -121,7 +121,7 @@ class OutputRunner:
         self._retry_in_s: float | None = None
         self._reconnects: Counter[str] = Counter()
         self._accepted = 0
-        self._refusals = 0
+        self._refused_s = 0.0
         self._bytes_before = 0
         self._last_progress_s: float | None = None
         self._waiting: asyncio.Future[None] | None = None
@@ -179,7 +179,7 @@ class OutputRunner:
 
     def on_published(self) -> None:
         self._accepted += 1
-        self._refusals = 0
+        self._refused_s = 0.0
         self._enter(OutputState.PUBLISHING)
         if self.queue.is_awaiting_keyframe:
             self._request_keyframe()
@@ -239,13 +239,14 @@ class OutputRunner:
             return False
         if self._state is OutputState.PUBLISHING or not self._accepted:
             return True
-        self._refusals += 1
-        return self._refusals >= BELIEVED_REFUSALS
+        return self._refused_s >= BELIEVED_AFTER_S
 
     async def _wait_for_retry(self, error: Exception) -> bool:
         """False: `finish` came meanwhile."""
         self.queue.suspend()
         self._retry_in_s = self._backoff.next_delay_s()
+        # Waits are added up, because the wall clock may step.
+        self._refused_s = self._refused_s + self._retry_in_s if isinstance(error, OutputRejected) else 0.0
         self._enter(OutputState.BACKING_OFF)
         self._waiting = asyncio.ensure_future(self._sleep(self._retry_in_s))
         try:

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from bridge.errors import InternalError, OutputLost, OutputRejected, RemoteProtocolError
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs.runner import (
-    BELIEVED_REFUSALS,
+    BELIEVED_AFTER_S,
     LONGEST_RETRY_S,
     PROVEN_LOOKS,
     WEDGED_LOOKS,
@@ -136,13 +136,29 @@ async def test_an_output_that_is_refused_while_it_publishes_stops() -> None:
 
 async def test_a_refusal_after_success_is_believed_only_when_it_lasts() -> None:
     rig = Rig(fail(LOST, after=0), fail(REFUSED))
-    async with running(rig) as task:
-        await rig.time.pass_s(120)
-        assert task.done()
+    with capture_logs() as logs:
+        async with running(rig) as task:
+            await rig.time.pass_s(BELIEVED_AFTER_S)
+            assert not task.done()
+            assert rig.runner.status().state is OutputState.BACKING_OFF
+
+            await rig.time.pass_s(2 * LONGEST_RETRY_S)
+            assert task.done()
 
     assert rig.states[-1] == "rejected"
-    assert len(rig.outputs) == 1 + BELIEVED_REFUSALS
-    assert rig.runner.status().reconnects["rejected"] == BELIEVED_REFUSALS - 1
+    # Meanwhile it is tried as often as any lost far end, and each time a warning.
+    warnings = [entry for entry in logs if entry["log_level"] == "warning"]
+    assert len(warnings) >= BELIEVED_AFTER_S / LONGEST_RETRY_S
+    assert max(entry["retry_in_s"] for entry in warnings) == LONGEST_RETRY_S
+
+
+async def test_only_refusals_in_a_row_are_believed() -> None:
+    half = [fail(REFUSED)] * round(0.8 * BELIEVED_AFTER_S / LONGEST_RETRY_S)
+    rig = Rig(fail(LOST, after=0), *half, fail(LOST), *half, publish)
+    async with running(rig):
+        await rig.time.pass_s(2 * BELIEVED_AFTER_S)
+
+        assert rig.runner.status().state is OutputState.PUBLISHING
 
 
 async def test_a_refusal_that_passes_leaves_a_running_broadcast() -> None:
