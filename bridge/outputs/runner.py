@@ -82,8 +82,8 @@ class OutputRunner:
     """Runs one output until its queue is finished, the operator must act, or it is cancelled; never raises for those.
 
     A lost far end is tried again with backoff, which starts anew only after proven progress. While nobody publishes
-    the queue forgets; every attempt starts at a keyframe and asks for one. `open_output` makes the output of the next
-    attempt: it neither waits nor connects.
+    the queue forgets; every attempt starts at a keyframe and asks for one, and so does a queue that had to forget all
+    its pictures. `open_output` makes the output of the next attempt: it neither waits nor connects.
     """
 
     def __init__(
@@ -210,11 +210,13 @@ class OutputRunner:
         return None
 
     async def _watch(self) -> None:
-        """Raises OutputLost once media waits and no byte moves; notes proven progress. Never returns."""
+        """Raises OutputLost once media waits and no byte moves; notes progress, asks for keyframes. Never returns."""
         bytes_seen = self._output.progress().bytes_total
         looks_moved = looks_stuck = 0
         while True:
             await self._sleep(LOOK_EVERY_S)
+            if self._state is OutputState.PUBLISHING and self.queue.is_awaiting_keyframe:
+                self._request_keyframe()
             bytes_now = self._output.progress().bytes_total
             if bytes_now > bytes_seen:
                 bytes_seen, looks_stuck = bytes_now, 0

@@ -74,6 +74,23 @@ async def test_every_attempt_asks_for_a_keyframe_and_again_once_accepted_if_none
         assert rig.keyframe_requests == 2
 
 
+async def test_a_queue_that_forgot_its_pictures_gets_a_keyframe_within_a_second() -> None:
+    rig = Rig(wedge)
+    async with running(rig):
+        rig.queue.put(picture(0, keyframe=True))
+        await rig.time.pass_s(1.0)
+        asked = rig.keyframe_requests
+        for pts_ms in range(40, 2_500, 40):
+            rig.queue.put(picture(pts_ms))
+        assert rig.queue.is_awaiting_keyframe
+        await rig.time.pass_s(1.0)
+        assert rig.keyframe_requests == asked + 1
+
+        rig.queue.put(picture(2_500, keyframe=True))
+        await rig.time.pass_s(1.0)
+        assert rig.keyframe_requests == asked + 1
+
+
 async def test_delays_grow_to_their_limit_while_the_far_end_is_away() -> None:
     rig = Rig(fail(LOST))
     async with running(rig):
