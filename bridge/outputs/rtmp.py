@@ -27,8 +27,8 @@ from bridge.protocols.rtmp import (
 )
 from bridge.redact import MASK, Secret, redact_url
 
-# What the kernel may hold beyond what is in flight, and what the transport may hold on top, before no more units are
-# taken from the queue: together 0.35 s of a 6 Mb/s stream. The queue drops whole GOPs; bytes handed over cannot be.
+# What the kernel may hold beyond what is in flight: 0.17 s of a 6 Mb/s stream. The next unit is taken from the queue
+# once the last one is all there: the queue drops whole GOPs; bytes handed over cannot be.
 _UNSENT_BYTES = 131_072
 # TCP accepts bytes long after the far end stopped reading. The thinnest stream that makes sense, 32 kb/s of sound,
 # moves 40 kB in the default window of 10 s: less than a tenth of it while more waits is no broadcast.
@@ -147,10 +147,11 @@ class RtmpOutput:
     async def _pump(self, link: "_Link", units: LiveQueue, listener: OutputListener) -> None:
         sequence = TagSequence(self._first_timestamp_ms)
         while (unit := await units.get()) is not None:
-            if link.send(unit, sequence):
-                listener.on_written(unit)
+            is_sent = link.send(unit, sequence)
             if not link.is_writable:
                 await link.until(lambda: link.is_writable)
+            if is_sent:
+                listener.on_written(unit)
 
     async def _watch(self, link: "_Link") -> None:
         """Raises OutputWedged once the far end has stopped reading; never returns."""
@@ -257,7 +258,9 @@ class _Link(asyncio.Protocol):
         self._tcp = tcp = cast(socket.socket, transport.get_extra_info("socket"))
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+        # Writable means that the kernel has everything; not 0, because asyncio's TLS pauses at the limit and not above.
+        # TLS has a buffer of its own below, of 64 KiB and out of reach, which counts as the kernel.
+        transport.set_write_buffer_limits(high=1)
         self._flush()
 
     def data_received(self, data: bytes) -> None:

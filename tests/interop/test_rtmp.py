@@ -365,6 +365,35 @@ async def test_a_connection_that_is_reset_at_the_publish_request_is_worth_anothe
             await publish(output_to(port), rtmp_media.units(1.0))
 
 
+async def test_a_unit_is_reported_written_only_once_the_kernel_has_all_of_it() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1537)
+        writer.write(b"\3" + bytes(3072))
+        chunks = ChunkWriter()
+        for transaction in (1.0, 4.0):
+            body = amf.encode("_result", transaction, None, 1.0)
+            writer.write(chunks.write(3, Message(MessageType.COMMAND_AMF0, 0, 0, body)))
+        await reader.readuntil(b"publish")
+        started = amf.encode("onStatus", 0.0, None, {"level": "status", "code": "NetStream.Publish.Start"})
+        writer.write(chunks.write(3, Message(MessageType.COMMAND_AMF0, 1, 0, started)))
+        await asyncio.Event().wait()  # and reads nothing any more
+
+    left_over: list[int] = []
+
+    class Kernel(Listener):
+        def on_written(self, unit: AccessUnit) -> None:
+            assert output._link is not None and output._link._transport is not None
+            left_over.append(output._link._transport.get_write_buffer_size())
+
+    async with server_that(serve) as port:
+        output = output_to(port)
+        with pytest.raises(OutputWedged):
+            await output.run(queue_of(rtmp_media.units(4.0, bit_rate=8_000_000)), Kernel())
+
+    assert output.progress().backlog_bytes > 0
+    assert left_over and set(left_over) == {0}
+
+
 async def test_a_server_that_accepts_and_stays_mute_is_lost_at_the_handshake_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         url = f"rtmp://127.0.0.1:{mute.getsockname()[1]}/live/{KEY}"
