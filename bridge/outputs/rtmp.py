@@ -2,6 +2,8 @@
 
 import asyncio
 import fcntl
+import os
+import re
 import socket
 import ssl
 import struct
@@ -33,6 +35,8 @@ _UNSENT_BYTES = 131_072
 # TCP accepts bytes long after the far end stopped reading. The thinnest stream that makes sense, 32 kb/s of sound,
 # moves 40 kB in the default window of 10 s: less than a tenth of it while more waits is no broadcast.
 _WEDGED_BELOW_BYTES = 4_096
+# RFC 8305 §5: how long one address of a name is waited for before the next one is tried beside it.
+_NEXT_ADDRESS_S = 0.25
 # A wedge is found within 5 % of its window.
 _LOOKS_PER_WINDOW = 20
 
@@ -125,6 +129,7 @@ class RtmpOutput:
                     address.port,
                     ssl=tls,
                     server_hostname=address.host if tls else None,
+                    happy_eyeballs_delay=_NEXT_ADDRESS_S,
                 )
         except TimeoutError:
             raise OutputLost(f"{self._name}: no connection within {self._deadlines.connect_s:g} s") from None
@@ -133,7 +138,8 @@ class RtmpOutput:
         except UnicodeError:
             raise OutputRejected(f"{self._name}: the host name is malformed") from None
         except OSError as error:
-            raise OutputLost(f"{self._name}: cannot connect: {error.strerror or error}") from None
+            cause = _common(error)
+            raise OutputLost(f"{self._name}: cannot connect: {cause.strerror or cause}") from cause
 
     async def _reach(self, link: "_Link", last: State, deadline_s: float) -> None:
         """Wait until the publisher is past the state `last`."""
@@ -316,8 +322,17 @@ class _Link(asyncio.Protocol):
     def _fail(self, failure: OutputError, cause: Exception | None = None) -> None:
         if self._failure is None:
             self._failure = failure
-            failure.__cause__ = cause
+            failure.__cause__ = cause or failure.__cause__
         self._changed.set()
+
+
+def _common(error: OSError) -> OSError:
+    """What every address of a name answered, if it was the same; asyncio joins several errors into one text."""
+    numbers = set(re.findall(r"\[Errno (\d+)\]", str(error)))
+    if error.errno is not None or len(numbers) != 1:
+        return error
+    number = int(numbers.pop())
+    return OSError(number, os.strerror(number))
 
 
 async def _race(*coroutines: Coroutine[Any, Any, None]) -> None:

@@ -27,6 +27,7 @@ from bridge.errors import OutputLost, OutputRejected, OutputWedged, RemoteProtoc
 from bridge.media.access_unit import AccessUnit
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs.rtmp import RtmpDeadlines, RtmpOutput
+from bridge.outputs.runner import reconnect_reason
 from bridge.protocols import amf
 from bridge.protocols.rtmp_chunks import ChunkWriter, Message, MessageType
 from bridge.redact import Secret
@@ -332,6 +333,46 @@ async def test_a_server_that_is_absent_is_lost() -> None:
         with pytest.raises(OutputLost, match="cannot connect") as caught:
             await publish(RtmpOutput(url), rtmp_media.units(1.0))
     assert KEY not in str(caught.value)
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> str:
+    """A name with these addresses, in this order."""
+    families = [socket.AF_INET6 if ":" in host else socket.AF_INET for host, _ in addresses]
+    found = [(f, socket.SOCK_STREAM, 6, "", address) for f, address in zip(families, addresses, strict=True)]
+
+    async def getaddrinfo(*args: object, **kwargs: object) -> object:
+        return found
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    return "several.test"
+
+
+async def test_a_server_that_is_refused_at_all_its_addresses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused, socket.socket() as unused_too:
+        for closed in (unused, unused_too):
+            closed.bind(("127.0.0.1", 0))
+        name = resolve_to(monkeypatch, unused.getsockname(), unused_too.getsockname())
+        with pytest.raises(OutputLost, match="cannot connect: Connection refused") as caught:
+            await publish(RtmpOutput(f"rtmp://{name}/live/{KEY}"), rtmp_media.units(1.0))
+    assert reconnect_reason(caught.value) == "refused"
+
+
+async def test_an_address_that_does_not_answer_costs_a_fraction_of_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reached = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as waiting:
+        waiting.enter_context(socket.create_connection(full.getsockname()))
+        async with server_that(serve) as port:
+            name = resolve_to(monkeypatch, full.getsockname(), ("127.0.0.1", port))
+            # The system gives the first address up after minutes.
+            with pytest.raises(OutputLost, match=r"closed the connection|reset by peer"):
+                await publish(RtmpOutput(f"rtmp://{name}/live/{KEY}"), rtmp_media.units(1.0))
+    assert reached.is_set()
 
 
 async def test_a_server_that_does_not_accept_is_lost_at_the_connect_deadline() -> None:
