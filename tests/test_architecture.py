@@ -20,8 +20,8 @@ MAY_IMPORT = {
     "timeline": {"media", "errors"},
     "protocols": {"media", "errors"},
     "net": {"media", "errors", "protocols", "ports", "redact"},
-    "inputs": {"protocols", "net", "media", "errors", "ports", "redact"},
-    "outputs": {"protocols", "net", "media", "errors", "ports", "redact"},
+    "inputs": {"protocols", "net", "media", "errors", "ports", "redact", "worker"},
+    "outputs": {"protocols", "net", "media", "errors", "ports", "redact", "worker"},
     "providers": {"protocols", "net", "media", "errors", "ports", "redact"},
     "ops": {"config", "protocols", "net", "media", "errors", "ports", "redact"},
     "local_avatar": {"protocols", "net", "media", "errors", "redact"},
@@ -38,6 +38,7 @@ FOUNDATION = {
     "ports": {"media", "errors"},
     "config": {"errors", "redact"},
     "signals": set[str](),
+    "worker": set[str](),
 }
 # The only ones that know two stages.
 COMPOSITION = {"session", "reception", "uplink", "telemetry", "daemon", "demo", "cli", "check", "__main__", "__init__"}

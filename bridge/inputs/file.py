@@ -3,7 +3,6 @@
 import asyncio
 import stat
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,10 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from bridge.errors import InternalError, SourceRejected
+from bridge.errors import SourceRejected
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import ticks_to_ns
+from bridge.worker import Worker
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _PIECE_S = 0.2
 # The thread closes the file once it has the piece it is at; a disk that takes longer than this to give one is wedged.
 _CLOSE_TIMEOUT_S = 2.0
+
+log = structlog.get_logger()
 
 
 class FileSource:
@@ -41,20 +43,22 @@ class FileSource:
 
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
         """Deliver the file. Raises SourceRejected when nothing in it can be played."""
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"decode-{self.name}")
-        loop = asyncio.get_running_loop()
-        blocks = self._blocks()
+        async with Worker(f"decode {self.name}") as worker:
+            blocks = self._blocks()
+            try:
+                while piece := await worker.call(_take_piece, blocks):
+                    for block in piece:
+                        await emit(block)
+            finally:
+                await self._close(worker, blocks)
+
+    async def _close(self, worker: Worker, blocks: Generator[AudioBlock, None, None]) -> None:
+        """Close the file, after the piece that may still be decoding; leave it to its thread if that takes too long."""
         try:
-            while piece := await loop.run_in_executor(thread, _take_piece, blocks):
-                for block in piece:
-                    await emit(block)
-        finally:
-            # One thread works in order: this runs after the piece that may still be decoding.
-            closed = loop.run_in_executor(thread, blocks.close)
-            thread.shutdown(wait=False)
-            _, wedged = await asyncio.wait([closed], timeout=_CLOSE_TIMEOUT_S)
-            if wedged:
-                raise InternalError(f"input {self.name}: reading {self._path} takes more than {_CLOSE_TIMEOUT_S} s")
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await worker.call(blocks.close)
+        except TimeoutError:
+            log.warning("input_wedged", input=self.name, path=str(self._path), waited_s=_CLOSE_TIMEOUT_S)
 
     def _blocks(self) -> Generator[AudioBlock, None, None]:
         """All that is to be played, with the time since its start; runs in the decoding thread."""

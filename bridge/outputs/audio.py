@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, ns_to_ticks, ticks_to_ns
 from bridge.media.opus import PRE_SKIP_SAMPLES
-from bridge.outputs.worker import Worker
+from bridge.worker import Worker
 
 AAC_FRAME_SAMPLES = 1024  # AAC-LC: ISO 14496-3 §4.5.2.1.1
 LOOKAHEAD_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)

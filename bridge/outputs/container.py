@@ -20,8 +20,8 @@ from bridge.media.clock import NS_PER_S
 from bridge.media.h264 import is_same_format
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs.recording import CONTAINERS, Recording
-from bridge.outputs.worker import Worker
 from bridge.ports import OutputListener, OutputProgress
+from bridge.worker import Worker
 
 # The end of a file is a few kilobytes; a disk that takes longer than this to take them does not answer.
 CLOSE_TIMEOUT_S = 5.0

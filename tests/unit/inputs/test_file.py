@@ -1,6 +1,8 @@
 import asyncio
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import wave
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from bridge.errors import InternalError, SourceRejected
+from bridge.errors import SourceRejected
 from bridge.inputs import file
 from bridge.inputs.file import FileSource
 from bridge.media.audio import AudioBlock
@@ -156,9 +158,39 @@ async def test_disk_that_never_answers_does_not_hold_up_the_end(
     playing = asyncio.create_task(play(source))
     await asyncio.to_thread(reading.wait)
     playing.cancel()
-    with pytest.raises(InternalError, match=r"q\.wav"):
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await playing
+    assert [entry["event"] for entry in logs] == ["input_wedged"]
+    assert logs[0]["path"].endswith("q.wav")
     answered.set()
+
+
+_PLAY_FROM_A_DISK_THAT_NEVER_ANSWERS = """
+import asyncio, threading
+from pathlib import Path
+from bridge.inputs import file
+
+async def main():
+    reading = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def wedged(blocks):
+        loop.call_soon_threadsafe(reading.set)
+        threading.Event().wait()
+
+    file._take_piece, file._CLOSE_TIMEOUT_S = wedged, 0.01
+    playing = asyncio.create_task(file.FileSource("question", Path("q.wav")).run(None))
+    await reading.wait()
+    playing.cancel()
+    await asyncio.gather(playing, return_exceptions=True)
+
+asyncio.run(main())
+"""
+
+
+def test_process_ends_although_a_disk_never_answers() -> None:
+    # A deadline that turns a hang into a failure.
+    subprocess.run([sys.executable, "-c", _PLAY_FROM_A_DISK_THAT_NEVER_ANSWERS], check=True, timeout=10)
 
 
 @pytest.mark.parametrize(

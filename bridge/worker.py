@@ -1,4 +1,4 @@
-"""A thread for what blocks: libav's codecs and its files."""
+"""A thread for what blocks: libav's codecs, and files."""
 
 import asyncio
 import queue

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bridge.outputs.worker import Worker
+from bridge.worker import Worker
 
 
 async def test_calls_run_in_one_other_thread_in_turn() -> None:
