@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from bridge.config import Config, OutputConfig, SessionConfig
 from bridge.daemon import ice_settings
+from bridge.dsp.chain import SpeechChain
 from bridge.errors import BridgeError, OutputError, ProviderUnavailable, SourceLost
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
@@ -17,6 +18,7 @@ from bridge.outputs import open_output
 from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, TrackSink
 from bridge.providers import open_provider
 from bridge.reception import Reception
+from bridge.uplink import Uplink
 
 # Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
 AVATAR_S = 30.0
@@ -78,6 +80,7 @@ async def _input(source: AudioSource) -> str | BridgeError:
 async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError:
     viewer = _Viewer()
     serving = asyncio.create_task(open_provider(session.avatar, ice).run(viewer))
+    feeding = asyncio.create_task(viewer.silence.run())
     watching = asyncio.create_task(viewer.has_seen.wait())
     try:
         await asyncio.wait((serving, watching), timeout=AVATAR_S, return_when=asyncio.FIRST_COMPLETED)
@@ -89,16 +92,28 @@ async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError
     except BridgeError as error:
         return error
     finally:
-        serving.cancel()
-        watching.cancel()
-        await asyncio.wait((serving, watching))
+        tasks = (serving, feeding, watching)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         viewer.reception.close()
 
 
+class _Silence:
+    """A source that says nothing: the uplink then sends what the service wants while idle."""
+
+    name = "silence"
+    is_live = False
+
+    async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
+        await asyncio.Event().wait()
+
+
 class _Viewer:
-    """Listens to an avatar until its first keyframe and its first sound."""
+    """Listens to an avatar until its first keyframe and its first sound, and sends it silence meanwhile."""
 
     def __init__(self) -> None:
+        self.silence = Uplink(_Silence(), SpeechChain())
         self.reception = Reception(time.monotonic_ns(), self._on_unit)
         self.has_seen = asyncio.Event()
         self._link: AvatarLink | None = None
@@ -118,6 +133,7 @@ class _Viewer:
 
     def on_ready(self, link: AvatarLink) -> None:
         self._link = link
+        self.silence.attach(link)
 
     def on_event(self, event: AvatarEvent) -> None:
         pass

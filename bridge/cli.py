@@ -20,7 +20,7 @@ from bridge.config import Config, InputConfig, Model, OutputConfig, parse_addres
 from bridge.config_file import explain, json_schema, load_config, show_config
 from bridge.errors import BridgeError, ConfigError
 from bridge.redact import Secret, mask
-from bridge.signals import on_stop_signal
+from bridge.signals import STOP_SIGNALS, on_signals
 
 ModelT = TypeVar("ModelT", bound=Model)
 
@@ -163,6 +163,7 @@ def avatar(
     license_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Holds the only licence to accept; else any will do.")
     ] = None,
+    until_stdin_closes: Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)] = False,
     fault: Annotated[
         list[str] | None, typer.Option(metavar="NAME[:VALUE]", help="Misbehave; an unknown name lists them.")
     ] = None,
@@ -189,7 +190,8 @@ def avatar(
         flash=flash,
         faults=tuple(Fault.parse(text) for text in fault or ()),
     )
-    asyncio.run(_until_signalled(LocalAvatar(options, on_listening=lambda url: print(url, flush=True)).run()))
+    service = LocalAvatar(options, on_listening=lambda url: print(url, flush=True))
+    asyncio.run(_until_signalled(service.run(), or_stdin_closes=until_stdin_closes))
 
 
 def _configure_logging(config: Config | None) -> None:
@@ -201,14 +203,16 @@ def _configure_logging(config: Config | None) -> None:
         configure_logging()
 
 
-async def _until_signalled(running: Coroutine[Any, Any, object]) -> None:
-    """Run until finished, or until SIGINT or SIGTERM, which are no failure."""
+async def _until_signalled(running: Coroutine[Any, Any, object], or_stdin_closes: bool) -> None:
+    """Run until finished, or until SIGINT or SIGTERM, or the end of standard input, none of which is a failure."""
     task = asyncio.ensure_future(running)
 
     def stop() -> None:
         task.cancel()
 
-    with on_stop_signal(stop):
+    if or_stdin_closes:
+        asyncio.get_running_loop().add_reader(sys.stdin, stop)  # nobody writes to it: what can be read is its end
+    with on_signals(STOP_SIGNALS, stop):
         await asyncio.wait({task})
     if not task.cancelled():
         task.result()

@@ -3,18 +3,20 @@
 import asyncio
 import contextlib
 import random
+import time
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from bridge.config import Config
 from bridge.errors import BridgeError
+from bridge.media.clock import NS_PER_S
 from bridge.net.backoff import Backoff
 from bridge.net.ice import IceServer, IceSettings
 from bridge.ops.api import HttpServer
 from bridge.ops.metrics import EventLoopLag, Metrics, SessionMetrics
-from bridge.session import Session, SessionState, SessionStatus
-from bridge.signals import on_stop_signal
+from bridge.session import Session, SessionStatus
+from bridge.signals import RELOAD_SIGNALS, STOP_SIGNALS, on_signals
 
 # A bug that strikes at once must not fill the log; one that strikes once a day is to be gone at once.
 FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0
@@ -25,7 +27,7 @@ log = structlog.get_logger()
 async def run_daemon(config: Config) -> int:
     """The exit status: 0 after a drain, 1 when a session failed."""
     daemon = Daemon(config)
-    with on_stop_signal(daemon.stop):
+    with on_signals(STOP_SIGNALS, daemon.stop), on_signals(RELOAD_SIGNALS, daemon.refuse_reload):
         return 0 if await daemon.run() else 1
 
 
@@ -42,7 +44,7 @@ class Daemon:
         self._supervisors = [Supervisor(name, config, metrics) for name, metrics in self._session_metrics.items()]
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
-        self._is_draining = False
+        self.is_draining = False
 
     async def run(self) -> bool:
         """Run until drained, or until the last session has failed. Returns whether no session has failed.
@@ -72,12 +74,12 @@ class Daemon:
 
         within_s  None: `drain_s` of the configuration.
         """
-        if self._is_draining:
+        if self.is_draining:
             log.warning("daemon_aborting")
             for session in self._running:
                 session.cancel()
             return
-        self._is_draining = True
+        self.is_draining = True
         drain_s = self._config.drain_s if within_s is None else within_s
         log.info("daemon_draining", within_s=drain_s)
         for supervisor in self._supervisors:
@@ -88,11 +90,15 @@ class Daemon:
         """Whether a bug has ended a session, even if it was started anew."""
         return any(supervisor.has_crashed for supervisor in self._supervisors)
 
+    def refuse_reload(self) -> None:
+        """SIGHUP: an operator who expects a reload is told, and the broadcast goes on."""
+        log.warning("reload_not_supported", hint="restart the daemon to use a changed configuration")
+
     def status(self) -> list[SessionStatus]:
         return [status for supervisor in self._supervisors if (status := supervisor.status()) is not None]
 
     def _readiness(self) -> str | None:
-        if self._is_draining:
+        if self.is_draining:
             return "draining"
         return next((reason for s in self._supervisors if (reason := s.unreadiness)), None)
 
@@ -112,15 +118,17 @@ class Supervisor:
 
     @property
     def unreadiness(self) -> str | None:
-        """Why traffic should not be sent here: the session has not been live yet, or has failed."""
-        if self._session is not None and self._session.has_been_live and not self.has_failed:
-            return None
-        state = SessionState.FAILED if self.has_failed else SessionState.CONNECTING
-        return f"session {self.name} is {state.value}"
+        """Why traffic should not be sent here: the session has not been on air yet, or has failed."""
+        if self.has_failed:
+            return f"session {self.name} has failed"
+        if self._session is None or not self._session.has_been_on_air:
+            return f"session {self.name} has not been on air yet"
+        return None
 
     async def run(self) -> None:
         config, ice = self._config.sessions[self.name], ice_settings(self._config)
         while not self._is_draining.is_set():
+            began_ns = time.monotonic_ns()
             self._session = Session(self.name, config, ice=ice, storage=self._config.storage, metrics=self._metrics)
             try:
                 await self._session.run()
@@ -131,6 +139,8 @@ class Supervisor:
                 return
             except Exception:
                 # A bug of ours: it is shown whole, and this session alone is started anew.
+                if time.monotonic_ns() - began_ns > LONGEST_RESTART_S * NS_PER_S:
+                    self._backoff.reset()
                 delay_s = self._backoff.next_delay_s()
                 log.exception("session_crashed", session=self.name, retry_in_s=round(delay_s, 1))
                 self.has_crashed = True

@@ -25,12 +25,13 @@ from bridge.config import (
     StorageConfig,
 )
 from bridge.daemon import Daemon
-from bridge.errors import ProviderUnavailable
+from bridge.errors import ConfigError, ProviderUnavailable
 from bridge.ops.logs import configure_logging
+from bridge.outputs.runner import OutputState
 from bridge.redact import Secret
 from bridge.samples import SPEECH
 from bridge.session import SessionStatus
-from bridge.signals import on_stop_signal
+from bridge.signals import RELOAD_SIGNALS, STOP_SIGNALS, on_signals
 
 SESSION = "demo"
 RECORDING = "recordings/demo-{start:%Y%m%dT%H%M%SZ}.mp4"
@@ -42,7 +43,7 @@ LOOK_EVERY_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """input: None is the shipped sample.  record: replaces its file.  seconds: of picture; None: all of the input."""
+    """input: None is the shipped sample.  record: replaces its file.  seconds: of picture, if the input lasts."""
 
     service: str = "navtalk"
     input: InputConfig | None = None
@@ -59,7 +60,7 @@ async def run_demo(options: DemoOptions) -> int:
     async with _local_service(options.service) as (url, has_ended):
         daemon = Daemon(_config(options, url))
         # Nobody watches this broadcast: Control-C does not wait for the end of a sentence.
-        with on_stop_signal(lambda: daemon.stop(within_s=0.0)):
+        with on_signals(STOP_SIGNALS + RELOAD_SIGNALS, lambda: daemon.stop(within_s=0.0)):
             running = asyncio.create_task(daemon.run())
             watching = asyncio.create_task(_watch(daemon, options.seconds, console))
             await asyncio.wait((running, has_ended), return_when=asyncio.FIRST_COMPLETED)
@@ -71,7 +72,8 @@ async def run_demo(options: DemoOptions) -> int:
     succeeded = running.result()
     (status,) = daemon.status()
     Console().print(_summary(status))
-    return 0 if succeeded and status.media.n_pictures and not daemon.has_crashed else 1
+    has_recorded = all(output.accepted and output.state is OutputState.CLOSED for output in status.outputs)
+    return 0 if succeeded and has_recorded and not daemon.has_crashed else 1
 
 
 @contextlib.asynccontextmanager
@@ -79,6 +81,8 @@ async def _local_service(service: str) -> AsyncIterator[tuple[str, asyncio.Task[
     """The local avatar service in a process of its own: its URL, and a task that is done when it has ended."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bridge", "avatar", "--listen", "127.0.0.1:0", "--services", service),
+        "--until-stdin-closes",  # however the demo ends, its service does not stay behind
+        stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         start_new_session=True,  # a terminal's Control-C is for the demo, which ends the service after its session
     )
@@ -104,6 +108,8 @@ async def _local_service(service: str) -> AsyncIterator[tuple[str, asyncio.Task[
 def _config(options: DemoOptions, url: str) -> Config:
     outputs = {f"output-{number}": output for number, output in enumerate(options.outputs, 1)}
     if options.record is not None:
+        if options.record.is_dir():
+            raise ConfigError(f"--record {options.record} is a directory: name a file")
         options.record.unlink(missing_ok=True)
         outputs["record"] = _file_output(str(options.record))
     elif not outputs:
@@ -156,19 +162,19 @@ async def _watch(daemon: Daemon, seconds: float | None, console: Console) -> Non
         line: Live | None = None
         if console.is_terminal:
             line = stack.enter_context(Live(console=console, transient=True, auto_refresh=False))
-        while True:
+        while not daemon.is_draining:
             await asyncio.sleep(LOOK_EVERY_S)
             for status in daemon.status():
                 if line is not None:
                     line.update(_status_line(status), refresh=True)
                 if status.media.n_pictures and ends_at_s is None and seconds is not None:
                     ends_at_s = loop.time() + seconds
+                if daemon.is_draining:
+                    return
                 if ends_at_s is not None and loop.time() >= ends_at_s:
                     daemon.stop(within_s=0.0)
-                    return
-                if status.input_is_finished:
+                elif status.input_is_finished:
                     daemon.stop()
-                    return
 
 
 def _status_line(status: SessionStatus) -> Text:

@@ -93,8 +93,9 @@ class AvatarEvent:
     """Something the service said. `type` is its own name for it, `text` a transcript or message, else empty.
 
     Kinds: speech_started, speech_stopped: the service heard the input. user_transcript, avatar_transcript_delta,
-    avatar_transcript: words; never logged at info. response_done: the answer's audio is generated. warning: for the
-    operator. other: no meaning to the bridge.
+    avatar_transcript: words; never logged at info. response_started: the first of an answer's words or sound.
+    response_done: its sound is generated, and may still be playing; `sound_s` is how long all of it is, 0 where the
+    service does not say. warning: for the operator. other: no meaning to the bridge.
     """
 
     kind: Literal[
@@ -103,12 +104,14 @@ class AvatarEvent:
         "user_transcript",
         "avatar_transcript_delta",
         "avatar_transcript",
+        "response_started",
         "response_done",
         "warning",
         "other",
     ]
     type: str
     text: str = ""
+    sound_s: float = 0.0
 
 
 class AvatarListener(Protocol):

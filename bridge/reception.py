@@ -27,7 +27,7 @@ class Reception:
     origin_ns             `time.monotonic_ns` of session time 0.
     keyframe_interval_ns  how far keyframes may lie apart; None: any distance.
     keyframe_requests     PLIs sent, by reason.  nacks: packets asked for again.
-    last_packet_ns        `time.monotonic_ns` of the newest packet of this connection; None before the first.
+    heard_ns              `time.monotonic_ns` of the newest packet, or of the track that is to bring it; None: no track.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Reception:
         self.keyframe_interval_ns = keyframe_interval_ns
         self.keyframe_requests: Counter[str] = Counter()
         self.nacks = 0
-        self.last_packet_ns: int | None = None
+        self.heard_ns: int | None = None
         self._origin_ns = origin_ns
         self._emit = emit
         self._ended_ns: dict[Kind, int] = {}
@@ -50,6 +50,7 @@ class Reception:
         if not self._tracks:
             earliest_ns: dict[Kind, int] = {kind: ended_ns + MIN_STEP_NS for kind, ended_ns in self._ended_ns.items()}
             self._timeline = SessionTimeline(self._origin_ns, earliest_ns)
+            self.heard_ns = time.monotonic_ns()
         self._tracks[track.kind] = _Track(track, self, self._timeline)
         return self._tracks[track.kind]
 
@@ -63,7 +64,7 @@ class Reception:
         for track in self._tracks.values():
             track.close()
         self._tracks.clear()
-        self.last_packet_ns = None
+        self.heard_ns = None
 
     def stats(self, kind: Kind) -> ReceiveStats | None:
         """Counts of the track that is received now."""
@@ -112,7 +113,7 @@ class _Track:
     def on_packet(self, packet: RtpPacket) -> None:
         if self._is_closed:
             return
-        self._reception.last_packet_ns = packet.arrival_ns
+        self._reception.heard_ns = packet.arrival_ns
         for unit in self.receiver.push(packet):
             self._place(unit)
         self._set_timer(packet.arrival_ns)

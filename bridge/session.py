@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from bridge.answer import Answer
 from bridge.config import OutputConfig, SessionConfig, StorageConfig
 from bridge.dsp.chain import SpeechChain
-from bridge.errors import BridgeError, ProviderUnavailable, RemoteProtocolError
+from bridge.errors import BridgeError, OutputRejected, ProviderUnavailable, RemoteProtocolError
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
@@ -41,8 +42,8 @@ CLOSE_S = 4.0
 # Nothing announces the last one.
 IN_FLIGHT_S = 0.5
 # ICE notices a dead peer after 30 s (six consent checks, RFC 7675), a mute one never. Every avatar sends sound all the
-# time, so this much silence is an end; the hand-shake's own deadlines, which are to speak first, are 10 s a step.
-MEDIA_LOST_S = 12.0
+# time, so this much silence is an end. RTMP servers throw out publishers that are idle for 10 s: be back before.
+MEDIA_LOST_S = 5.0
 PUBLISH_EVERY_S = 1.0
 # One distance of keyframes: a queue that forgets then always has a keyframe to go on from.
 OUTPUT_QUEUE_S = 2.0
@@ -99,28 +100,29 @@ class Session:
         self._reception = Reception(time.monotonic_ns(), self._on_unit, interval_ns)
 
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
+        self._is_connected = False
         self._link: AvatarLink | None = None
         self._ready_ns: int | None = None
-        self._answered = asyncio.Event()
-        self._answered.set()
+        self._live_ns: int | None = None
+        self._answer = Answer()
         self._drained = asyncio.Event()
+        self._is_finishing = False
 
     async def run(self) -> None:
-        """Raises SourceRejected, ProviderRejected, and whatever is a bug."""
+        """Raises SourceRejected, ProviderRejected, OutputRejected once no output is left, and whatever is a bug."""
         structlog.contextvars.bind_contextvars(session=self.name)
         self._enter(SessionState.CONNECTING)
         last_state = SessionState.FAILED
         try:
             async with asyncio.TaskGroup() as tasks:
                 # 6 publish: outlives whatever happens to the avatar
-                publishing = tasks.create_task(self._hub.run(), name="outputs")
+                publishing = tasks.create_task(self._publish(), name="outputs")
                 # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
                 speaking = tasks.create_task(self._uplink.run(), name="uplink")
                 telling = tasks.create_task(self._publish_metrics(), name="metrics")
                 # 3 providers, 4 receive, 5 timeline
                 await self._converse()
                 speaking.cancel()
-                self._hub.finish()
                 await asyncio.wait((publishing,), timeout=CLOSE_S)
                 publishing.cancel()
                 telling.cancel()
@@ -144,10 +146,18 @@ class Session:
             async with asyncio.timeout(max(0.0, within_s - CLOSE_S - IN_FLIGHT_S)) as deadline:
                 left_s = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
                 await self._uplink.finish_utterance(left_s)
-                await self._answered.wait()
+                await self._answer.played()
         if self._link is not None:
             await asyncio.sleep(min(IN_FLIGHT_S, within_s))
+        # Outputs and the avatar are closed side by side: each has its own deadlines.
         self._drained.set()
+        self._is_finishing = True
+        self._hub.finish()
+
+    @property
+    def has_been_on_air(self) -> bool:
+        """A picture has come, and an output was accepted by its far end."""
+        return self.has_been_live and any(runner.status().accepted for runner in self._hub.runners)
 
     def status(self) -> SessionStatus:
         return SessionStatus(
@@ -172,6 +182,7 @@ class Session:
 
     async def _connect(self) -> None:
         """Serve one avatar session; returns when drained, raises what else ends it."""
+        self._is_connected = True
         tasks = [
             asyncio.create_task(self._provider.run(self), name="avatar"),
             asyncio.create_task(self._watch_media(), name="media watch"),
@@ -183,8 +194,9 @@ class Session:
                 if task.done():
                     await task
         finally:
+            self._is_connected = False
             self._uplink.detach()
-            self._answered.set()
+            self._answer = Answer()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
@@ -193,18 +205,20 @@ class Session:
             self._metrics.provider_session_seconds().set(0)
 
     async def _watch_media(self) -> None:
-        """Raises ProviderUnavailable when no packet has come for `MEDIA_LOST_S`. Never returns."""
-        begun_ns = time.monotonic_ns()
+        """Raises ProviderUnavailable when a track has brought no packet for `MEDIA_LOST_S`. Never returns.
+
+        Until there is a track, the deadlines of the provider's hand-shake hold.
+        """
         while True:
             await asyncio.sleep(MEDIA_LOST_S / 4)
-            silent_ns = time.monotonic_ns() - (self._reception.last_packet_ns or begun_ns)
-            if silent_ns > MEDIA_LOST_S * NS_PER_S:
+            heard_ns = self._reception.heard_ns
+            if heard_ns is not None and time.monotonic_ns() - heard_ns > MEDIA_LOST_S * NS_PER_S:
                 raise ProviderUnavailable(f"the avatar service has sent no media for {MEDIA_LOST_S:g} s")
 
     async def _wait_to_reconnect(self, error: BridgeError) -> None:
-        if self._ready_ns is not None and time.monotonic_ns() - self._ready_ns > PROVEN_S * NS_PER_S:
+        if self._live_ns is not None and time.monotonic_ns() - self._live_ns > PROVEN_S * NS_PER_S:
             self._backoff.reset()
-        self._ready_ns = None
+        self._ready_ns = self._live_ns = None
         delay_s = self._backoff.next_delay_s()
         self._error = str(error)
         self._log.warning("avatar_lost", error=self._error, retry_in_s=round(delay_s, 1))
@@ -228,15 +242,21 @@ class Session:
         self._metrics.provider_events_total(type=event.kind).inc()
         match event.kind:
             case "speech_stopped" if self._role == "conversation":
-                self._answered.clear()
+                self._answer.expect()
+            case "response_started":
+                self._answer.start(time.monotonic_ns())
+            case "avatar_transcript":
+                self._answer.reads(event.text)
             case "response_done":
-                self._answered.set()
+                self._answer.lasts(event.sound_s)
+                self._answer.done()
 
     def _on_unit(self, unit: AccessUnit) -> None:
         self._telemetry.on_unit(unit)
         self._hub.put(unit)
-        if unit.codec.kind == "video" and not self._uplink.media_ready.is_set():
+        if unit.codec.kind == "video" and self._is_connected and not self._uplink.media_ready.is_set():
             self._uplink.media_ready.set()
+            self._live_ns = time.monotonic_ns()
             self.has_been_live = True
             if self.state is not SessionState.DRAINING:
                 self._enter(SessionState.LIVE)
@@ -245,7 +265,7 @@ class Session:
 
     def _runner(self, name: str, config: OutputConfig, storage: StorageConfig) -> OutputRunner:
         telemetry = self._telemetry.output(name, config.scheme)
-        return OutputRunner(
+        runner = OutputRunner(
             name,
             open_output(name, config, storage),
             LiveQueue(OUTPUT_QUEUE_S),
@@ -255,12 +275,20 @@ class Session:
             on_change=telemetry.on_change,
             on_written=telemetry.on_written,
         )
+        telemetry.on_change(runner.status())
+        return runner
+
+    async def _publish(self) -> None:
+        await self._hub.run()
+        if not self._is_finishing:
+            errors = "; ".join(runner.status().last_error for runner in self._hub.runners)
+            raise OutputRejected(f"no output is left: {errors}")
 
     async def _publish_metrics(self) -> None:
         while True:
             await asyncio.sleep(PUBLISH_EVERY_S)
             self._telemetry.publish(self._uplink, self._reception, self._hub.runners, self._link)
-            if self._ready_ns is not None:
+            if self._link is not None and self._ready_ns is not None:
                 age_ns = time.monotonic_ns() - self._ready_ns
                 self._metrics.provider_session_seconds().set(age_ns / NS_PER_S)
 

@@ -25,8 +25,9 @@ MEDIA_WAIT_S = 5.0
 # Messages overdue for no longer than this, three of a file's, go out at once; after a longer stall the schedule
 # starts anew, so that the service gets no flood.
 CATCH_UP_NS = 200 * NS_PER_MS
-# Inside a word the sound stops for up to 150 ms (closure of p, t, k), between phrases for 300 ms and more.
-PAUSE_S = 0.3
+# Inside a word the sound stops for up to 150 ms (closure of p, t, k), between phrases for 300 ms and more, of which
+# whole messages of 64 ms are seen.
+PAUSE_S = 0.25
 
 
 class Uplink:

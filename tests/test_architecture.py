@@ -39,6 +39,7 @@ FOUNDATION = {
     "config": {"errors", "redact"},
     "signals": set[str](),
     "worker": set[str](),
+    "answer": {"media"},
 }
 # The only ones that know two stages.
 COMPOSITION = {"session", "reception", "uplink", "telemetry", "daemon", "demo", "cli", "check", "__main__", "__init__"}

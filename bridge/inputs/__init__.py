@@ -1,5 +1,6 @@
 """Any audio source, as AudioBlocks: `open_source` finds the right one for a URL."""
 
+import os
 from pathlib import Path
 
 from bridge.config import InputConfig
@@ -20,7 +21,9 @@ def open_source(name: str, config: InputConfig, base_dir: Path) -> AudioSource:
     scheme, _, rest = config.url.reveal().partition(":")
     match scheme.lower():
         case "file":
-            return FileSource(name, base_dir / _local_path(rest), loop=config.loop)
+            # Without this, a path over `..` would need the directory that it leaves to exist.
+            path = Path(os.path.normpath(base_dir / _local_path(rest)))
+            return FileSource(name, path, loop=config.loop)
     raise ConfigError(f"input {name}: {scheme}: is no kind of input; there is file:PATH")
 
 

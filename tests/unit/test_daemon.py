@@ -41,7 +41,7 @@ class FakeSession:
 
     def __init__(self, name: str, config: SessionConfig, **_: Any) -> None:
         self.name = name
-        self.has_been_live = False
+        self.has_been_on_air = False
         self.drained = asyncio.Event()
         self.drained_within_s: float | None = None
         self.was_cancelled = False
@@ -189,16 +189,16 @@ async def test_a_second_stop_cancels_what_still_runs(config: Callable[..., Confi
     assert FakeSession.made[0].was_cancelled
 
 
-async def test_it_is_ready_once_every_session_has_been_live(config: Callable[..., Config]) -> None:
+async def test_it_is_ready_once_every_session_has_been_on_air(config: Callable[..., Config]) -> None:
     FakeSession.behaviours = {"leo": [until_drained], "mia": [until_drained]}
     daemon = Daemon(config("leo", "mia"))
     running = asyncio.create_task(daemon.run())
     await settle()
     readiness = FakeHttpServer.last.readiness
     leo, mia = FakeSession.made
-    leo.has_been_live = True
-    assert readiness() == "session mia is connecting"
-    mia.has_been_live = True
+    leo.has_been_on_air = True
+    assert readiness() == "session mia has not been on air yet"
+    mia.has_been_on_air = True
     assert readiness() is None
     daemon.stop()
     assert readiness() == "draining"
@@ -212,8 +212,8 @@ async def test_it_is_not_ready_with_a_session_that_has_failed(config: Callable[.
     running = asyncio.create_task(daemon.run())
     await settle()
     for session in FakeSession.made:
-        session.has_been_live = True
-    assert FakeHttpServer.last.readiness() == "session leo is failed"
+        session.has_been_on_air = True
+    assert FakeHttpServer.last.readiness() == "session leo has failed"
     daemon.stop()
     async with asyncio.timeout(PATIENCE_S):
         await running

@@ -26,7 +26,14 @@ def status(*, n_pictures: int, input_is_finished: bool = False, error: str = "")
     media = {field: None for field in MediaStatus.__dataclass_fields__}
     media |= {"fps": 25.0, "video_bps": 1e6, "n_pictures": n_pictures, "n_lost_packets": 0}
     output = {field: None for field in OutputStatus.__dataclass_fields__}
-    output |= {"name": "record", "protocol": "file", "bytes_total": 1, "last_error": "", "state": OutputState.CLOSED}
+    output |= {
+        "name": "record",
+        "protocol": "file",
+        "bytes_total": 1,
+        "last_error": "",
+        "accepted": int(n_pictures > 0),
+    }
+    output |= {"state": OutputState.CLOSED}
     return SessionStatus(
         name="demo",
         state=SessionState.LIVE,
@@ -50,6 +57,7 @@ class FakeDaemon:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.stopped_within_s: list[float | None] = []
+        self.is_draining = False
         self._stopped = asyncio.Event()
         FakeDaemon.last = self
 
@@ -60,6 +68,7 @@ class FakeDaemon:
 
     def stop(self, within_s: float | None = None) -> None:
         self.stopped_within_s.append(within_s)
+        self.is_draining = True
         self._stopped.set()
 
     def status(self) -> list[SessionStatus]:

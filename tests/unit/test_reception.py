@@ -156,13 +156,13 @@ async def test_a_closed_connection_is_asked_for_nothing_and_heard_no_more(
 ) -> None:
     connection = Connection(reception)
     connection.feed("video", Sender().keyframe())
-    assert reception.last_packet_ns is not None
+    assert reception.heard_ns is not None
     reception.close()
     await pass_ms(5_000)
     connection.feed("video", Sender(sequence_number=1003, at_ms=5_000).keyframe())
     assert connection.feedback["video"].plis == 0
     assert len(units) == 1
-    assert reception.last_packet_ns is None
+    assert reception.heard_ns is None
     assert reception.stats("video") is None
 
 
