@@ -81,7 +81,7 @@ class NavTalkProvider:
         try:
             await session.run()
         finally:
-            await socket.close()
+            await _close(socket)
 
     async def _open(self) -> ClientConnection:
         is_local = urlsplit(self._options.url.reveal()).hostname in ("localhost", "127.0.0.1", "::1")
@@ -123,6 +123,17 @@ class NavTalkProvider:
             raise ProviderUnavailable(f"{self._where} did not complete the WebSocket's opening ({name})") from None
 
 
+async def _close(socket: ClientConnection) -> None:
+    """Close the WebSocket within `CLOSE_TIMEOUT_S`, properly if the far end takes part."""
+    try:
+        # The library's own deadline begins once its buffer is empty, and a far end that does not read never lets it be.
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await socket.close()
+    except TimeoutError:
+        socket.transport.abort()
+        await socket.wait_closed()
+
+
 class _Session:
     """One open WebSocket: its hand-shake, its events, its peer connection. It is the listener's `AvatarLink`."""
 
@@ -143,6 +154,7 @@ class _Session:
         self._listener = listener
         self._where = where
         self._state = navtalk.State.CONNECTING
+        self._has_stopped_reading = False
         self._ice_servers: Sequence[IceServer] = options.ice_servers or ()
         self._tasks = asyncio.TaskGroup()
         self._media: asyncio.Task[None] | None = None
@@ -187,7 +199,11 @@ class _Session:
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._socket.send(dump(message))
         except TimeoutError:
-            raise ProviderUnavailable(f"{self._where} has stopped reading for {SEND_TIMEOUT_S:g} s") from None
+            # Whoever sends need not be who serves: the loss of the connection is what reaches `run`.
+            self._has_stopped_reading = True
+            self._socket.transport.abort()
+            await self._socket.wait_closed()
+            raise self._stopped_reading() from None
         except ConnectionClosed as closed:
             raise self._closed(closed) from None
 
@@ -289,7 +305,12 @@ class _Session:
         error = ProviderRejected if ended.is_permanent else ProviderUnavailable
         return error(f"{self._where} ended the session{when}: {ended.end}{said}; {_ADVICE[ended.cause]}")
 
+    def _stopped_reading(self) -> ProviderError:
+        return ProviderUnavailable(f"{self._where} has stopped reading for {SEND_TIMEOUT_S:g} s")
+
     def _closed(self, closed: ConnectionClosed) -> BridgeError:
+        if self._has_stopped_reading:
+            return self._stopped_reading()
         if closed.sent is not None and not closed.rcvd_then_sent:
             if closed.sent.code in _BROKEN_FRAMES:
                 return RemoteProtocolError(f"{self._where} broke the WebSocket protocol: {closed.sent.reason}")

@@ -385,6 +385,61 @@ async def test_a_service_that_never_answers_the_opening_is_unavailable() -> None
         assert "did not open the WebSocket within 0.1 s" in str(error)
 
 
+@pytest.fixture
+def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.providers.navtalk.SEND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("bridge.providers.navtalk.CLOSE_TIMEOUT_S", 0.2)
+
+
+@asynccontextmanager
+async def service_that_stops_reading() -> AsyncIterator[Service]:
+    """Reads nothing after its hand-shake; it lets go when the block ends."""
+    is_over = asyncio.Event()
+
+    async def read_no_more(socket: ServerConnection) -> None:
+        socket.transport.pause_reading()
+        await is_over.wait()
+        socket.transport.abort()
+
+    async with running(Service(HAND_SHAKE, read_no_more)) as service:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                yield service
+        finally:
+            is_over.set()
+
+
+async def flood(link: AvatarLink) -> None:
+    while True:
+        await link.send_audio(bytes(2 * 24_000))
+
+
+async def test_a_service_that_has_stopped_reading_is_unavailable(short_deadlines: None) -> None:
+    async with service_that_stops_reading() as service:
+        listener = Listener()
+        serving = asyncio.create_task(provider(service.url).run(listener))
+        with pytest.raises(ProviderUnavailable, match="has stopped reading"):
+            await flood(await listener.ready)
+        with pytest.raises(ProviderUnavailable, match="has stopped reading"):
+            await serving
+
+
+async def test_a_session_is_cancelled_though_the_service_has_stopped_reading(
+    short_deadlines: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.providers.navtalk.SEND_TIMEOUT_S", 0.2 + PATIENCE_S)
+    async with service_that_stops_reading() as service:
+        listener = Listener()
+        serving = asyncio.create_task(provider(service.url).run(listener))
+        flooding = asyncio.create_task(flood(await listener.ready))
+        await asyncio.wait([flooding], timeout=0.5)  # the buffers of the kernel and the library are full by then
+        serving.cancel()
+        await asyncio.wait([serving])
+        flooding.cancel()
+        await asyncio.wait([flooding])
+        assert serving.cancelled()
+
+
 # ---------------------------------------------------------------------------------------------- the licence
 
 
