@@ -101,6 +101,7 @@ class AvatarEvent:
     kind: Literal[
         "speech_started",
         "speech_stopped",
+        "response_started",
         "user_transcript",
         "avatar_transcript_delta",
         "avatar_transcript",

@@ -15,9 +15,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, W
 from bridge.errors import BridgeError, ProviderError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
 from bridge.net.ice import IceServer, IceSettings
 from bridge.net.peer import ReceivingPeer
-from bridge.ports import AvatarEvent, AvatarListener
+from bridge.ports import AvatarListener
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import dump, parse_event
+from bridge.providers.navtalk_events import Conversation
 from bridge.providers.navtalk_options import NavTalkOptions
 from bridge.redact import Secret, mask, redact_url
 
@@ -155,6 +156,7 @@ class _Session:
         self._where = where
         self._state = navtalk.State.CONNECTING
         self._has_stopped_reading = False
+        self._conversation = Conversation()
         self._ice_servers: Sequence[IceServer] = options.ice_servers or ()
         self._tasks = asyncio.TaskGroup()
         self._media: asyncio.Task[None] | None = None
@@ -239,7 +241,8 @@ class _Session:
                 log.warning("avatar_service_warning", message=mask(message))
             case navtalk.Unknown(type_name):
                 log.debug("avatar_service_event_unknown", type=mask(type_name)[:80])
-        self._listener.on_event(_avatar_event(event))
+        for meaning in self._conversation.read(event):
+            self._listener.on_event(meaning)
         step = self._steps.get(event.TYPE)
         if step is None or step.is_set():
             return
@@ -318,26 +321,6 @@ class _Session:
                 return ProviderUnavailable(f"{self._where} does not answer any more: {closed.sent.reason}")
         reason = closed.rcvd.reason if closed.rcvd is not None else ""
         return self._ended(navtalk.Ended(navtalk.End.DISCONNECTED, reason))
-
-
-def _avatar_event(event: navtalk.Event) -> AvatarEvent:
-    match event:
-        case navtalk.SpeechStarted():
-            return AvatarEvent("speech_started", event.TYPE)
-        case navtalk.SpeechStopped():
-            return AvatarEvent("speech_stopped", event.TYPE)
-        case navtalk.UserTranscript(text):
-            return AvatarEvent("user_transcript", event.TYPE, text)
-        case navtalk.AvatarTranscriptDelta(text):
-            return AvatarEvent("avatar_transcript_delta", event.TYPE, text)
-        case navtalk.AvatarTranscript(text):
-            return AvatarEvent("avatar_transcript", event.TYPE, text)
-        case navtalk.AvatarAudioDone():
-            return AvatarEvent("response_done", event.TYPE)
-        case navtalk.Warned(message):
-            return AvatarEvent("warning", event.TYPE, mask(message))
-        case _:
-            return AvatarEvent("other", event.TYPE)
 
 
 def _ice_server(server: navtalk.IceServer) -> IceServer:

@@ -147,10 +147,12 @@ async def test_an_avatar_in_conversation_answers_a_turn_by_repeating_it() -> Non
             "speech_started",
             "speech_stopped",
             "user_transcript",
+            "response_started",
             "avatar_transcript_delta",
             "avatar_transcript",
             "response_done",
         ]
+        assert (await listener.heard("response_done")).sound_s == pytest.approx(1.0, abs=0.5)
         assert (await listener.heard("user_transcript")).text == "(speech, 1.0 s)"
         deltas = "".join(event.text for event in listener.events if event.kind == "avatar_transcript_delta")
         assert deltas == (await listener.heard("avatar_transcript")).text == "(repeats speech, 1.0 s)"
