@@ -1,7 +1,8 @@
 """Fan-out of one session's access units to its outputs, which are islands."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import structlog
 
@@ -17,7 +18,8 @@ class Hub:
 
     Opus goes through untouched; for all outputs that want AAC at one bit rate there is one transcoder, and none when
     nobody wants it. An output that fails, refuses or stalls touches no other: each has a queue and a runner of its
-    own, `put` never waits, and a bug in one ends the session only once the others are done.
+    own, `put` never waits, and a bug in one ends the session only once the others are done. A bug in a transcoder
+    finishes the outputs that it feeds.
     """
 
     def __init__(self, runners: Sequence[OutputRunner]) -> None:
@@ -51,10 +53,13 @@ class Hub:
         bugs: list[Exception] = []
         async with asyncio.TaskGroup() as tasks:
             sounds = [
-                tasks.create_task(self._transcode(bit_rate, sound), name=f"aac {bit_rate}")
+                tasks.create_task(_isolate(self._transcode(bit_rate, sound), bugs, transcoder=f"aac {bit_rate}"))
                 for bit_rate, sound in self._sounds.items()
             ]
-            outputs = [tasks.create_task(_isolate(runner, bugs), name=runner.name) for runner in self.runners]
+            outputs = [
+                tasks.create_task(_isolate(runner.run(), bugs, output=runner.name), name=runner.name)
+                for runner in self.runners
+            ]
             await asyncio.gather(*outputs)
             for task in sounds:
                 task.cancel()
@@ -62,9 +67,11 @@ class Hub:
             raise ExceptionGroup("a bug ended an output", bugs)
 
     async def _transcode(self, bit_rate: int, sound: OpusToAac) -> None:
-        await sound.run()
-        for runner in self._aac_runners(bit_rate):
-            runner.finish()
+        try:
+            await sound.run()
+        finally:
+            for runner in self._aac_runners(bit_rate):
+                runner.finish()
 
     def _aac_runners(self, bit_rate: int) -> list[OutputRunner]:
         return [r for r in self.runners if r.audio_codec is Codec.AAC and r.audio_bitrate == bit_rate]
@@ -77,10 +84,10 @@ class Hub:
         return put
 
 
-async def _isolate(runner: OutputRunner, bugs: list[Exception]) -> None:
+async def _isolate(running: Coroutine[Any, Any, None], bugs: list[Exception], **what: str) -> None:
     try:
-        await runner.run()
+        await running
     except Exception as bug:
-        # Whatever is wrong with one output, the others stay on air: the bug is kept for the end.
-        log.exception("output_failed", output=runner.name)
+        # Whatever is wrong with one of them, the others stay on air: the bug is kept for the end.
+        log.exception("output_failed", **what)
         bugs.append(bug)

@@ -3,9 +3,12 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.errors import OutputLost, OutputRejected
-from bridge.media.access_unit import Codec
+from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.clock import NS_PER_S
+from bridge.outputs.audio import AacTranscoder
 from bridge.outputs.hub import Hub
 from tests.unit.outputs.coded_media import clicks, opus_units
 from tests.unit.outputs.fakes import Rig, fail, opus, picture, publish, settle, wedge
@@ -88,6 +91,33 @@ async def test_an_output_that_fails_refuses_stalls_or_has_a_bug_touches_no_other
         await task
     assert [type(bug) for bug in caught.value.exceptions] == [ZeroDivisionError]
     assert healthy.states == ["publishing", "closed"]
+
+
+async def test_a_bug_in_a_transcoder_ends_only_the_outputs_that_it_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def buggy(transcoder: AacTranscoder, units: object) -> list[AccessUnit]:
+        raise ZeroDivisionError("bug")
+
+    monkeypatch.setattr(AacTranscoder, "push_all", buggy)
+    fed, other = Rig(publish, name="twitch", audio_codec=Codec.AAC), Rig(publish, name="archive")
+    hub = Hub([fed.runner, other.runner])
+    with capture_logs() as logs:
+        task = asyncio.create_task(hub.run())
+        await settle()
+        for unit in opus_units(clicks(0.5, [])):
+            hub.put(unit)
+        (twitch,) = (task for task in asyncio.all_tasks() if task.get_name() == "twitch")
+        await asyncio.wait({twitch}, timeout=10)
+        assert fed.states == ["publishing", "closed"]
+        hub.put(picture(1_000, keyframe=True))
+        await settle()
+        assert [unit.pts_ns for unit in other.written if unit.codec is Codec.H264] == [NS_PER_S]
+        hub.finish()
+        with pytest.raises(ExceptionGroup, match="a bug ended an output") as caught:
+            await task
+
+    assert [type(bug) for bug in caught.value.exceptions] == [ZeroDivisionError]
+    assert other.states == ["publishing", "closed"]
+    assert [entry["transcoder"] for entry in logs if entry["event"] == "output_failed"] == ["aac 128000"]
 
 
 async def test_the_hub_returns_once_every_output_has_been_refused() -> None:
