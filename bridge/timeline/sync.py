@@ -6,6 +6,9 @@ sender's audio clock; pictures are moved until both tracks agree with the sender
 Until both tracks have a sender report, they are aligned by how fast their packets arrive at best; nothing is held
 back for the reports. With the first pair the track that is early jumps forward, once. From then on the pictures
 creep. No track ever steps back.
+
+The sender's NTP clock is its wall clock, which steps (NTP, a virtual machine that wakes up). So only what both tracks
+report at about the same time is compared, and believed as far as arrivals allow.
 """
 
 from collections import deque
@@ -31,9 +34,12 @@ LAG_NS = 5 * NS_PER_S
 # RTMP and Matroska count milliseconds: units closer than that would share a timestamp.
 MIN_STEP_NS = NS_PER_MS
 # aiortc stamps a report with the time of its last packet, which scatters by 2 ms; the median of five is steadier.
-N_REPORTS = 5
-# From three reports on the median is proof against a single wild one.
-N_SURE_REPORTS = 3
+N_PAIRS = 5
+# From three pairs on the median is proof against a single wild one: a wall clock that steps spoils one pair.
+N_SURE_PAIRS = 3
+# How much longer one track may travel than the other. Both share one path, best arrivals know no queues, and a live
+# encoder holds a few pictures, 0.3 s at 10 per second: this is three times that. Reports that say more are wrong.
+MAX_SKEW_NS = NS_PER_S
 # How long a best arrival counts. Two spans are kept, so the best is always over the last 5 to 10 s.
 ARRIVAL_SPAN_NS = 5 * NS_PER_S
 
@@ -55,9 +61,14 @@ class _Track:
     span_end_ns: int
 
     @property
+    def behind_ns(self) -> int:
+        """Least arrival - media_ns of late."""
+        return min(self.best_ns, self.best_before_ns)
+
+    @property
     def transit_ns(self) -> int:
         """How long after its place a unit arrives at best; negative when it arrives before."""
-        return min(self.best_ns, self.best_before_ns) - self.offset_ns
+        return self.behind_ns - self.offset_ns
 
     def is_same_clock(self, media_ns: int, arrival_ns: int) -> bool:
         step_ns = media_ns - self.last_media_ns
@@ -80,20 +91,23 @@ class SessionTimeline:
     origin_ns    `time.monotonic_ns` at which the session began.
     earliest_ns  per track: no unit is placed before it. A session that reconnects passes what its outputs have seen.
 
+    nudged_units      units moved because they would not have been later than the one before.
+    rejected_reports  pairs of sender reports set aside, as they contradict the arrivals.
+
     A clock that starts anew (new SSRC, reset timestamps, reset sender) is noticed by its leap, and placed by arrival
     with the transit times known from before, until there are reports again.
     """
 
     def __init__(self, origin_ns: int, earliest_ns: Mapping[Kind, int]) -> None:
         self.nudged_units = 0
+        self.rejected_reports = 0
         self._origin_ns = origin_ns
         self._earliest_ns = earliest_ns
         self._tracks: dict[Kind, _Track] = {}
-        # NTP time - media_ns of each track's last reports, and the difference of their medians, video - audio.
-        self._reports_ns: dict[Kind, deque[int]] = {
-            "audio": deque(maxlen=N_REPORTS),
-            "video": deque(maxlen=N_REPORTS),
-        }
+        # NTP time - media_ns by each track's newest report, until the other track has one as well.
+        self._unpaired_ns: dict[Kind, int] = {}
+        # The difference of both, video - audio: of the last pairs, and their median.
+        self._gaps_ns: deque[int] = deque(maxlen=N_PAIRS)
         self._report_gap_ns: int | None = None
         self._transit_gap_ns = 0  # how much longer pictures travel than sound, as far as reports told
         self._has_jumped = False
@@ -102,7 +116,7 @@ class SessionTimeline:
         """Session time of a unit, strictly later than that of the track's unit before.
 
         arrival_ns is when the unit's first packet was received, for the last one of a big keyframe comes late.
-        A unit that would not be later is moved and counted in `nudged_units`.
+        A unit that would not be later is moved and counted.
         """
         media_ns = ticks_to_ns(rtp_ticks, CLOCK_HZ[kind])
         if not self._tracks:
@@ -133,15 +147,25 @@ class SessionTimeline:
         track = self._tracks.get(kind)
         if track is not None and not track.is_same_clock(media_ns, arrival_ns - self._origin_ns):
             return
-        self._reports_ns[kind].append(ntp_ns - media_ns)
-        audio, video = self._reports_ns["audio"], self._reports_ns["video"]
-        if audio and video:
-            self._report_gap_ns = median_low(video) - median_low(audio)
-            self._jump()
+        self._unpaired_ns[kind] = ntp_ns - media_ns
+        if len(self._unpaired_ns) < 2:
+            return
+        gap_ns = self._unpaired_ns["video"] - self._unpaired_ns["audio"]
+        self._unpaired_ns.clear()
+        if not self._is_plausible(gap_ns):
+            self.rejected_reports += 1
+            return
+        self._gaps_ns.append(gap_ns)
+        self._report_gap_ns = median_low(self._gaps_ns)
+        self._jump()
 
     @property
     def av_offset_s(self) -> float:
-        """What is left to correct: > 0 when sound is early (ITU-R BT.1359)."""
+        """What is left to correct: > 0 when sound is early (ITU-R BT.1359).
+
+        Measured by the sender's reports; without them by arrivals, which cannot tell a delay from a shift. 0 until
+        both tracks have begun.
+        """
         return -self._video_lead_ns() / NS_PER_S
 
     def _video_lead_ns(self) -> int:
@@ -153,11 +177,17 @@ class SessionTimeline:
             return self._report_gap_ns - (video.offset_ns - audio.offset_ns)
         return video.transit_ns - audio.transit_ns - self._transit_gap_ns
 
+    def _is_plausible(self, gap_ns: int) -> bool:
+        """Whether the arrivals allow that gap; any gap while there is only one track."""
+        if len(self._tracks) < 2:
+            return True
+        return abs(self._tracks["video"].behind_ns - self._tracks["audio"].behind_ns - gap_ns) <= MAX_SKEW_NS
+
     def _jump(self) -> None:
         """Move the early track forward, at the first pair of reports or when creeping would be hopeless."""
         if len(self._tracks) < 2:
             return
-        if self._has_jumped and min(map(len, self._reports_ns.values())) < N_SURE_REPORTS:
+        if self._has_jumped and len(self._gaps_ns) < N_SURE_PAIRS:
             return
         lead_ns = self._video_lead_ns()
         if abs(lead_ns) > (LOST_SYNC_NS if self._has_jumped else JUMP_NS):
@@ -176,16 +206,11 @@ class SessionTimeline:
                 audio, video = self._tracks["audio"], self._tracks["video"]
                 self._transit_gap_ns = video.transit_ns - audio.transit_ns - self._video_lead_ns()
             last_pts_ns, transit_ns = before.last_pts_ns, before.transit_ns
-            self._reports_ns[kind].clear()
-            self._report_gap_ns = None
+            self._forget_reports(kind)
             self._has_jumped = False
         behind_ns = arrival_ns - media_ns
-        offset_ns = behind_ns - transit_ns
-        if self._report_gap_ns is not None and other is not None:
-            offset_ns = other.offset_ns + (self._report_gap_ns if kind == "video" else -self._report_gap_ns)
-            self._has_jumped = True
         track = self._tracks[kind] = _Track(
-            offset_ns=max(offset_ns, last_pts_ns + MIN_STEP_NS - media_ns),
+            offset_ns=behind_ns - transit_ns,
             last_pts_ns=last_pts_ns,
             last_media_ns=media_ns,
             last_arrival_ns=arrival_ns,
@@ -193,4 +218,17 @@ class SessionTimeline:
             best_before_ns=behind_ns,
             span_end_ns=arrival_ns + ARRIVAL_SPAN_NS,
         )
+        if self._report_gap_ns is not None and not self._is_plausible(self._report_gap_ns):
+            # Reported before the track began, on a clock that it has left since.
+            self.rejected_reports += 1
+            self._forget_reports(kind)
+        if self._report_gap_ns is not None and other is not None:
+            track.offset_ns = other.offset_ns + (self._report_gap_ns if kind == "video" else -self._report_gap_ns)
+            self._has_jumped = True
+        track.offset_ns = max(track.offset_ns, last_pts_ns + MIN_STEP_NS - media_ns)
         return track
+
+    def _forget_reports(self, kind: Kind) -> None:
+        self._unpaired_ns.pop(kind, None)
+        self._gaps_ns.clear()
+        self._report_gap_ns = None

@@ -34,7 +34,8 @@ class Clock:
 class World:
     """A sender, a network and a timeline. Times are milliseconds since the session began.
 
-    `delay_ms` is how long packets travel. `places` keeps (captured, session time) of every unit.
+    `delay_ms` is how long packets travel; `wall_ms` how far off the clock is that stamps a track's reports. `places`
+    keeps (captured, session time) of every unit.
     """
 
     timeline: SessionTimeline = field(default_factory=lambda: SessionTimeline(ORIGIN_NS, {}))
@@ -42,6 +43,7 @@ class World:
         default_factory=lambda: {"audio": Clock("audio", 4_000_000), "video": Clock("video", 90_000_000)}
     )
     delay_ms: dict[Kind, float] = field(default_factory=lambda: {"audio": 10.0, "video": 10.0})
+    wall_ms: dict[Kind, float] = field(default_factory=lambda: {"audio": 0.0, "video": 0.0})
     jitter_ms: float = 0
     places: dict[Kind, list[tuple[float, float]]] = field(default_factory=lambda: {"audio": [], "video": []})
     _random: random.Random = field(default_factory=lambda: random.Random(1))
@@ -54,7 +56,7 @@ class World:
         return pts_ms
 
     def report(self, kind: Kind, time_ms: float, error_ms: float = 0) -> None:
-        ntp_ns = 3_900_000_000 * NS_PER_S + ms(time_ms + error_ms)
+        ntp_ns = 3_900_000_000 * NS_PER_S + ms(time_ms + self.wall_ms[kind] + error_ms)
         arrival_ns = ORIGIN_NS + ms(time_ms + self.delay_ms[kind])
         self.timeline.on_sender_report(kind, self.clocks[kind].ticks(time_ms), ntp_ns, arrival_ns)
 
@@ -252,6 +254,76 @@ def test_a_single_wild_report_makes_nothing_jump(seconds: float, wild_ms: float)
     assert max(steps(world, "audio")) < 21
 
 
+HOUR_MS = 3_600_000
+
+
+@pytest.mark.parametrize("step_ms", [400, 900, -900, 2000, -2000, HOUR_MS, -HOUR_MS])
+@pytest.mark.parametrize("is_half_way", [False, True])
+def test_a_step_of_the_senders_wall_clock_moves_nothing(step_ms: float, is_half_way: bool) -> None:
+    world = World(delay_ms={"audio": 10, "video": 70})
+    world.play(0, 6000)
+    n_before = len(world.places["video"])
+    if is_half_way:
+        world.report("audio", 6000)
+    world.wall_ms = {"audio": step_ms, "video": step_ms}
+    if is_half_way:
+        world.report("video", 6000)
+    world.play(6000, 20_000)
+    assert abs(world.video_late_ms()) < 0.1
+    assert steps(world, "audio")[50:] == pytest.approx([20] * (20_000 // 20 - 51))
+    assert steps(world, "video")[n_before:] == pytest.approx([40] * (14_000 // 40 - 1), abs=0.21)
+    assert world.timeline.rejected_reports == (1 if is_half_way and abs(step_ms) > 1000 else 0)
+
+
+@pytest.mark.parametrize("off_ms", [-HOUR_MS, HOUR_MS])
+def test_reports_on_unrelated_wall_clocks_leave_the_alignment_by_arrival(off_ms: float) -> None:
+    world = World(wall_ms={"audio": 0, "video": off_ms})
+    world.play(0, 5000)
+    assert world.video_late_ms() == pytest.approx(0, abs=0.01)
+    assert steps(world, "audio") == pytest.approx([20] * 249)
+    assert world.timeline.rejected_reports == 4
+
+
+@pytest.mark.parametrize("wild_ms", [-24 * HOUR_MS, 24 * HOUR_MS])
+def test_a_first_report_that_is_wild_moves_nothing_and_the_next_one_counts(wild_ms: float) -> None:
+    world = World(delay_ms={"audio": 10, "video": 90})
+    world.play(0, 400, report_every_ms=None)
+    world.report("audio", 400)
+    world.report("video", 400, error_ms=wild_ms)
+    world.play(400, 600, report_every_ms=None)
+    assert max(steps(world, "audio")) == pytest.approx(20)
+    world.reports(600)
+    world.play(600, 700, report_every_ms=None)
+    assert world.video_late_ms() == pytest.approx(0, abs=0.01)
+
+
+def test_a_wild_report_before_a_track_begins_does_not_place_it() -> None:
+    world = World(wall_ms={"audio": 0, "video": HOUR_MS})
+    for n in range(20):
+        world.unit("audio", 20 * n)
+    world.reports(400)
+    assert world.unit("video", 400) == pytest.approx(410)
+    assert world.timeline.rejected_reports == 1
+
+
+@pytest.mark.parametrize("leap_ticks", [2**40, -50_000_000])
+@pytest.mark.parametrize("is_paired", [False, True])
+def test_a_clock_that_changes_between_its_report_and_its_first_unit_is_placed_by_arrival(
+    leap_ticks: int, is_paired: bool
+) -> None:
+    world = World()
+    for n in range(20):
+        world.unit("audio", 20 * n)
+    if is_paired:
+        world.report("audio", 390)
+    world.report("video", 390)
+    world.clocks["video"].start_ticks += leap_ticks
+    world.play(400, 3000)
+    assert world.video_late_ms() == pytest.approx(0, abs=0.01)
+    assert steps(world, "video") == pytest.approx([40] * 64)
+    assert steps(world, "audio") == pytest.approx([20] * 149)
+
+
 def test_noisy_reports_leave_the_tracks_within_a_few_milliseconds() -> None:
     world, noise = World(jitter_ms=5), random.Random(4)
     for second in range(60):
@@ -273,11 +345,13 @@ def test_session_time_runs_at_the_pace_of_the_senders_audio_clock(drift_ppm: flo
     assert world.timeline.nudged_units == 0
 
 
-def test_a_media_clock_that_was_put_off_unnoticed_is_jumped_after() -> None:
+@pytest.mark.parametrize("seconds", [0.8, 3])  # too little to be seen as another clock
+def test_a_media_clock_that_was_put_off_unnoticed_is_jumped_after(seconds: float) -> None:
     world = World()
     world.play(0, 6000)
-    world.clocks["video"].start_ticks -= 90 * 800  # 0.8 s: too little to be seen as another clock
-    world.play(6000, 12_000)
+    world.clocks["video"].start_ticks -= round(90_000 * seconds)
+    # More than a second is believed once the best arrivals say so too.
+    world.play(6000 + seconds * 1000, 24_000)
     assert abs(world.video_late_ms()) < 5
     assert min(steps(world, "video")) >= 1
 
