@@ -71,7 +71,7 @@ class AacTranscoder:
         self._is_silent = True
         self._arrival_ns = 0
         self.broken_packets = 0
-        self.filled_ns = 0
+        self.concealed_samples = 0
 
     def push(self, unit: AccessUnit) -> list[AccessUnit]:
         """The frames that this packet completes. An empty or broken packet is silence of the unit's duration."""
@@ -139,7 +139,6 @@ class AacTranscoder:
         late_ns = starts_ns - self._ends_ns
         gap_ns = min(GAP_NS, ticks_to_ns(n_samples, OPUS_CLOCK_HZ) // 2) if is_discontinuity else GAP_NS
         if late_ns > gap_ns:
-            self.filled_ns += late_ns
             self._append_silence(starts_ns)
             return sound
         n_late = ns_to_ticks(late_ns, OPUS_CLOCK_HZ)
@@ -152,6 +151,7 @@ class AacTranscoder:
 
     def _append_silence(self, until_ns: int) -> None:
         silence = _silence(max(0, ns_to_ticks(until_ns - self._ends_ns, OPUS_CLOCK_HZ)))
+        self.concealed_samples += silence.shape[1]
         if not self._is_silent:
             n_faded = min(FADE_SAMPLES, silence.shape[1])
             silence[:, :n_faded] = self._last_sample * np.linspace(1, 0, n_faded, dtype=np.float32)
@@ -220,6 +220,8 @@ class OpusToAac:
 
     Where the avatar sends no sound, silence follows its pictures. What waits is bounded by `INBOX_NS`; what a thread
     that cannot keep up loses, the oldest first, becomes silence and is counted.
+
+    concealed_s  sound that is silence because packets were lost, dropped, broken or never sent.
     """
 
     def __init__(self, emit: Callable[[AccessUnit], None], bit_rate: int) -> None:
@@ -230,7 +232,7 @@ class OpusToAac:
         self._is_finished = False
         self._covered_until_ns: int | None = None
         self.dropped_units = 0
-        self.broken_packets = 0
+        self.concealed_s = 0.0
 
     def put(self, unit: AccessUnit) -> None:
         """Take Opus to be transcoded, and pictures to know how far the session has come; never waits."""
@@ -248,6 +250,7 @@ class OpusToAac:
         """Transcode until `finish` and the last packet."""
         async with Worker("opus to aac") as worker:
             transcoder = await worker.call(AacTranscoder, self._bit_rate)
+            seen = (0, 0)
             while self._waiting or not self._is_finished:
                 await self._is_ready.wait()
                 if not self._is_finished:
@@ -255,9 +258,10 @@ class OpusToAac:
                 batch, self._waiting = self._waiting, deque()
                 for ready in await worker.call(transcoder.push_all, batch):
                     self._emit(ready)
-                if transcoder.broken_packets != self.broken_packets:
-                    self.broken_packets = transcoder.broken_packets
-                    log.warning("opus_packet_broken", n_broken=self.broken_packets, concealed_by="silence")
+                self.concealed_s = transcoder.concealed_samples / OPUS_CLOCK_HZ
+                if (transcoder.broken_packets, self.dropped_units) != seen:
+                    seen = transcoder.broken_packets, self.dropped_units
+                    log.warning("sound_concealed", broken_packets=seen[0], dropped_units=seen[1])
             for ready in await worker.call(transcoder.flush):
                 self._emit(ready)
 

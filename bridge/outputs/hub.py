@@ -32,6 +32,11 @@ class Hub:
         """The smallest distance of keyframes that any output declares; None: no output cares."""
         return min((runner.keyframe_s for runner in self.runners if runner.keyframe_s is not None), default=None)
 
+    @property
+    def audio_concealed_s(self) -> float:
+        """Sound that AAC outputs got as silence, because it was lost, broken or never sent."""
+        return max((sound.concealed_s for sound in self._sounds.values()), default=0.0)
+
     def put(self, unit: AccessUnit) -> None:
         """Offer a unit to every output; never waits."""
         for sound in self._sounds.values():

@@ -166,6 +166,7 @@ async def test_silence_follows_the_pictures_of_an_avatar_without_sound() -> None
 
     await sound.run()
 
+    assert sound.concealed_s == pytest.approx(frames[-1].pts_ns / NS_PER_S - 0.5, abs=0.05)
     # The last picture starts at 2.96 s.
     assert frames[0].pts_ns < NS_PER_S
     assert 2.3 < frames[-1].pts_ns / NS_PER_S < 2.5
