@@ -74,10 +74,6 @@ class LiveQueue:
         return self._units.popleft()
 
     @property
-    def dropped_units(self) -> int:
-        return self.dropped.total()
-
-    @property
     def lag_s(self) -> float:
         """Media time that waits to be read."""
         if not self._units:

@@ -43,7 +43,7 @@ async def test_units_come_out_in_the_order_they_went_in() -> None:
         queue.put(unit)
 
     assert await read(queue) == units
-    assert queue.dropped_units == 0
+    assert queue.dropped.total() == 0
 
 
 async def test_pictures_before_the_first_keyframe_are_dropped_and_sound_is_not() -> None:
