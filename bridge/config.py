@@ -5,12 +5,15 @@ explains every key to operators. Relative paths are relative to the working dire
 `storage.dir`.
 """
 
+import ipaddress
 import re
-from pathlib import Path, PurePath
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -24,13 +27,15 @@ from pydantic import (
 )
 
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
+from bridge.errors import ConfigError
+from bridge.media.recording_name import check_is_below, check_name
+from bridge.protocols import rtmp
 from bridge.redact import HARMLESS_QUERY, MASK, Secret
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
 
 INPUT_SCHEMES = ("file",)
 OUTPUT_SCHEMES = ("rtmp", "rtmps", "file")
-RECORDING_SUFFIXES = (".mp4", ".mkv", ".flv", ".ts")
 
 
 class Model(BaseModel):
@@ -51,7 +56,10 @@ class Address(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 _ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})")
@@ -61,9 +69,7 @@ def parse_address(value: Any) -> Address:
     """HOST:PORT, an IPv6 host in brackets. Raises ValueError."""
     if isinstance(value, Address):
         return value
-    match = (
-        re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})", value) if isinstance(value, str) else None
-    )
+    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
     if not match or int(match[3]) > 65_535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
     return Address(match[1] or match[2], int(match[3]))
@@ -84,6 +90,18 @@ def _parse_url(value: Any) -> Secret:
 
 def _read_url(value: Any) -> Secret:
     return value if isinstance(value, Secret) else _parse_url(read_file(value).reveal())
+
+
+def _check_host(url: str) -> None:
+    """Raises ValueError, which does not repeat the URL, unless it names a host, and a port that can be one."""
+    try:
+        parts = urlsplit(url)
+        has_host = parts.port != 0 and bool(parts.hostname)
+        (parts.hostname or "").encode("idna")  # what the resolver will do: labels of 1 to 63 characters
+    except ValueError:
+        raise ValueError("has a malformed host or port") from None
+    if not has_host:
+        raise ValueError("names no host, or port 0")
 
 
 Listen = Annotated[
@@ -210,9 +228,9 @@ class AvatarConfig(Model):
     @field_validator("url")
     @classmethod
     def _is_websocket(cls, url: Secret) -> Secret:
-        parts = urlsplit(url.reveal())
-        if parts.scheme not in ("wss", "ws") or not parts.hostname:
+        if not re.match(r"wss?://[^/]", url.reveal()):
             raise ValueError("must be wss://HOST/PATH or ws://HOST/PATH")
+        _check_host(url.reveal())
         return url
 
     @model_validator(mode="after")
@@ -279,15 +297,21 @@ class OutputConfig(Model):
         scheme, _, rest = url.reveal().partition(":")
         if scheme not in OUTPUT_SCHEMES:
             raise ValueError(f"{scheme}: is no output of this version; there is {_schemes(OUTPUT_SCHEMES)}")
-        if scheme == "file" and PurePath(rest).suffix not in RECORDING_SUFFIXES:
-            raise ValueError(f"must end in {', '.join(RECORDING_SUFFIXES)}")
-        if scheme != "file" and not re.fullmatch(r"//[^/]+/[^/].*", rest):
+        if scheme == "file":
+            _apply(check_name, rest)
+            return url
+        if not re.fullmatch(r"//[^/]+/[^/].*", rest):
             raise ValueError(f"must be {scheme}://HOST/APP, with the stream key behind it or in stream_key_file")
+        _check_host(url.reveal())
+        # Whether a key is missing is seen when all keys are read.
+        _apply(rtmp.parse_url, url.reveal(), "any")
         return url
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.scheme == "file" and self.key is not None:
+        if self.scheme != "file":
+            _apply(rtmp.parse_url, self.address.reveal(), self.key.reveal() if self.key else None)
+        elif self.key is not None:
             raise ValueError("a file has no stream key")
         return self
 
@@ -313,10 +337,25 @@ def _schemes(schemes: tuple[str, ...]) -> str:
     return ", ".join(f"{scheme}:" for scheme in schemes)
 
 
+def _apply(rule: Callable[..., object], *arguments: object) -> None:
+    """Apply a rule that raises ConfigError. Raises ValueError, to which the model adds file, line and key."""
+    try:
+        rule(*arguments)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+def _below_storage_dir(output: OutputConfig) -> OutputConfig:
+    scheme, _, name = output.address.reveal().partition(":")
+    if scheme == "file":
+        _apply(check_is_below, name)
+    return output
+
+
 class SessionConfig(Model):
     avatar: AvatarConfig
     inputs: dict[Name, InputConfig]
-    outputs: dict[Name, OutputConfig] = Field(min_length=1)
+    outputs: dict[Name, Annotated[OutputConfig, AfterValidator(_below_storage_dir)]] = Field(min_length=1)
 
     @field_validator("inputs")
     @classmethod

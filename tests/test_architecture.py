@@ -36,7 +36,7 @@ FOUNDATION = {
     "errors": set[str](),
     "redact": set[str](),
     "ports": {"media", "errors"},
-    "config": {"errors", "redact"},
+    "config": {"errors", "redact", "media", "protocols"},
     "signals": set[str](),
     "worker": set[str](),
     "answer": {"media"},

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import io
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,11 +13,12 @@ from pathlib import Path, PurePath
 import structlog
 from av.error import FFmpegError
 
-from bridge.errors import ConfigError, OutputLost, OutputRejected
+from bridge.errors import OutputLost, OutputRejected
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
 from bridge.media.h264 import is_same_format
 from bridge.media.live_queue import LiveQueue
+from bridge.media.recording_name import check_is_below, check_name, name_at
 from bridge.outputs.recording import CONTAINERS, Recording
 from bridge.ports import OutputListener, OutputProgress
 from bridge.worker import Worker
@@ -29,7 +29,6 @@ CLOSE_TIMEOUT_S = 5.0
 LOOK_AT_SPACE_EVERY_NS = NS_PER_S
 MOST_FILES_OF_A_NAME = 10_000
 
-_START = re.compile(r"\{start:([^{}]*)\}")
 # What the operator must put right before another attempt makes sense.
 _OPERATOR_ERRORS = {
     errno.ENOSPC: "make room on that disk",
@@ -71,20 +70,15 @@ class RecordingNames:
 
     def __init__(self, directory: Path, template: str) -> None:
         """Raises ConfigError if the name leaves the directory, or is no name of a recording."""
-        rest = _START.sub("", template)
-        if PurePath(template).suffix not in CONTAINERS:
-            raise ConfigError(f"file:{template} must end in {', '.join(CONTAINERS)}")
-        if "{" in rest or "}" in rest:
-            raise ConfigError(f"file:{template}: only {{start:FORMAT}} can stand in braces, as in {{start:%Y%m%d}}")
-        if PurePath(template).is_absolute() or ".." in PurePath(template).parts:
-            raise ConfigError(f"file:{template} must stay below {directory}: no absolute path and no ..")
+        check_name(template)
+        check_is_below(template)
         self.container = CONTAINERS[PurePath(template).suffix]
         self.directory = directory
         self.template = template
 
     def create(self, start: datetime) -> _File:
         """A new, empty file. Raises OSError, OutputRejected."""
-        path = self.directory / _START.sub(lambda match: start.astimezone(UTC).strftime(match[1]), self.template)
+        path = self.directory / name_at(self.template, start)
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.parent.resolve().is_relative_to(self.directory.resolve()):
             raise OutputRejected(f"recording {path} is led out of {self.directory} by a link: choose another name")

@@ -85,8 +85,8 @@ class NavTalkProvider:
             await _close(socket)
 
     async def _open(self) -> ClientConnection:
-        is_local = urlsplit(self._options.url.reveal()).hostname in ("localhost", "127.0.0.1", "::1")
         try:
+            is_local = urlsplit(self._options.url.reveal()).hostname in ("localhost", "127.0.0.1", "::1")
             return await connect(
                 self._options.request_url(),
                 open_timeout=self._options.step_s,
@@ -107,8 +107,6 @@ class NavTalkProvider:
             raise ProviderRejected(
                 f"{self._where} refused the WebSocket (HTTP {status}): check avatar.url and the licence"
             ) from None
-        except InvalidURI:
-            raise ProviderRejected(f"{self._where}: avatar.url is no WebSocket URL") from None
         except TimeoutError:
             raise ProviderUnavailable(
                 f"{self._where} did not open the WebSocket within {self._options.step_s:g} s"
@@ -119,6 +117,9 @@ class NavTalkProvider:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ProviderUnavailable(f"{self._where} cannot be reached: {reason}") from None
+        # A malformed host or port is a ValueError of the URL's reader, or a UnicodeError of the resolver.
+        except (InvalidURI, ValueError):
+            raise ProviderRejected(f"{self._where}: avatar.url is no WebSocket URL") from None
         except (WebSocketException, EOFError) as error:
             name = type(error).__name__
             raise ProviderUnavailable(f"{self._where} did not complete the WebSocket's opening ({name})") from None

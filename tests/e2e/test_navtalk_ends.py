@@ -359,6 +359,13 @@ async def test_a_service_that_is_down_is_unavailable(free_port: int) -> None:
     assert f"127.0.0.1:{free_port}" in str(error)
 
 
+@pytest.mark.parametrize("url", ["ws://h:99999/x", "ws://a..b/x", f"ws://{'a' * 64}/x", "ws://[::1/x", "http://h/x"])
+async def test_a_malformed_url_is_rejected_and_named(url: str) -> None:
+    error = await failure(Service(url=url))
+    assert isinstance(error, ProviderRejected)
+    assert "avatar.url" in str(error)
+
+
 @asynccontextmanager
 async def raw_server(answer: bytes) -> AsyncIterator[Service]:
     """Answers any request with these bytes and keeps the connection open until the client leaves."""

@@ -165,7 +165,7 @@ def test_demo_hands_over_checked_options(run: Run, tmp_path: Path, monkeypatch: 
         (("--input", "alsa:x"), "--input: alsa: is no input of this version"),
         (("--output", "twitch"), "--output: must be a URL"),
         (("--output", "@/nowhere"), "--output: cannot read /nowhere"),
-        (("--record", "out.avi"), "--record: must end in .mp4"),
+        (("--record", "out.avi"), "--record: file:out.avi must end in .mp4"),
     ],
 )
 def test_a_wrong_option_is_named(run: Run, line: tuple[str, ...], message: str) -> None:

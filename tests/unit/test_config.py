@@ -26,7 +26,7 @@ sessions:
     inputs:
       question: {url: "file:question.wav"}
     outputs:
-      twitch: {url: "rtmp://live.example/app"}
+      twitch: {url: "rtmp://live.example/app/live"}
 """
 
 Load = Callable[..., Config]
@@ -139,22 +139,63 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "sessions.leo.inputs: this version takes exactly one input, not host, question",
     ),
     "no input": ('      question: {url: "file:question.wav"}', "      {}", "takes exactly one input, not none"),
-    "no output": ('      twitch: {url: "rtmp://live.example/app"}', "      {}", "outputs: must not be empty"),
+    "no output": ('      twitch: {url: "rtmp://live.example/app/live"}', "      {}", "outputs: must not be empty"),
     "input scheme": (
         "file:question.wav",
         "alsa:hw0",
         "question.url: alsa: is no input of this version; there is file:",
     ),
-    "output scheme": ("rtmp://live.example/app", "srt://h:1", "twitch.url: srt: is no output of this version"),
-    "no url": ("rtmp://live.example/app", "twitch", "twitch.url: must be a URL"),
-    "recording suffix": ("rtmp://live.example/app", "file:x.avi", "url: must end in .mp4, .mkv, .flv, .ts"),
-    "no application": ("rtmp://live.example/app", "rtmp://live.example", "url: must be rtmp://HOST/APP"),
+    "output scheme": ("rtmp://live.example/app/live", "srt://h:1", "twitch.url: srt: is no output of this version"),
+    "no url": ("rtmp://live.example/app/live", "twitch", "twitch.url: must be a URL"),
+    "recording suffix": (
+        "rtmp://live.example/app/live",
+        "file:x.avi",
+        "twitch.url: file:x.avi must end in .mp4, .mkv, .flv, .ts",
+    ),
+    "no application": ("rtmp://live.example/app/live", "rtmp://live.example", "url: must be rtmp://HOST/APP"),
+    "absolute recording": (
+        "rtmp://live.example/app/live",
+        "file:/tmp/x.mp4",
+        "bridge.yaml:9: sessions.leo.outputs.twitch: file:/tmp/x.mp4 must stay below storage.dir",
+    ),
+    "recording outside": ("rtmp://live.example/app/live", "file:../x.mp4", "outputs.twitch: file:../x.mp4 must stay"),
+    "recording outside by its start": ("rtmp://live.example/app/live", "file:{start:/x}.mp4", "must stay below"),
+    "unknown brace": (
+        "rtmp://live.example/app/live",
+        "file:{begin}.mp4",
+        "bridge.yaml:9: sessions.leo.outputs.twitch.url: file:{begin}.mp4: only {start:FORMAT} can stand in braces",
+    ),
+    "port too high": (
+        "rtmp://live.example/app/live",
+        "rtmp://h:99999/app/live",
+        "bridge.yaml:9: sessions.leo.outputs.twitch.url: has a malformed host or port",
+    ),
+    "port that is none": ("rtmp://live.example", "rtmp://h:abc", "twitch.url: has a malformed host or port"),
+    "user info": ("rtmp://live.example", "rtmp://user@h", "twitch.url: the RTMP URL holds user info"),
+    "no stream key": (
+        "rtmp://live.example/app/live",
+        "rtmp://live.example/app",
+        "bridge.yaml:9: sessions.leo.outputs.twitch: the RTMP URL needs an application and a stream key",
+    ),
+    "avatar port": (
+        "name: navtalk.Leo",
+        "name: x\n      url: ws://h:99999/x",
+        "bridge.yaml:5: sessions.leo.avatar.url: has a malformed host or port",
+    ),
+    "avatar host": ("name: navtalk.Leo", "name: x\n      url: ws://a..b/x", "avatar.url: has a malformed host or port"),
+    "avatar host too long": ("name: navtalk.Leo", f"name: x\n      url: ws://{'a' * 64}/x", "has a malformed host"),
+    "avatar brackets": ("name: navtalk.Leo", "name: x\n      url: 'ws://[::1/x'", "has a malformed host or port"),
+    "no avatar host": ("name: navtalk.Leo", "name: x\n      url: ws://:80/x", "names no host"),
     "key for a file": (
-        'url: "rtmp://live.example/app"',
+        'url: "rtmp://live.example/app/live"',
         "url: 'file:x.mp4', stream_key: '${STREAM}'",
         "twitch: a file has no stream key",
     ),
-    "output without url": ('url: "rtmp://live.example/app"', "keyframe_s: 2", "twitch: one of url, url_file is needed"),
+    "output without url": (
+        'url: "rtmp://live.example/app/live"',
+        "keyframe_s: 2",
+        "twitch: one of url, url_file is needed",
+    ),
     "listen": ("sessions:\n", "http: {listen: 8080}\nsessions:\n", "bridge.yaml:1: http.listen: must be HOST:PORT"),
     "public listen": (
         "sessions:\n",
@@ -184,7 +225,7 @@ def test_a_mistake_is_named_with_file_line_key_and_what_to_do(load: Load, case: 
 
 
 def test_every_mistake_of_a_file_is_reported_in_its_order(load: Load) -> None:
-    text = GOOD.replace("name:", "nmae:").replace("file:q", "alsa:q").replace("rtmp://live.example/app", "nothing")
+    text = GOOD.replace("name:", "nmae:").replace("file:q", "alsa:q").replace("rtmp://live.example/app/live", "nothing")
     lines = [int(line.split(":")[1]) for line in mistakes(load, "log: {level: loud}\n" + text)]
     assert lines == sorted(lines) and len(lines) == 4
 
@@ -279,7 +320,7 @@ def test_a_secret_comes_from_the_environment(load: Load, monkeypatch: pytest.Mon
 
 def test_a_stream_key_stays_beside_its_url_and_neither_is_shown(load: Load) -> None:
     text = GOOD.replace(
-        '{url: "rtmp://live.example/app"}', "{url: 'rtmp://live.example/app/', stream_key: '${STREAM}'}"
+        '{url: "rtmp://live.example/app/live"}', "{url: 'rtmp://live.example/app/live/', stream_key: '${STREAM}'}"
     )
     output = load(text).sessions["leo"].outputs["twitch"]
     assert output.key is not None and output.key.reveal() == "live_canary_key"
@@ -288,14 +329,16 @@ def test_a_stream_key_stays_beside_its_url_and_neither_is_shown(load: Load) -> N
 
 def test_a_url_comes_from_a_file(load: Load, tmp_path: Path) -> None:
     (tmp_path / "url").write_text("rtmp://live.example/app/a-key-in-a-file\n")
-    output = load(GOOD.replace('url: "rtmp://live.example/app"', "url_file: url")).sessions["leo"].outputs["twitch"]
+    output = (
+        load(GOOD.replace('url: "rtmp://live.example/app/live"', "url_file: url")).sessions["leo"].outputs["twitch"]
+    )
     assert output.address.reveal() == "rtmp://live.example/app/a-key-in-a-file"
     assert str(output.address) == "rtmp://live.example/app/***"
     assert output.scheme == "rtmp"
 
 
 def test_the_effective_configuration_shows_defaults_and_no_secret(load: Load) -> None:
-    text = GOOD.replace("rtmp://live.example/app", "rtmp://live.example/app/a-canary-key")
+    text = GOOD.replace("rtmp://live.example/app/live", "rtmp://live.example/app/a-canary-key")
     text = text.replace("license: ${NAVTALK}", "license: ${NAVTALK}\n      query: {model: x, token: canary-token}")
     config = load("ice: {servers: [{urls: 'turn:t', username: u, credential: '${STREAM}'}]}\n" + text)
     shown = show_config(config)
@@ -323,7 +366,12 @@ def test_an_address_is_read_and_shown_the_same_way(text: str, address: tuple[str
     assert parse_address(text) == address
     assert str(parse_address(text)) == text
     assert parse_address(text).is_loopback
-    assert not Address("0.0.0.0", 1).is_loopback
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.example.com", "::", "localhost.example"])
+def test_only_addresses_of_this_machine_and_localhost_are_loopback(host: str) -> None:
+    assert not Address(host, 1).is_loopback
+    assert Address("127.8.9.10", 1).is_loopback
 
 
 @pytest.mark.parametrize("text", ["", "8080", "host", "host:", ":80", "host:65536", "a b:1", "::1:80", "http://h:80"])
