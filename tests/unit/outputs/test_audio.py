@@ -1,6 +1,8 @@
 """Opus to AAC: sound stays where the avatar's encoder heard it."""
 
+import asyncio
 import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -155,6 +157,25 @@ async def test_a_session_s_sound_is_transcoded_in_order_and_to_its_end() -> None
     await sound.run()
 
     assert heard_s(frames) == pytest.approx([0.3, 1.2], abs=0.001)
+
+
+async def test_sound_waits_for_no_more_than_one_picture_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, taken = asyncio.get_running_loop(), asyncio.Event()
+    push_all = AacTranscoder.push_all
+
+    def spy(transcoder: AacTranscoder, units: Iterable[AccessUnit]) -> list[AccessUnit]:
+        loop.call_soon_threadsafe(taken.set)
+        return push_all(transcoder, units)
+
+    monkeypatch.setattr(AacTranscoder, "push_all", spy)
+    sound = OpusToAac(lambda unit: None, 128_000)
+    task = asyncio.create_task(sound.run())
+    for unit in opus_units(clicks(0.04, [])):
+        sound.put(unit)
+    async with asyncio.timeout(10):
+        await taken.wait()
+    sound.finish()
+    await task
 
 
 async def test_silence_follows_the_pictures_of_an_avatar_without_sound() -> None:
