@@ -33,6 +33,7 @@ from bridge.protocols.rtmp_chunks import ChunkWriter, Message, MessageType
 from bridge.redact import Secret
 from tests.interop import rtmp_media
 from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
+from tests.unit.outputs.coded_media import with_changing_ids
 
 # A test that hangs is a bug found; no step here takes a tenth of this.
 TEST_S = 30.0
@@ -178,6 +179,13 @@ async def test_nginx_records_every_picture_and_all_sound(nginx: NginxRtmp) -> No
     assert len(packets["audio"]) == sum(u.codec.kind == "audio" for u in units)
     assert set(steps(packets["audio"])) <= {0.021, 0.022}
     assert packets["video"][0][0] == packets["audio"][0][0] == 0.0
+
+
+async def test_nginx_records_pictures_whose_parameter_sets_change_at_each_keyframe(nginx: NginxRtmp) -> None:
+    await publish(RtmpOutput(nginx.rtmp_url, Secret(KEY)), with_changing_ids(rtmp_media.units(3.0)))
+
+    with av.open(str(await recording(nginx, KEY))) as container:
+        assert len([frame for frame in container.decode(video=0) if not frame.is_corrupt]) == 75
 
 
 async def test_progress_ends_at_all_that_was_written(nginx: NginxRtmp) -> None:

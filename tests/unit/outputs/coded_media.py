@@ -126,6 +126,9 @@ def with_changing_ids(units: Iterable[AccessUnit]) -> list[AccessUnit]:
     renumbered: list[AccessUnit] = []
     number = -1
     for unit in units:
+        if unit.codec is not Codec.H264:
+            renumbered.append(unit)
+            continue
         codec_config = unit.codec_config
         if codec_config:
             number += 1
