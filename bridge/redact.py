@@ -21,8 +21,9 @@ _WHOLE_PATH_SECRET = frozenset({"whip+http", "whip+https", "whep+http", "whep+ht
 
 # Below this a value is no secret worth the name, and masking it would eat innocent text ("live", "8080").
 _SHORTEST_MASKED = 6
-# A configuration holds a handful of secrets, a day of API use some more; the oldest are forgotten first.
-_MOST_REMEMBERED = 256
+# A service hands out a few with each session, in up to three forms each; they are of no use long before 80 sessions
+# have gone by.
+_MOST_PASSING = 256
 
 _AUTHORITY = re.compile(r"(\*\*\*@)?(\[[0-9a-fA-F:.%\w]+\]|[\w.*-]*)(:\d*)?")
 _URL_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
@@ -32,14 +33,15 @@ class Secret:
     """A value that is used, never shown: `reveal()` gives it; `repr`, `str` and serialization give `shown`.
 
     `shown` is a mask, or what tells secrets apart without being one: a redacted URL, the path the value was read from.
+    `is_passing` says that a service made it for one session: `mask` may forget it, once there are hundreds newer.
     """
 
     __slots__ = ("_shown", "_value")
 
-    def __init__(self, value: str, shown: str = MASK) -> None:
+    def __init__(self, value: str, shown: str = MASK, *, is_passing: bool = False) -> None:
         self._value = value
         self._shown = shown
-        remember(value)
+        remember(value, is_passing=is_passing)
 
     @classmethod
     def url(cls, url: str) -> Self:
@@ -95,35 +97,40 @@ def redact_url(url: str) -> str:
     return _split_url(url)[0]
 
 
-def remember(value: str) -> None:
-    """Let `mask` hide this value, as it is and as it stands in a URL."""
+def remember(value: str, *, is_passing: bool = False) -> None:
+    """Let `mask` hide this value, as it is and as it stands in a URL: for good, or while it is among the newest."""
     global _pattern
     if len(value) < _SHORTEST_MASKED or value == MASK:
         return
-    for form in {value, quote(value, safe=""), quote(value), quote_plus(value)}:
-        if form not in _known:
-            _known[form] = None
+    for form in {value, quote(value, safe=""), quote(value), quote_plus(value)} - _kept:
+        if form not in _passing:
             _pattern = None
-        _known.move_to_end(form)
-    while len(_known) > _MOST_REMEMBERED:
-        _known.popitem(last=False)
-        _pattern = None
+        if is_passing:
+            _passing[form] = None
+            _passing.move_to_end(form)
+        else:
+            _passing.pop(form, None)
+            _kept.add(form)
+    while len(_passing) > _MOST_PASSING:
+        _passing.popitem(last=False)
 
 
 def mask(text: str) -> str:
     """Hide every remembered secret in `text`, and redact every URL in it."""
     global _pattern
-    if _known:
+    if _kept or _passing:
         if _pattern is None:
             # The longest first: a secret may begin with another one.
-            _pattern = re.compile("|".join(re.escape(v) for v in sorted(_known, key=len, reverse=True)))
+            known = sorted((*_kept, *_passing), key=len, reverse=True)
+            _pattern = re.compile("|".join(re.escape(form) for form in known))
         text = _pattern.sub(MASK, text)
     if "://" in text:
         text = _URL_IN_TEXT.sub(lambda match: redact_url(match[0]), text)
     return text
 
 
-_known: OrderedDict[str, None] = OrderedDict()
+_kept: set[str] = set()  # what the operator configured
+_passing: OrderedDict[str, None] = OrderedDict()  # the oldest first
 _pattern: re.Pattern[str] | None = None
 
 

@@ -325,7 +325,8 @@ class _Session:
 
 
 def _ice_server(server: navtalk.IceServer) -> IceServer:
-    return IceServer(server.urls, server.username, Secret(server.credential) if server.credential else None)
+    credential = Secret(server.credential, is_passing=True) if server.credential else None
+    return IceServer(server.urls, server.username, credential)
 
 
 def _cause(group: ExceptionGroup) -> Exception:

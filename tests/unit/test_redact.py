@@ -21,7 +21,8 @@ class Model(BaseModel):
 
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redact, "_known", type(redact._known)())
+    monkeypatch.setattr(redact, "_kept", set())
+    monkeypatch.setattr(redact, "_passing", type(redact._passing)())
     monkeypatch.setattr(redact, "_pattern", None)
 
 
@@ -132,12 +133,23 @@ def test_short_values_are_left_alone_so_that_texts_stay_readable() -> None:
     assert mask("session live") == "session live"
 
 
-def test_the_oldest_secrets_are_forgotten_first() -> None:
-    for number in range(redact._MOST_REMEMBERED + 50):
-        Secret(f"secret-number-{number}")
-    assert len(redact._known) == redact._MOST_REMEMBERED
+def test_the_oldest_secrets_of_services_are_forgotten_first() -> None:
+    for number in range(redact._MOST_PASSING + 50):
+        Secret(f"secret-number-{number}", is_passing=True)
+    assert len(redact._passing) == redact._MOST_PASSING
     assert mask("secret-number-0") == "secret-number-0"
     assert mask(f"secret-number-{number}") == MASK
+
+
+def test_the_operators_secrets_are_never_forgotten() -> None:
+    Secret("the licence")
+    Secret("the key", is_passing=True)
+    Secret("the key")
+    Secret.url("rtmp://host/app/a-stream-key")
+    for number in range(redact._MOST_PASSING + 50):
+        Secret(f"secret-number-{number}", is_passing=True)
+        Secret("the licence", is_passing=True)
+    assert mask("the licence, the key, a-stream-key") == f"{MASK}, {MASK}, {MASK}"
 
 
 def test_a_url_in_a_text_is_redacted_even_if_nobody_knows_it() -> None:
