@@ -148,7 +148,12 @@ class _Recorder:
             file.bytes_total = self.bytes_total
             self._file = file
             self.path = Path(str(file.name))
-            self._recording = Recording(file, self._names.container, picture)
+            try:
+                self._recording = Recording(file, self._names.container, picture)
+            except FFmpegError:
+                # No header, no recording: retries shall not fill the directory with empty files.
+                self.path.unlink(missing_ok=True)
+                raise
             self._looked_ns = picture.pts_ns
 
     def _end_file(self) -> None:

@@ -532,6 +532,7 @@ async def test_a_keyframe_that_cannot_be_read_is_no_reason_to_ask_the_operator_f
     with pytest.raises(OutputLost, match=r"out-1\.mp4: Invalid") as caught:
         await record(output(tmp_path, "out.mp4"), [*good, unreadable])
     assert isinstance(caught.value.__cause__, av.FFmpegError)
+    assert names_in(tmp_path) == ["out.mp4"]
 
     with av.open(str(tmp_path / "out.mp4")) as media:
         assert len(list(media.decode(video=0))) == 1
