@@ -257,11 +257,24 @@ class EncodedReceiver:
             log.debug("rtcp_bye", kind=self.kind)
 
     async def _handle_rtp_packet(self, packet: wire.RtpPacket, arrival_time_ms: int) -> None:
+        self.on_rtp(
+            packet.ssrc,
+            packet.payload_type,
+            packet.sequence_number,
+            packet.timestamp,
+            packet.marker == 1,
+            packet.payload,
+        )
+
+    # ------------------------------------------------------------------ what both ways of media call
+
+    def on_rtp(
+        self, ssrc: int, payload_type: int, sequence_number: int, rtp_timestamp: int, marker: bool, payload: bytes
+    ) -> None:
+        """Take one RTP packet as it was on the wire, decrypted, without extensions and padding."""
         arrival_ns = time.monotonic_ns()
         if self._sink is None or not self._enabled:
             return
-        ssrc, payload_type, sequence_number = packet.ssrc, packet.payload_type, packet.sequence_number
-        payload = packet.payload
         is_retransmission = payload_type in self._retransmits
         if is_retransmission:
             media_ssrc = self._retransmission_ssrcs.get(ssrc, self._media_ssrc)
@@ -273,14 +286,14 @@ class EncodedReceiver:
             if ssrc != self._media_ssrc:
                 self._media_ssrc = ssrc
                 self._statistics = ReceptionStatistics(_CLOCK_HZ[self.kind])
-            self._statistics.on_packet(sequence_number, packet.timestamp, arrival_ns)
+            self._statistics.on_packet(sequence_number, rtp_timestamp, arrival_ns)
         self._sink.on_packet(
             RtpPacket(
                 ssrc,
                 payload_type,
                 sequence_number,
-                packet.timestamp,
-                packet.marker == 1,
+                rtp_timestamp,
+                marker,
                 payload,
                 arrival_ns,
                 is_retransmission,

@@ -50,10 +50,13 @@ class DatagramGuard:
     Media and DTLS pass when their sender has passed a STUN check whose MESSAGE-INTEGRITY is right, in either direction
     (RFC 8445 §7); a TURN server's relayed data shows the peer's address and follows the same rule. STUN from
     others is limited to `STUN_PER_S`, and a request without valid MESSAGE-INTEGRITY gets no answer.
+
+    take_media  offered every admitted media packet; False sends it the long way. None: all go there.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.rejected: Counter[str] = Counter()
+        self.take_media: Callable[[bytes], bool] | None = None
         self._sockets: list[asyncio.BaseTransport] = []
         self._is_closed = False
         self._clock = clock
@@ -71,6 +74,7 @@ class DatagramGuard:
     def close_sockets(self) -> None:
         """Close what the connection left open: cancelled while gathering, it has lost its sockets itself."""
         self._is_closed = True
+        self.take_media = None
         for socket in self._sockets:
             socket.close()
         # A TURN socket refers to its connection, and `_guards` would keep both for good.
@@ -165,7 +169,7 @@ class GuardedProtocol(UnguardedProtocol):
             return
         if data[0] < 4:
             super().datagram_received(data, addr)
-        else:
+        elif data[0] < 128 or self._guard.take_media is None or not self._guard.take_media(data):
             # Straight on: looking for STUN in every media packet is what aioice would do first.
             self.receiver.data_received(data, self.local_candidate.component)
 

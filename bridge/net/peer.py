@@ -23,6 +23,7 @@ from bridge.net.aiortc_receiver import install_encoded_receiver
 from bridge.net.aiortc_sender import EncodedSender, RtpOrigin, SenderClock, install_encoded_sender
 from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
+from bridge.net.media_path import MediaPath
 from bridge.net.packetize import packetize_h264
 from bridge.net.sdp import (
     AIORTC_SDP_ERRORS,
@@ -207,10 +208,14 @@ class _Peer:
         state = self._pc.connectionState
         if state == "connected":
             log.info("webrtc_connected", path=self.path)
+            self._on_connected()
             self._connected.set()
         elif state in ("failed", "closed"):
             self._connected.set()
             self._gone.set()
+
+    def _on_connected(self) -> None:
+        """Media can flow."""
 
 
 class ReceivingPeer(_Peer):
@@ -261,6 +266,13 @@ class ReceivingPeer(_Peer):
             raise self._lost(f"gathering ICE candidates took more than {NEGOTIATE_TIMEOUT_S:.0f} s") from None
         self._negotiated.set()
         return str(pc.localDescription.sdp)
+
+    def _on_connected(self) -> None:
+        assert self._pc is not None
+        for transport in {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}:
+            if transport.state == "connected":
+                guard = guard_of(transport.transport._connection)
+                guard.take_media = MediaPath(transport, guard.rejected).take
 
 
 class SendingPeer(_Peer):

@@ -39,6 +39,7 @@ async def instances() -> AsyncIterator[dict[str, Any]]:
         "RTCRtpSender": transceiver.sender,
         "RTCRtpReceiver": transceiver.receiver,
         "RTCDtlsTransport": dtls,
+        "RtpRouter": dtls._rtp_router,
         "RTCIceTransport": dtls.transport,
         "RTCIceGatherer": dtls.transport.iceGatherer,
         "Connection": connection,
