@@ -14,6 +14,10 @@ NAL_PPS = 8
 NAL_ACCESS_UNIT_DELIMITER = 9
 NAL_FILLER = 12
 
+# Ids of parameter sets are below these: H.264 §7.4.2.1.1, §7.4.2.2.
+MAX_SEQUENCE_SETS = 32
+MAX_PICTURE_SETS = 256
+
 # profile_idc of those that WebRTC negotiates (H.264 §A.2).
 PROFILE_NAMES = {66: "baseline", 77: "main", 100: "high"}
 # Profiles whose SPS carries chroma_format_idc and scaling lists: H.264 §7.3.2.1.1.
@@ -73,12 +77,14 @@ def avcc_to_annexb(payload: bytes, codec_config: bytes = b"") -> bytes:
     return join_annexb(nals)
 
 
-def decoder_configuration(sps: bytes, pps: bytes) -> bytes:
-    """AVCDecoderConfigurationRecord for one SPS and one PPS, NAL lengths of 4 bytes (ISO 14496-15 §5.3.3.1)."""
-    if len(sps) < 4 or not pps:
+def decoder_configuration(sps: bytes, *pps: bytes) -> bytes:
+    """AVCDecoderConfigurationRecord for one SPS and 1 to 255 PPS, NAL lengths of 4 bytes (ISO 14496-15 §5.3.3.1)."""
+    if len(sps) < 4 or not all(pps):
         raise RemoteProtocolError("H.264 parameter set is too short")
+    if not 1 <= len(pps) <= 255:
+        raise RemoteProtocolError(f"{len(pps)} H.264 picture parameter sets make no configuration")
     record = bytes([1, sps[1], sps[2], sps[3], 0xFF, 0xE1]) + struct.pack("!H", len(sps)) + sps
-    record += b"\x01" + struct.pack("!H", len(pps)) + pps
+    record += bytes([len(pps)]) + b"".join(struct.pack("!H", len(each)) + each for each in pps)
     if sps[1] in _HIGH_PROFILES:
         # chroma_format 4:2:0 and 8 bits: the only ones WebRTC negotiates (RFC 7742 §6.2).
         record += bytes([0xFC | 1, 0xF8, 0xF8, 0])
@@ -106,6 +112,39 @@ def _parameter_sets(codec_config: bytes, position: int, count_mask: int) -> tupl
             raise IndexError
         found.append(codec_config[position - length : position])
     return found, position
+
+
+def sequence_set_id(sps: bytes) -> int:
+    """seq_parameter_set_id of an SPS, 0 to 31 (H.264 §7.3.2.1.1). Raises RemoteProtocolError on a broken one."""
+    (number,) = _leading_numbers(sps[4:], 1)
+    return _checked_id(number, MAX_SEQUENCE_SETS)
+
+
+def picture_set_ids(pps: bytes) -> tuple[int, int]:
+    """pic_parameter_set_id of a PPS, 0 to 255, and the id of its SPS (H.264 §7.3.2.2). Raises like the above."""
+    picture_set, sequence_set = _leading_numbers(pps[1:], 2)
+    return _checked_id(picture_set, MAX_PICTURE_SETS), _checked_id(sequence_set, MAX_SEQUENCE_SETS)
+
+
+def slice_picture_set_id(coded_slice: bytes) -> int:
+    """The id of the PPS that a slice refers to, third in its header (H.264 §7.3.3). Raises like the above."""
+    _first_mb, _slice_type, picture_set = _leading_numbers(coded_slice[1:], 3)
+    return _checked_id(picture_set, MAX_PICTURE_SETS)
+
+
+def _leading_numbers(payload: bytes, count: int) -> list[int]:
+    # Three numbers of at most 33 bits each, and what emulation prevention may add to them.
+    bits = _Bits(_without_emulation_prevention(payload[:20]))
+    try:
+        return [bits.exp_golomb() for _ in range(count)]
+    except IndexError:
+        raise RemoteProtocolError("H.264 NAL unit ends before its ids") from None
+
+
+def _checked_id(number: int, limit: int) -> int:
+    if number >= limit:
+        raise RemoteProtocolError(f"H.264 parameter set id {number} is not below {limit}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,12 @@ from bridge.media.h264 import (
     NAL_SLICE,
     NAL_SPS,
     decoder_configuration,
-    parse_sps,
+    nal_type,
 )
 from bridge.media.opus import packet_duration_ns
 from bridge.media.rtp import RtpPacket, RtpUnwrapper, SenderReport
 from bridge.receive.jitter import ReceiveStats
+from bridge.receive.parameter_sets import ParameterSets
 
 # RFC 6184 table 1: what may stand in a packet besides a single NAL unit of type 1 to 23.
 _STAP_A = 24
@@ -95,9 +96,8 @@ class _Picture:
     is_keyframe: bool = False
     is_whole_at_start: bool = False
     has_slices: bool = False
-    sps: bytes = b""
-    pps: bytes = b""
     n_bytes: int = 0
+    parameter_sets: list[bytes] = field(default_factory=list)
     parts: list[bytes] = field(default_factory=list)
     fragments: list[bytes] = field(default_factory=list)
 
@@ -106,12 +106,12 @@ class _Picture:
         self.n_bytes += len(payload)
         if payload[0] & 0x80 or self.n_bytes > MAX_UNIT_BYTES:  # forbidden_zero_bit: damaged on the way
             return False
-        nal_type = payload[0] & 0x1F
-        if nal_type == _FU_A:
+        packet_type = nal_type(payload)
+        if packet_type == _FU_A:
             return self._take_fragment(payload)
         if self.fragments:
             return False
-        if nal_type == _STAP_A:
+        if packet_type == _STAP_A:
             return self._take_aggregate(payload)
         return self._take_nal(payload)
 
@@ -142,25 +142,22 @@ class _Picture:
         return True
 
     def _take_nal(self, nal: bytes) -> bool:
-        nal_type = nal[0] & 0x1F
-        if NAL_SLICE <= nal_type <= NAL_IDR:
+        unit_type = nal_type(nal)
+        if NAL_SLICE <= unit_type <= NAL_IDR:
             if not self.has_slices:
                 self.has_slices = True
                 # A slice header begins with first_mb_in_slice, and 0 is coded as a single 1 bit (H.264 §7.3.3, §9.1).
                 self.is_whole_at_start = len(nal) > 1 and nal[1] >= 0x80
-            if nal_type == NAL_IDR:
+            if unit_type == NAL_IDR:
                 self.is_keyframe = True
-        elif nal_type in (NAL_SPS, NAL_PPS) and len(nal) > _MAX_PARAMETER_SET_BYTES:
-            return False
-        elif nal_type == NAL_SPS:
-            self.sps = nal
+        elif unit_type in (NAL_SPS, NAL_PPS):
+            if len(nal) > _MAX_PARAMETER_SET_BYTES:
+                return False
+            self.parameter_sets.append(nal)
             return True
-        elif nal_type == NAL_PPS:
-            self.pps = nal
+        elif unit_type in (NAL_ACCESS_UNIT_DELIMITER, NAL_FILLER):
             return True
-        elif nal_type in (NAL_ACCESS_UNIT_DELIMITER, NAL_FILLER):
-            return True
-        elif not 1 <= nal_type <= 23:  # no NAL unit of H.264, or a packet type where none may stand
+        elif not 1 <= unit_type <= 23:  # no NAL unit of H.264, or a packet type where none may stand
             return False
         self.parts.append(len(nal).to_bytes(4, "big"))
         self.parts.append(nal)
@@ -173,8 +170,7 @@ class H264Depacketizer:
     A picture is handed out at its marker bit, or when the next timestamp begins without one. After a loss nothing is
     handed out until an intact IDR picture: every packet of it is there, and if the loss touched its beginning, it
     starts with the first macroblock and brings its own SPS. Parameter sets, access unit delimiters and filler are
-    taken out of the payload; the newest SPS and PPS (WebRTC encoders use one of each) stand in the keyframe's
-    `codec_config`.
+    taken out of the payload; those that the slices of a keyframe refer to stand in its `codec_config`.
     """
 
     def __init__(self, clock: SenderClock, stats: ReceiveStats) -> None:
@@ -182,7 +178,7 @@ class H264Depacketizer:
         self._clock = clock
         self._stats = stats
         self._ssrc = self._expected = -1
-        self._sps = self._pps = self._codec_config = b""
+        self._parameter_sets = ParameterSets()
         self._picture: _Picture | None = None
         self._is_after_loss = False
         self._awaiting_keyframe = True
@@ -236,10 +232,9 @@ class H264Depacketizer:
             self._awaiting_keyframe = True
         if picture.is_broken or not (picture.has_slices or picture.fragments):
             return  # the latter: parameter sets, SEI or padding only
-        if picture.fragments or (self._awaiting_keyframe and not _is_intact_keyframe(picture)):
-            self._drop(picture)
-            return
-        if picture.is_keyframe and not self._codec_config:
+        codec_config = self._configuration(picture) if picture.is_keyframe else b""
+        is_decodable = bool(codec_config) if picture.is_keyframe else not self._awaiting_keyframe
+        if picture.fragments or not is_decodable:
             self._drop(picture)
             return
         units.append(
@@ -249,7 +244,7 @@ class H264Depacketizer:
                 picture.rtp_ticks,
                 0,
                 picture.is_keyframe,
-                self._codec_config if picture.is_keyframe else b"",
+                codec_config,
                 picture.first_arrival_ns,
                 picture.last_arrival_ns,
                 self._is_discontinuity,
@@ -263,21 +258,27 @@ class H264Depacketizer:
 
     def _adopt_parameter_sets(self, picture: _Picture) -> None:
         """Keep what a picture brought, even a broken one: some senders send each set only once."""
-        sps, pps = picture.sps or self._sps, picture.pps or self._pps
-        is_new = sps != self._sps or pps != self._pps
-        self._sps, self._pps = sps, pps
-        if not is_new or not sps or not pps:
-            return
         try:
-            parse_sps(sps)
-            self._codec_config = decoder_configuration(sps, pps)
+            for nal in picture.parameter_sets:
+                self._parameter_sets.adopt(nal)
         except RemoteProtocolError:
             self._stats.invalid += 1
-            self._codec_config = b""
+            self._drop(picture)
 
-
-def _is_intact_keyframe(picture: _Picture) -> bool:
-    return picture.is_keyframe and (not picture.is_after_loss or bool(picture.sps and picture.is_whole_at_start))
+    def _configuration(self, picture: _Picture) -> bytes:
+        """What a decoder needs before an IDR picture; empty when that is not known, or the picture not intact."""
+        slices = [nal for nal in picture.parts[1::2] if nal_type(nal) == NAL_IDR]
+        try:
+            needed = self._parameter_sets.of_picture(slices)
+            if needed is None:
+                return b""
+            sps, pps = needed
+            if picture.is_after_loss and not (picture.is_whole_at_start and sps in picture.parameter_sets):
+                return b""
+            return decoder_configuration(sps, *pps)
+        except RemoteProtocolError:
+            self._stats.invalid += 1
+            return b""
 
 
 class OpusDepacketizer:

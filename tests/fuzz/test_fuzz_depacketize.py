@@ -7,9 +7,23 @@ from bridge.media.access_unit import Codec, Kind, ReceivedUnit
 from bridge.media.h264 import NAL_PPS, NAL_SPS, nal_type, parameter_sets, parse_sps, split_avcc
 from bridge.media.rtp import RtpPacket
 from bridge.receive.track import TrackReceiver
-from tests.unit.receive.streams import H264_TYPE, IDR, OPUS_TYPE, PPS, SLICE, SPS, fu_a, stap_a
+from tests.unit.receive.streams import (
+    H264_TYPE,
+    IDR,
+    OPUS_TYPE,
+    PPS,
+    SLICE,
+    SPS,
+    fu_a,
+    idr_with_pps,
+    pps_with_ids,
+    sps_with_id,
+    stap_a,
+)
 
+OTHER_SETS = (sps_with_id(1), pps_with_ids(1, 1), pps_with_ids(2, 0))
 PIECES = [SPS, PPS, IDR, SLICE, stap_a(SPS, PPS), stap_a(SPS, PPS, IDR), *fu_a(IDR, 4), *fu_a(SLICE, 2), b""]
+PIECES += [stap_a(*OTHER_SETS), idr_with_pps(1), idr_with_pps(2, first_mb=9)]
 
 
 @st.composite
@@ -69,9 +83,9 @@ def check(unit: ReceivedUnit, codec: Codec) -> None:
     assert not {NAL_SPS, NAL_PPS} & set(types)
     assert unit.is_keyframe == (5 in types) == bool(unit.codec_config)
     if unit.is_keyframe:
-        (sps,), (pps,) = parameter_sets(unit.codec_config)
+        (sps,), picture_sets = parameter_sets(unit.codec_config)
         parse_sps(sps)
-        assert pps
+        assert picture_sets and all(picture_sets)
 
 
 @settings(max_examples=300, deadline=None)

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import RemoteProtocolError
 from bridge.media import h264
+from tests.unit.receive.streams import idr_with_pps, with_ids
 
 # From x264: width, height, profile, level and how it was asked for.
 SPS = {
@@ -82,6 +83,43 @@ def test_a_decoder_configuration_gives_its_parameter_sets_back(sps: bytes) -> No
     assert h264.parameter_sets(record) == ([sps], [PPS])
 
 
+def test_a_decoder_configuration_may_hold_several_picture_parameter_sets() -> None:
+    others = [with_ids(PPS, 1, number) for number in range(1, 4)]
+
+    assert h264.parameter_sets(h264.decoder_configuration(HIGH, PPS, *others)) == ([HIGH], [PPS, *others])
+
+
+@pytest.mark.parametrize("count", [0, 256])
+def test_a_configuration_has_1_to_255_picture_parameter_sets(count: int) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"^{count} "):
+        h264.decoder_configuration(HIGH, *[PPS] * count)
+
+
+@pytest.mark.parametrize("number", [0, 1, 6, 31])
+def test_the_ids_of_parameter_sets_and_slices_are_read(number: int) -> None:
+    assert h264.sequence_set_id(with_ids(HIGH, 4, number)) == number
+    assert h264.picture_set_ids(with_ids(PPS, 1, number + 200, number)) == (number + 200, number)
+    assert h264.slice_picture_set_id(idr_with_pps(number + 200, first_mb=139_263)) == number + 200
+
+
+def test_an_id_behind_emulation_prevention_is_read() -> None:
+    # first_mb_in_slice 65535 is 16 zero bits, a one and 16 more: its first two bytes need a third one, 3.
+    plain = idr_with_pps(5, first_mb=65_535)
+    assert plain[1:3] == b"\0\0"
+
+    assert h264.slice_picture_set_id(plain[:3] + b"\3" + plain[3:]) == 5
+
+
+def test_ids_beyond_their_range_are_the_senders_mistake() -> None:
+    for broken in (with_ids(PPS, 1, 256, 0), with_ids(PPS, 1, 0, 32), PPS[:1], b""):
+        with pytest.raises(RemoteProtocolError):
+            h264.picture_set_ids(broken)
+    with pytest.raises(RemoteProtocolError):
+        h264.sequence_set_id(with_ids(BASELINE, 4, 32))
+    with pytest.raises(RemoteProtocolError):
+        h264.slice_picture_set_id(idr_with_pps(256))
+
+
 def test_only_the_high_profiles_carry_chroma_format_and_depth() -> None:
     assert h264.decoder_configuration(HIGH, PPS).endswith(PPS + bytes.fromhex("fdf8f800"))
     assert h264.decoder_configuration(BASELINE, PPS).endswith(PPS)
@@ -102,17 +140,8 @@ def test_every_truncation_of_a_configuration_is_the_senders_mistake() -> None:
             h264.parameter_sets(record[:length])
 
 
-def renumbered(nal: bytes, header_bytes: int) -> bytes:
-    """A parameter set whose id, 0 so far, is 1."""
-    bits = "".join(f"{byte:08b}" for byte in nal[header_bytes:])
-    assert bits[0] == "1"
-    bits = "010" + bits[1:].rstrip("0")
-    bits = bits.ljust(-(-len(bits) // 8) * 8, "0")
-    return nal[:header_bytes] + int(bits, 2).to_bytes(len(bits) // 8, "big")
-
-
 def test_parameter_sets_that_are_numbered_anew_are_the_same_format() -> None:
-    sps, pps = renumbered(BASELINE, 4), renumbered(PPS, 1)
+    sps, pps = with_ids(BASELINE, 4, 1), with_ids(PPS, 1, 1, 1)
     before, after = h264.decoder_configuration(BASELINE, PPS), h264.decoder_configuration(sps, pps)
 
     assert before != after

@@ -13,8 +13,10 @@ OPUS_TYPE = 111
 SPS = bytes.fromhex("6742c01fda014016e840000003004000000ca3c60ca8")
 TALL_SPS = bytes.fromhex("6742c01fda02d0286840000003004000000ca3c60ca8")
 PPS = bytes.fromhex("68ce0fc8")
-# Slices whose header begins with first_mb_in_slice = 0, the single bit 1.
-IDR = b"\x65\x88" + bytes(range(200))
+# Slices whose header begins with first_mb_in_slice 0, slice_type 7 and pic_parameter_set_id 0, and one that goes on
+# with macroblock 1.
+IDR = b"\x65\x88\x80" + bytes(range(200))
+IDR_GOES_ON = b"\x65\x42\x20" + bytes(range(200))
 SLICE = b"\x61\x88" + bytes(range(100))
 # 20 ms, SILK wideband, one frame (RFC 6716 table 2, configuration 9).
 OPUS_20_MS = bytes([9 << 3]) + b"voice"
@@ -53,6 +55,37 @@ def fu_a(nal: bytes, n_packets: int) -> list[bytes]:
 def stap_a(*nals: bytes) -> bytes:
     """RFC 6184 §5.7.1: several NAL units in one packet."""
     return b"\x78" + b"".join(len(nal).to_bytes(2, "big") + nal for nal in nals)
+
+
+def exp_golomb(number: int) -> str:
+    """H.264 §9.1."""
+    bits = f"{number + 1:b}"
+    return "0" * (len(bits) - 1) + bits
+
+
+def packed(bits: str) -> bytes:
+    bits = bits.ljust(-(-len(bits) // 8) * 8, "0")
+    return int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+def with_ids(nal: bytes, header_bytes: int, *ids: int) -> bytes:
+    """A parameter set whose leading ids, all 0 so far, are these."""
+    bits = "".join(f"{byte:08b}" for byte in nal[header_bytes:]).rstrip("0")
+    assert bits.startswith("1" * len(ids))
+    return nal[:header_bytes] + packed("".join(map(exp_golomb, ids)) + bits[len(ids) :])
+
+
+def sps_with_id(number: int, sps: bytes = SPS) -> bytes:
+    return with_ids(sps, 4, number)
+
+
+def pps_with_ids(number: int, sequence_set: int) -> bytes:
+    return with_ids(PPS, 1, number, sequence_set)
+
+
+def idr_with_pps(number: int, first_mb: int = 0) -> bytes:
+    """An IDR slice that refers to that PPS."""
+    return b"\x65" + packed(exp_golomb(first_mb) + exp_golomb(7) + exp_golomb(number) + "1") + bytes(range(1, 100))
 
 
 def avcc(*nals: bytes) -> bytes:

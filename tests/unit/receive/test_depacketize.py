@@ -17,6 +17,7 @@ from bridge.receive.depacketize import (
 from bridge.receive.jitter import ReceiveStats
 from tests.unit.receive.streams import (
     IDR,
+    IDR_GOES_ON,
     OPUS_20_MS,
     PPS,
     SLICE,
@@ -26,8 +27,11 @@ from tests.unit.receive.streams import (
     Sender,
     avcc,
     fu_a,
+    idr_with_pps,
     ms,
     opus_sender,
+    pps_with_ids,
+    sps_with_id,
     stap_a,
 )
 
@@ -79,9 +83,8 @@ def test_fragments_are_joined(rig: Rig, n_packets: int) -> None:
 
 
 def test_several_slices_make_one_picture(rig: Rig) -> None:
-    second = b"\x65\x12" + IDR[2:]
-    (unit,) = rig.push(Sender().unit([SPS, PPS, *fu_a(IDR, 2), *fu_a(second, 2)]))
-    assert unit.payload == avcc(IDR, second)
+    (unit,) = rig.push(Sender().unit([SPS, PPS, *fu_a(IDR, 2), *fu_a(IDR_GOES_ON, 2)]))
+    assert unit.payload == avcc(IDR, IDR_GOES_ON)
 
 
 def test_delimiters_and_filler_are_left_out_and_sei_stays(rig: Rig) -> None:
@@ -152,6 +155,75 @@ def test_a_broken_sps_is_counted_and_its_keyframe_dropped(rig: Rig) -> None:
     assert len(rig.push(sender.keyframe())) == 1
 
 
+OTHER_SPS, OTHER_PPS = sps_with_id(1, TALL_SPS), pps_with_ids(1, 1)
+
+
+@pytest.mark.parametrize("sets", [[SPS, OTHER_SPS, PPS], [OTHER_SPS, SPS, PPS], [OTHER_SPS, OTHER_PPS, SPS, PPS]])
+def test_a_keyframe_has_the_sps_that_its_slices_refer_to_and_no_other(rig: Rig, sets: list[bytes]) -> None:
+    (unit,) = rig.push(Sender().unit([stap_a(*sets), IDR]))
+    assert unit.codec_config == decoder_configuration(SPS, PPS)
+
+
+def test_a_keyframe_has_the_pps_that_its_slices_refer_to_and_no_other(rig: Rig) -> None:
+    second = pps_with_ids(1, 0)
+    sender = Sender()
+    first_unit, second_unit = rig.push([*sender.unit([stap_a(SPS, PPS, second), IDR]), *sender.unit([idr_with_pps(1)])])
+    assert first_unit.codec_config == decoder_configuration(SPS, PPS)
+    assert second_unit.codec_config == decoder_configuration(SPS, second)
+
+
+def test_parameter_sets_that_are_sent_twice_are_taken_once(rig: Rig) -> None:
+    sets = [SPS, OTHER_SPS, pps_with_ids(0, 1)]
+    (unit,) = rig.push(Sender().unit([*sets, *sets, IDR]))
+    assert unit.codec_config == decoder_configuration(OTHER_SPS, pps_with_ids(0, 1))
+
+
+def test_a_keyframe_whose_slices_refer_to_two_pps_has_both(rig: Rig) -> None:
+    second = pps_with_ids(1, 0)
+    (unit,) = rig.push(Sender().unit([SPS, PPS, second, idr_with_pps(1), idr_with_pps(0, first_mb=9)]))
+    assert unit.codec_config == decoder_configuration(SPS, PPS, second)
+
+
+def test_a_keyframe_whose_slices_refer_to_two_sps_is_broken(rig: Rig) -> None:
+    sets = [SPS, PPS, OTHER_SPS, OTHER_PPS]
+    assert rig.push(Sender().unit([*sets, idr_with_pps(0), idr_with_pps(1, first_mb=9)])) == []
+    assert rig.stats.invalid == 1
+
+
+def test_parameter_sets_that_are_numbered_anew_at_every_keyframe_are_followed(rig: Rig) -> None:
+    sender = Sender()
+    for number in range(32):
+        sps, pps = sps_with_id(number), pps_with_ids(number, number)
+        (unit,) = rig.push(sender.unit([stap_a(sps, pps), idr_with_pps(number)]))
+        assert unit.codec_config == decoder_configuration(sps, pps)
+
+
+@pytest.mark.parametrize("sets", [[SPS, OTHER_PPS], [SPS, pps_with_ids(2, 0)], [PPS]])
+def test_a_keyframe_one_of_whose_parameter_sets_has_not_come_is_dropped(rig: Rig, sets: list[bytes]) -> None:
+    assert rig.push(Sender().unit([*sets, idr_with_pps(1)])) == []
+    assert rig.depacketizer.lacks_keyframe
+    assert rig.stats.invalid == 0
+
+
+def test_a_keyframe_after_a_loss_that_brings_only_anothers_sps_is_not_intact(rig: Rig) -> None:
+    sender = Sender()
+    rig.push(sender.unit([SPS, PPS, IDR]))
+    assert rig.push(without(sender.unit([SPS, OTHER_SPS, PPS, IDR]), 0)) == []
+    assert len(rig.push(sender.unit([SPS, OTHER_SPS, PPS, IDR]))) == 1
+
+
+@pytest.mark.parametrize("idr", [b"\x65", b"\x65\x80", b"\x65\x88\0\0\0\0\1", idr_with_pps(256)])
+def test_a_keyframe_whose_slice_header_cannot_be_read_is_dropped_and_counted(rig: Rig, idr: bytes) -> None:
+    assert rig.push(Sender().unit([SPS, PPS, idr])) == []
+    assert rig.stats.invalid == 1
+
+
+def test_the_slice_headers_of_other_pictures_are_not_read(rig: Rig) -> None:
+    sender = Sender()
+    rig.push(sender.keyframe())
+    assert len(rig.push(sender.unit([b"\x61\x80"]))) == 1
+
+
 # ------------------------------------------------------------------------------------------- loss
 
 
@@ -218,8 +290,7 @@ def test_a_keyframe_that_lost_its_parameter_sets_is_not_intact(rig: Rig) -> None
 def test_a_keyframe_that_lost_its_first_slice_is_not_intact(rig: Rig) -> None:
     sender = Sender()
     rig.push(sender.keyframe())
-    second = b"\x65\x12" + IDR[2:]
-    assert rig.push(without(sender.unit([IDR, SPS, PPS, second]), 0)) == []
+    assert rig.push(without(sender.unit([IDR, SPS, PPS, IDR_GOES_ON]), 0)) == []
 
 
 def test_a_keyframe_in_the_middle_of_a_loss_free_stream_needs_no_parameter_sets(rig: Rig) -> None:
