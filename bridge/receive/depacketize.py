@@ -211,7 +211,8 @@ class H264Depacketizer:
             picture.first_arrival_ns = arrival_ns
         self._is_after_loss = False
         if packet.payload and not picture.is_broken and not picture.take(packet.payload):
-            self._stats.invalid += 1
+            if not (picture.is_after_loss and _is_torn_off(packet.payload)):
+                self._stats.invalid += 1
             self._drop(picture)
         if packet.marker:
             self._finish(picture, units)
@@ -279,6 +280,11 @@ class H264Depacketizer:
         except RemoteProtocolError:
             self._stats.invalid += 1
             return b""
+
+
+def _is_torn_off(payload: bytes) -> bool:
+    """Whether it is a fragment that began in another packet (RFC 6184 §5.8)."""
+    return nal_type(payload) == _FU_A and len(payload) > 1 and not payload[1] & 0x80
 
 
 class OpusDepacketizer:

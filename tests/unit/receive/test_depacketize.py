@@ -369,6 +369,22 @@ def test_broken_payloads_are_counted(rig: Rig) -> None:
     assert rig.stats.invalid == 1  # the rest of a broken picture is not looked at
 
 
+def test_a_fragment_whose_start_was_lost_is_not_the_senders_mistake(rig: Rig) -> None:
+    sender = Sender()
+    assert rig.push(without(sender.unit(fu_a(SLICE, 3)), 0)) == []  # the stream is joined in the middle
+    rig.push(sender.keyframe())
+    assert rig.push(without(sender.unit(fu_a(SLICE, 3)), 0)) == []
+    assert rig.stats.invalid == 0
+    assert rig.depacketizer.lacks_keyframe
+
+
+def test_a_fragment_without_a_start_is_counted_when_nothing_was_lost(rig: Rig) -> None:
+    sender = Sender()
+    rig.push(sender.keyframe())
+    rig.push(sender.unit(fu_a(SLICE, 3)[1:]))
+    assert rig.stats.invalid == 1
+
+
 def test_a_fragment_begun_twice_is_broken(rig: Rig) -> None:
     start, *rest = fu_a(IDR, 3)
     assert rig.push(Sender().unit([SPS, PPS, start, start, *rest])) == []
