@@ -86,7 +86,15 @@ class _ToStructlog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger().bind(logger=record.name)
-        log.log(record.levelno, record.getMessage(), exc_info=record.exc_info)
+        try:
+            message = record.getMessage()
+        except Exception:
+            # The library's mistake must not strike it where it logs; `handleError` would print its values unmasked.
+            log.exception("log_record_unreadable", origin=f"{record.filename}:{record.lineno}")
+            return
+        # structlog knows the usual levels only.
+        level = min(record.levelno // 10 * 10, logging.CRITICAL)
+        log.log(max(level, logging.DEBUG), message, exc_info=record.exc_info)
 
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -91,6 +91,32 @@ def test_libraries_take_the_same_way_out_and_are_quiet_below_warning(lines: Line
     assert not [line for line in lines() if line["event"] == "chatter"]
 
 
+class Unspeakable:
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("message, args", [("%d %s", ("canary",)), ("%d", ("canary",)), ("%s", (Unspeakable(),))])
+def test_a_record_that_cannot_be_read_is_reported_without_what_was_in_it(
+    stream: io.StringIO, capsys: pytest.CaptureFixture[str], message: str, args: tuple[object, ...]
+) -> None:
+    configure_logging(stream=stream)  # here, so that pytest's own handler does not see the record
+    logging.getLogger("some.library").error(message, *args)
+    [line] = [json.loads(text) for text in stream.getvalue().splitlines()]
+    assert (line["event"], line["logger"]) == ("log_record_unreadable", "some.library")
+    assert line["origin"].startswith("test_logs.py:")
+    shown = stream.getvalue() + "".join(capsys.readouterr())
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize(
+    ("level", "name"), [(35, "warning"), (49, "error"), (60, "critical"), (1000, "critical"), (30, "warning")]
+)
+def test_a_level_that_is_none_of_the_usual_counts_as_the_one_below(lines: Lines, level: int, name: str) -> None:
+    logging.getLogger("some.library").log(level, "trouble")
+    assert [line["level"] for line in lines()] == [name]
+
+
 def test_python_warnings_are_logged(lines: Lines) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
