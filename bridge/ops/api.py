@@ -1,4 +1,4 @@
-"""The HTTP side of the daemon, on its own event loop: health, readiness, metrics."""
+"""The HTTP side of the daemon, on the event loop of the sessions: health, readiness, metrics."""
 
 import asyncio
 import errno

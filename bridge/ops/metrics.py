@@ -97,6 +97,13 @@ class Metrics:
             "input_underruns_total", "Times an input that plays had no sound ready when it was due.", _SESSION
         )
 
+        self.audio_concealed_seconds_total = counter(
+            "audio_concealed_seconds_total", "Sound that was lost on the way and replaced.", _SESSION
+        )
+        self.response_latency_seconds = wait(
+            "response_latency_seconds", "End of the speech that is sent to the first sound of the answer.", _SESSION
+        )
+
         # Its avatar service.
         self.provider_session_seconds = gauge(
             "provider_session_seconds", "Age of the session at the avatar service; 0 without one.", _SERVICE
@@ -171,11 +178,12 @@ class BoundCounter(Bound[Counter]):
 
 
 class OneHot(Bound[Gauge]):
-    """A gauge of which one series is 1: the state, the mode."""
+    """A gauge of which one series is 1: the state, the mode. A new one forgets what one before it has set."""
 
     def __init__(self, family: Gauge, labels: Mapping[str, str]) -> None:
         super().__init__(family, labels)
         self._current: Gauge | None = None
+        family.remove_by_labels(dict(labels))
 
     def switch(self, **labels: str) -> None:
         """Set one series to 1, and the one that was set before to 0."""
@@ -203,6 +211,8 @@ class SessionMetrics:
         self.datagrams_rejected_total = BoundCounter(metrics.datagrams_rejected_total, session)
         self.input_level_dbfs = Bound(metrics.input_level_dbfs, session)
         self.input_underruns_total = BoundCounter(metrics.input_underruns_total, session)
+        self.audio_concealed_seconds_total = BoundCounter(metrics.audio_concealed_seconds_total, session)
+        self.response_latency_seconds = Bound(metrics.response_latency_seconds, session)
         self.provider_session_seconds = Bound(metrics.provider_session_seconds, with_service)
         self.provider_reconnects_total = BoundCounter(metrics.provider_reconnects_total, with_service)
         self.provider_events_total = BoundCounter(metrics.provider_events_total, with_service)

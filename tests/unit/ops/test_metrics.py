@@ -35,6 +35,8 @@ PROMISED = {
     "provider_events": ("counter", "session service type"),
     "input_underruns": ("counter", "session"),
     "datagrams_rejected": ("counter", "session reason"),
+    "audio_concealed_seconds": ("counter", "session"),
+    "response_latency_seconds": ("histogram", "session"),
 }
 
 
@@ -115,6 +117,22 @@ def test_a_state_is_one_hot(metrics: Metrics) -> None:
         leo.session_state.switch(state="live")
         assert scrape(metrics)["session_state{session=leo,state=connecting}"] == 0
         assert scrape(metrics)["session_state{session=leo,state=live}"] == 1
+
+
+def test_a_restarted_session_shows_no_state_of_the_outputs_before(metrics: Metrics) -> None:
+    with metrics.session("leo", "navtalk") as leo:
+        other, before = leo.output("other", "file"), leo.output("twitch", "rtmp")
+        other.output_state.switch(state="publishing")
+        before.output_state.switch(state="closed")
+        before.output_mode.switch(mode="copy", reason="")
+        after = leo.output("twitch", "rtmp")
+        after.output_state.switch(state="publishing")
+        states = {name: value for name, value in scrape(metrics).items() if name.startswith("output_state")}
+        assert states == {
+            "output_state{output=other,session=leo,state=publishing}": 1,
+            "output_state{output=twitch,session=leo,state=publishing}": 1,
+        }
+        assert not [name for name in scrape(metrics) if name.startswith("output_mode")]
 
 
 def test_a_counter_follows_a_total_and_takes_a_smaller_one_for_a_new_count(metrics: Metrics) -> None:
