@@ -115,6 +115,11 @@ class _Picture:
             return self._take_aggregate(payload)
         return self._take_nal(payload)
 
+    def lacks_start_of(self, payload: bytes) -> bool:
+        """Whether that goes on with a fragment whose start may be what was lost."""
+        is_continuation = nal_type(payload) == _FU_A and len(payload) > 1 and not payload[1] & 0x80
+        return is_continuation and self.is_after_loss and not self.fragments
+
     def _take_fragment(self, payload: bytes) -> bool:
         if len(payload) < 2:
             return False
@@ -211,7 +216,7 @@ class H264Depacketizer:
             picture.first_arrival_ns = arrival_ns
         self._is_after_loss = False
         if packet.payload and not picture.is_broken and not picture.take(packet.payload):
-            if not (picture.is_after_loss and _is_torn_off(packet.payload)):
+            if not picture.lacks_start_of(packet.payload):
                 self._stats.invalid += 1
             self._drop(picture)
         if packet.marker:
@@ -280,11 +285,6 @@ class H264Depacketizer:
         except RemoteProtocolError:
             self._stats.invalid += 1
             return b""
-
-
-def _is_torn_off(payload: bytes) -> bool:
-    """Whether it is a fragment that began in another packet (RFC 6184 §5.8)."""
-    return nal_type(payload) == _FU_A and len(payload) > 1 and not payload[1] & 0x80
 
 
 class OpusDepacketizer:
