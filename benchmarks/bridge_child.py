@@ -12,14 +12,14 @@ from pathlib import Path
 from bridge.config_file import load_config
 from bridge.daemon import Daemon
 from bridge.ops.logs import configure_logging
-from bridge.signals import on_stop_signal
+from bridge.signals import STOP_SIGNALS, on_signals
 
 
 async def run(path: Path) -> None:
     config = load_config(path)
     configure_logging(config.log.level, config.log.format)
     daemon = Daemon(config)
-    with on_stop_signal(daemon.stop):
+    with on_signals(STOP_SIGNALS, daemon.stop):
         await daemon.run()
     print(json.dumps({status.name: dataclasses.asdict(status.media) for status in daemon.status()}))
 

@@ -18,7 +18,7 @@ from bridge.net.ice import IceSettings
 from bridge.net.peer import SendingPeer
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import dump, parse_request
-from bridge.signals import on_stop_signal
+from bridge.signals import STOP_SIGNALS, on_signals
 
 _PATH = "/wss/v2/realtime-chat"
 
@@ -33,7 +33,7 @@ async def serve_until_stopped() -> None:
     async with serve(handle, "127.0.0.1", 0, compression=None, close_timeout=1.0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
         print(f"ws://127.0.0.1:{port}{_PATH}", flush=True)
-        with on_stop_signal(stopped.set):
+        with on_signals(STOP_SIGNALS, stopped.set):
             await stopped.wait()
 
 

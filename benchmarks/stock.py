@@ -23,7 +23,7 @@ from bridge.local_avatar.timecode import read_stamp
 from bridge.net.ice import limit_to_addresses
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import dump, parse_event
-from bridge.signals import on_stop_signal
+from bridge.signals import STOP_SIGNALS, on_signals
 
 
 class Transcoder:
@@ -103,7 +103,7 @@ class Client:
 
 async def run_until_stopped(websocket_url: str, rtmp_url: str) -> list[float]:
     stopped = asyncio.Event()
-    with ThreadPoolExecutor(1) as thread, on_stop_signal(stopped.set):
+    with ThreadPoolExecutor(1) as thread, on_signals(STOP_SIGNALS, stopped.set):
         transcoder = thread.submit(Transcoder, rtmp_url).result()
         client = Client(transcoder, thread)
         async with connect(websocket_url, compression=None) as socket:
