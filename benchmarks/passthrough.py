@@ -1,7 +1,8 @@
 """Added latency and CPU of one 720p30 session to RTMP, beside stock aiortc that decodes and encodes again.
 
 Both run at the same time, receive the same media from the same source and publish to the same nginx-rtmp; the
-bridge's connection passes a tap, which says when the server's side had the last byte of each picture.
+bridge's connection passes a tap, which says when the server's side had the last byte of each picture. GStreamer, which
+copies pictures as the bridge does, has its turn after them, through a tap too.
 """
 
 import json
@@ -10,16 +11,17 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks import gst_session
 from benchmarks.configuration import SESSION, write_configuration
 from benchmarks.media import FPS, load_media
 from benchmarks.processes import Child, cpu_cores, ending_properly, python
 from benchmarks.report import Findings, median, percentile
+from benchmarks.tap import SKIPPED_S, path_latencies_ms
 from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
 
 WARM_UP_S = 5.0
 N_WINDOWS, WINDOW_S = 12, 2.5
-# Both ends settle: pictures of the first seconds wait for keyframes and imports.
-SKIPPED_S = 3.0
+N_GST_WINDOWS = 6
 
 TITLE = "passthrough: one 720p30 session of 2.5 Mb/s to RTMP with AAC"
 BOUNDS = {"added_latency_p50_ms": 1.0, "added_latency_p99_ms": 5.0, "cpu_ratio": 0.25}
@@ -29,6 +31,7 @@ def measure() -> Findings:
     if reason := why_unavailable():
         return Findings.missing(TITLE, BOUNDS, reason)
     load_media()  # encoded before anything is measured
+    gst_session.install()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="passthrough-")))
         nginx = stack.enter_context(NginxRtmp(directory / "nginx"))
@@ -44,9 +47,10 @@ def measure() -> Findings:
         stock_ms = json.loads(stock.finish())
         status = json.loads(bridge.finish())[SESSION]
         (connection,) = json.loads(tap.finish())
-    pictures = [(read_ns, stamp_ns) for read_ns, stamp_ns in connection["pictures"] if stamp_ns is not None]
-    begin_ns = pictures[0][0] + SKIPPED_S * 1e9
-    path_ms = [(read_ns - stamp_ns) / 1e6 for read_ns, stamp_ns in pictures if read_ns > begin_ns]
+        gst = gst_session.measure_session(
+            avatar_url, nginx.rtmp_port, warm_up_s=WARM_UP_S, n_windows=N_GST_WINDOWS, window_s=WINDOW_S
+        )
+    path_ms = path_latencies_ms(connection["pictures"])
     ours, theirs = median(bridge_cores), median(stock_cores)
     return Findings(
         title=TITLE,
@@ -59,7 +63,8 @@ def measure() -> Findings:
             "cpu_per_session_core": ours,
             "stock_cpu_per_session_core": theirs,
             "cpu_ratio": ours / theirs if ours and theirs else None,
-            "gst_cpu_per_session_core": None,
+            "gst_latency_p50_ms": percentile(gst.path_ms, 50),
+            "gst_cpu_per_session_core": median(gst.cores),
             "whip_latency_p50_ms": None,
             "whip_cpu_per_session_core": None,
             "pictures": len(path_ms),
@@ -69,8 +74,18 @@ def measure() -> Findings:
             f"CPU: median of {N_WINDOWS} windows of {WINDOW_S:g} s, both processes in the same windows;"
             f" bridge {min(bridge_cores):.4f} to {max(bridge_cores):.4f},"
             f" stock {min(stock_cores):.4f} to {max(stock_cores):.4f} core.",
-            "gst: not measured, this benchmark does not drive GStreamer yet. whip: there is no WHIP output yet.",
+            _about(gst),
+            "whip: there is no WHIP output yet.",
         ],
+    )
+
+
+def _about(gst: gst_session.GstSession) -> str:
+    if gst.why_not:
+        return f"gst: not measured, {gst.why_not}."
+    return (
+        f"gst: alone, after the others; stamp to tap, as path_latency. CPU: median of {N_GST_WINDOWS} windows,"
+        f" {min(gst.cores):.4f} to {max(gst.cores):.4f} core."
     )
 
 

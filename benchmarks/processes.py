@@ -30,7 +30,7 @@ class Child:
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             process_group=0,
@@ -46,18 +46,35 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
         self._errors.close()
 
     def first_line(self) -> str:
-        """What it says once it is ready. Raises RuntimeError when it ends before."""
+        """What it says once it is ready; called again, the next line. Raises RuntimeError when it ends before."""
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], START_S)
         line = self._process.stdout.readline().decode().strip() if ready else ""
         if not line:
             raise self._failure()
         return line
+
+    def tell(self, line: str) -> None:
+        """Write one line to its standard input. Raises RuntimeError when it has ended."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n".encode())
+        except BrokenPipeError:
+            raise self._failure() from None
+
+    def ends_within(self, timeout_s: float) -> bool:
+        """Wait for it to end by itself; whether it did, well or not."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     def cpu_s(self) -> float:
         """CPU time of the process so far, in seconds. Raises RuntimeError when it has ended."""

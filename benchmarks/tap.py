@@ -9,13 +9,16 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from bridge.errors import RemoteProtocolError
 from bridge.local_avatar.timecode import read_stamp
 from bridge.protocols.rtmp_chunks import MAX_MESSAGE_BYTES, ChunkReader, Message, MessageType
-from bridge.signals import on_stop_signal
+from bridge.signals import STOP_SIGNALS, on_signals
 
+# Both ends settle: pictures of the first seconds wait for keyframes and imports.
+SKIPPED_S = 3.0
 _READ_BYTES = 262_144
 _HANDSHAKE_BYTES = 1 + 2 * 1536  # C0, C1 and C2: RTMP Specification 1.0 §5.2
 _CODED_PICTURE = 1  # AVCPacketType, the second byte of a video tag (FLV Specification 10.1, E.4.3.1)
@@ -71,9 +74,15 @@ async def serve_until_stopped(port: int) -> list[Connection]:
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
-    with on_stop_signal(stopped.set):
+    with on_signals(STOP_SIGNALS, stopped.set):
         await stopped.wait()
     return connections
+
+
+def path_latencies_ms(pictures: Sequence[tuple[int, int | None]]) -> list[float]:
+    """Milliseconds from the stamp to the tap for each picture of a connection that has one, but for its beginning."""
+    stamped = [(read_ns, stamp_ns) for read_ns, stamp_ns in pictures if stamp_ns is not None]
+    return [(read_ns - stamp_ns) / 1e6 for read_ns, stamp_ns in stamped if read_ns > stamped[0][0] + SKIPPED_S * 1e9]
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, publisher: Publisher | None) -> None:
