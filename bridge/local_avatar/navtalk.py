@@ -73,7 +73,7 @@ class NavTalkSession:
         self.dropped_units = 0
 
     async def run(self) -> None:
-        """Serve until the client leaves. What goes wrong with one client is logged, never raised."""
+        """Serve until the client leaves. What clients and networks do wrong is logged; only a bug is raised."""
         refusal = self._refusal()
         try:
             if refusal:
@@ -100,7 +100,13 @@ class NavTalkSession:
             finally:
                 for task in background:
                     task.cancel()
-        log.info("avatar_session_ended", unreadable_frames=self.unreadable_frames, dropped_units=self.dropped_units)
+        log.info(
+            "avatar_session_ended",
+            unreadable_frames=self.unreadable_frames,
+            dropped_units=self.dropped_units,
+            skipped_pictures=self._performer.skipped_pictures,
+            dropped_speech_s=self._performer.dropped_speech_s,
+        )
 
     def _asked(self, name: str) -> str:
         return self._query.get(name, [""])[0]

@@ -29,7 +29,8 @@ class Performer:
     AVCC with a `codec_config` on keyframes, `arrival_ns` being when encoding was complete. All methods are called on
     the event loop.
 
-    speaking  speech waits or is being said.  paused  no media while set; its clock goes on.
+    paused            no media while set; its clock goes on.
+    skipped_pictures  that were due when the machine had no time for them.
     """
 
     def __init__(
@@ -69,17 +70,9 @@ class Performer:
         self._keyframe_wanted = True
 
     @property
-    def speaking(self) -> bool:
-        return self._voice.is_speaking
-
-    @property
-    def queued_s(self) -> float:
-        return self._voice.queued_samples / AVATAR_RATE_HZ
-
-    @property
-    def dropped_samples(self) -> int:
-        """Samples that were forgotten because too much waited to be said."""
-        return self._voice.dropped_samples
+    def dropped_speech_s(self) -> float:
+        """Speech that was forgotten because too much waited to be said."""
+        return self._voice.dropped_samples / AVATAR_RATE_HZ
 
     async def run(self) -> None:
         """Perform until cancelled. The first picture, a keyframe, comes as soon as the face is drawn."""

@@ -72,12 +72,20 @@ class LocalAvatar:
 
     async def _serve(self, socket: ServerConnection) -> None:
         session = NavTalkSession(socket, self._options, self._ice)
-        await asyncio.wait([self._sessions.create_task(session.run(), name="avatar-session")])
+        await asyncio.wait([self._sessions.create_task(_run(session), name="avatar-session")])
 
     def _url(self, server: Server) -> str:
         port = next(iter(server.sockets)).getsockname()[1]
         host = self._options.listen_host
         return f"ws://{f'[{host}]' if ':' in host else host}:{port}{NAVTALK_PATH}"
+
+
+async def _run(session: NavTalkSession) -> None:
+    try:
+        await session.run()
+    except Exception:
+        # A bug of ours: it is shown whole, and the other clients keep their sessions.
+        log.exception("avatar_session_crashed")
 
 
 def _check_path(connection: ServerConnection, request: Request) -> Response | None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from websockets.asyncio.client import connect
 
 from bridge.errors import BridgeError, ConfigError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
+from bridge.local_avatar.navtalk import NavTalkSession
 from bridge.local_avatar.options import Fault, LocalAvatarOptions
 from bridge.local_avatar.server import LocalAvatar
 from bridge.media.rtp import RtpPacket, SenderReport
@@ -264,6 +266,25 @@ async def test_a_cancelled_session_leaves_the_service_ready_for_the_next() -> No
             listener = Listener()
             async with running(provider(url).run(listener)):
                 await listener.sinks["video"].received(2)
+
+
+async def test_a_bug_in_one_session_of_the_service_is_shown_whole_and_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def strike(session: NavTalkSession) -> None:
+        if session.role == "speak":
+            raise ZeroDivisionError
+        await serve(session)
+
+    serve = NavTalkSession._serve
+    monkeypatch.setattr(NavTalkSession, "_serve", strike)
+    with structlog.testing.capture_logs() as logged:
+        async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+            listener = Listener()
+            async with running(provider(url).run(listener)):
+                assert isinstance(await failure_of(provider(url, role="speak").run(Listener())), ProviderUnavailable)
+                await listener.sinks["video"].received(5)
+    assert [line for line in logged if line["event"] == "avatar_session_crashed"]
 
 
 async def test_a_taken_port_is_named(free_port: int) -> None:

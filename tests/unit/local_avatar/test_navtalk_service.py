@@ -72,6 +72,8 @@ class FakePerformer:
         self.did: list[str] = []
         self.said = b""
         self.paused = False
+        self.skipped_pictures = 0
+        self.dropped_speech_s = 0.0
         FakePerformer.made = self
 
     def speak(self, pcm16: bytes) -> None:
