@@ -130,8 +130,6 @@ class AvatarListener(Protocol):
 class AvatarProvider(Protocol):
     """One avatar service, configured."""
 
-    service: str
-
     async def run(self, listener: AvatarListener) -> None:
         """Connect once and serve until the service ends the session. Raises ProviderError, RemoteProtocolError.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bridge.config import AvatarConfig
+from bridge.config import AvatarConfig, IceConfig
 from bridge.config import IceServer as IceServerConfig
 from bridge.ports import AvatarProvider
 
@@ -25,13 +25,20 @@ def open_provider(config: AvatarConfig, ice: "IceSettings", history: Sequence[st
         voice=config.voice,
         prompt=config.prompt,
         query=config.query,
-        ice_servers=None if config.ice_servers is None else tuple(map(_ice_server, config.ice_servers)),
+        ice_servers=None if config.ice_servers is None else tuple(map(ice_server, config.ice_servers)),
         idle_audio=config.idle_audio,
     )
     return NavTalkProvider(options, ice, history)
 
 
-def _ice_server(config: IceServerConfig) -> "IceServer":
+def ice_settings(config: IceConfig) -> "IceSettings":
+    """What the operator says about ICE, as the network takes it."""
+    from bridge.net.ice import IceSettings
+
+    return IceSettings(config.interfaces, tuple(map(ice_server, config.servers)))
+
+
+def ice_server(config: IceServerConfig) -> "IceServer":
     from bridge.net.ice import IceServer
 
     return IceServer(config.urls, config.username or "", config.password)

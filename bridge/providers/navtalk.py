@@ -64,8 +64,6 @@ class NavTalkProvider:
     history  what users said before, oldest first; read anew whenever a session begins.
     """
 
-    service = "navtalk"
-
     def __init__(self, options: NavTalkOptions, ice: IceSettings, history: Sequence[str] = ()) -> None:
         self._options = options
         self._ice = ice

@@ -6,9 +6,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from bridge.config import AvatarConfig
-from bridge.net.ice import IceSettings
-from bridge.providers import open_provider
+from bridge.config import AvatarConfig, IceConfig
+from bridge.net.ice import IceServer, IceSettings
+from bridge.providers import ice_settings, open_provider
+from bridge.providers.navtalk import NavTalkProvider
 from bridge.providers.navtalk_options import NavTalkOptions
 from bridge.redact import Secret
 
@@ -72,4 +73,13 @@ def test_the_tail_of_silence_depends_on_who_listens(role: str, tail_s: float) ->
 def test_the_front_door_opens_navtalk(tmp_path: Path) -> None:
     (tmp_path / "license").write_text("sk_navtalk_1\n")
     config = AvatarConfig.model_validate({"license_file": str(tmp_path / "license"), "name": "navtalk.Leo"})
-    assert open_provider(config, IceSettings()).service == "navtalk"
+    assert isinstance(open_provider(config, IceSettings()), NavTalkProvider)
+
+
+def test_what_is_configured_about_ice_reaches_the_network() -> None:
+    turn = {"urls": "turn:t:3478", "username": "u", "credential": Secret("turn-password")}
+    config = IceConfig.model_validate({"interfaces": ["lo"], "servers": [turn, {"urls": ["stun:a", "stun:b"]}]})
+    assert ice_settings(config) == IceSettings(
+        ("lo",),
+        (IceServer(("turn:t:3478",), "u", Secret("turn-password")), IceServer(("stun:a", "stun:b"))),
+    )
