@@ -18,7 +18,8 @@ MIN_REQUEST_SPACING_NS = 300 * NS_PER_MS
 # A sender that has ignored three requests is asked once a second: it may have come back, and is not to be flooded.
 UNANSWERED_LIMIT = 3
 SLOW_REQUEST_SPACING_NS = NS_PER_S
-# A sender starts with a keyframe of its own accord; only if that does not come is it asked for.
+# A sender starts with a keyframe of its own accord; only if that does not come, counted from its first packet, is it
+# asked for.
 START_PATIENCE_NS = 300 * NS_PER_MS
 # Even at 10 pictures per second five have not come by then.
 STALL_NS = 500 * NS_PER_MS
@@ -36,25 +37,30 @@ class KeyframeRequests:
     """Decides when to send a PLI (RFC 4585 §6.3.1).
 
     A request stays open until a keyframe comes, and is repeated. Periodic ones go out so much earlier than the
-    keyframe is due as this sender recently took to answer. Times are `time.monotonic_ns`.
+    keyframe is due as this sender recently took to answer. Nothing is asked of a sender before its first packet: it
+    may not have begun, and its SSRC, which a PLI names, may not be known. Times are `time.monotonic_ns`.
 
     interval_ns  how far keyframes may lie apart; None: any distance.
     unanswered   requests sent since the last keyframe.
-    spacing_ns   distance of the last two keyframes, by arrival; None until there are two.
     """
 
     def __init__(self, now_ns: int) -> None:
         self.interval_ns: int | None = None
         self.unanswered = 0
-        self.spacing_ns: int | None = None
-        self.last_packet_ns = now_ns
-        self._begun_ns = now_ns
+        self._first_packet_ns: int | None = None
+        self._last_packet_ns = now_ns
         self._open: KeyframeReason | None = None
         self._first_request_ns = 0
         self._last_request_ns = now_ns - SLOW_REQUEST_SPACING_NS
         self._last_keyframe_ns: int | None = None
         self._responses_ns: deque[int] = deque(maxlen=5)
         self._lead_ns = 0
+
+    def on_packet(self, arrival_ns: int) -> None:
+        """Media came, whatever it is."""
+        if self._first_packet_ns is None:
+            self._first_packet_ns = arrival_ns
+        self._last_packet_ns = arrival_ns
 
     def want(self, reason: KeyframeReason) -> None:
         """Ask as soon as the throttle allows, unless a request is open already."""
@@ -67,23 +73,24 @@ class KeyframeRequests:
             # The median, for one answer lost on the way counts as a slow one.
             self._responses_ns.append(arrival_ns - self._first_request_ns)
             self._lead_ns = median_low(self._responses_ns)
-        if self._last_keyframe_ns is not None:
-            self.spacing_ns = arrival_ns - self._last_keyframe_ns
         self._last_keyframe_ns = arrival_ns
         self._open = None
         self.unanswered = 0
 
-    def due(self) -> tuple[int, KeyframeReason]:
-        """When the next request goes out if nothing happens until then, and why."""
-        at_ns, reason = self._first_cause()
+    def due(self) -> tuple[int, KeyframeReason] | None:
+        """When the next request goes out if nothing happens until then, and why; None before the first packet."""
+        if self._first_packet_ns is None:
+            return None
+        at_ns, reason = self._first_cause(self._first_packet_ns)
         spacing_ns = MIN_REQUEST_SPACING_NS if self.unanswered < UNANSWERED_LIMIT else SLOW_REQUEST_SPACING_NS
         return max(at_ns, self._last_request_ns + spacing_ns), reason
 
     def poll(self, now_ns: int) -> KeyframeReason | None:
         """The reason for a request that is to be sent now."""
-        at_ns, reason = self.due()
-        if now_ns < at_ns:
+        due = self.due()
+        if due is None or now_ns < due[0]:
             return None
+        _, reason = due
         if not self.unanswered:
             self._first_request_ns = now_ns
         self._open = reason
@@ -91,12 +98,12 @@ class KeyframeRequests:
         self.unanswered += 1
         return reason
 
-    def _first_cause(self) -> tuple[int, KeyframeReason]:
+    def _first_cause(self, begun_ns: int) -> tuple[int, KeyframeReason]:
         if self._open is not None:
             return self._last_request_ns, self._open
         if self._last_keyframe_ns is None:
-            return self._begun_ns + START_PATIENCE_NS, "start"
-        stall_at_ns = self.last_packet_ns + STALL_NS
+            return begun_ns + START_PATIENCE_NS, "start"
+        stall_at_ns = self._last_packet_ns + STALL_NS
         if self.interval_ns is not None:
             lead_ns = min(self._lead_ns, self.interval_ns // 2)
             periodic_at_ns = self._last_keyframe_ns + self.interval_ns - lead_ns
@@ -130,7 +137,7 @@ class TrackReceiver:
     def push(self, packet: RtpPacket) -> Sequence[ReceivedUnit]:
         """Take one packet; return the units it completes."""
         if self._keyframes is not None:
-            self._keyframes.last_packet_ns = packet.arrival_ns
+            self._keyframes.on_packet(packet.arrival_ns)
         return self._depacketize(self._jitter.push(packet, packet.arrival_ns))
 
     def poll(self, now_ns: int) -> Feedback:
@@ -142,10 +149,10 @@ class TrackReceiver:
     def next_deadline_ns(self) -> int | None:
         """When `poll` will have something to do; None: not before the next packet."""
         deadline_ns = self._jitter.next_deadline_ns()
-        if self._keyframes is None:
+        request = self._keyframes.due() if self._keyframes is not None else None
+        if request is None:
             return deadline_ns
-        request_at_ns, _ = self._keyframes.due()
-        return request_at_ns if deadline_ns is None else min(deadline_ns, request_at_ns)
+        return request[0] if deadline_ns is None else min(deadline_ns, request[0])
 
     def report_ticks(self, report: SenderReport) -> int | None:
         """The `rtp_ticks` of a sender report; None when it does not belong to the media that arrives now."""
@@ -165,11 +172,6 @@ class TrackReceiver:
     def unanswered_keyframe_requests(self) -> int:
         """Requests sent since the last keyframe; `UNANSWERED_LIMIT` of them deserve a warning."""
         return self._keyframes.unanswered if self._keyframes is not None else 0
-
-    @property
-    def keyframe_spacing_ns(self) -> int | None:
-        """Distance of the last two keyframes, by arrival."""
-        return self._keyframes.spacing_ns if self._keyframes is not None else None
 
     def held_ns(self, now_ns: int) -> int:
         """How long the oldest packet has waited for a missing one; 0 while everything is in order."""
