@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import ipaddress
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
@@ -36,8 +37,7 @@ class LocalAvatar:
     def __init__(self, options: LocalAvatarOptions, on_listening: Callable[[str], None] | None = None) -> None:
         self._options = options
         self._on_listening = on_listening
-        is_loopback = options.listen_host in ("localhost", "::1") or options.listen_host.startswith("127.")
-        self._ice = IceSettings(interfaces=("lo",) if is_loopback else ())
+        self._ice = IceSettings(interfaces=("lo",) if _is_loopback(options.listen_host) else ())
         self._sessions = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -86,6 +86,13 @@ async def _run(session: NavTalkSession) -> None:
     except Exception:
         # A bug of ours: it is shown whole, and the other clients keep their sessions.
         log.exception("avatar_session_crashed")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_path(connection: ServerConnection, request: Request) -> Response | None:
