@@ -59,7 +59,7 @@ def measure_session(
             gstreamer = stack.enter_context(Child([str(PYTHON), "-I", str(PROGRAM), url]))
             if missing := json.loads(gstreamer.first_line())["missing"]:
                 advice = f"Debian: apt-get install {' '.join(PACKAGES)}"
-                return GstSession([], [], f"{', '.join(missing)} missing ({advice})")
+                return GstSession([], [], f"{', '.join(missing)} ({advice})")
             socket = stack.enter_context(connect(avatar_url, compression=None, close_timeout=1.0))
             _signal(socket, gstreamer)
             sleep(warm_up_s)

@@ -104,7 +104,7 @@ class Session:
 
 def main() -> None:
     Gst.init(None)
-    missing = [f"GStreamer's {name}" for name in ELEMENTS if Gst.ElementFactory.find(name) is None]
+    missing = [f"no GStreamer element {name}" for name in ELEMENTS if Gst.ElementFactory.find(name) is None]
     print(json.dumps({"missing": missing}), flush=True)
     if missing:
         return
