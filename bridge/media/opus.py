@@ -1,6 +1,4 @@
-"""Opus packets: how long one plays, and the header containers want (RFC 6716 §3.1, RFC 7845 §5.1)."""
-
-import struct
+"""Opus packets: how long one plays (RFC 6716 §3.1), and how late they decode."""
 
 from bridge.media.clock import NS_PER_MS
 
@@ -32,8 +30,3 @@ def packet_duration_ns(packet: bytes) -> int:
         n_frames = 1 if code == 0 else 2
     duration_ns = n_frames * frame_us * 1000
     return duration_ns if duration_ns <= MAX_PACKET_NS else 0
-
-
-def opus_head(n_channels: int = 2) -> bytes:
-    """OpusHead, the CodecPrivate of Matroska and the first page of Ogg; channel mapping family 0."""
-    return b"OpusHead" + struct.pack("<BBHIhB", 1, n_channels, PRE_SKIP_SAMPLES, 48_000, 0, 0)

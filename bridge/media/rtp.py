@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bridge.media.clock import NS_PER_S, ticks_to_ns
+from bridge.media.clock import NS_PER_S
 
 
 class RtpPacket(NamedTuple):
@@ -66,8 +66,3 @@ class RtpUnwrapper:
         if self._newest is None:
             return rtp_timestamp
         return self._newest + (rtp_timestamp - self._newest + 2**31) % 2**32 - 2**31
-
-
-def ticks_elapsed_ns(newer_ticks: int, older_ticks: int, clock_rate_hz: int) -> int:
-    """Media time between two unwrapped timestamps."""
-    return ticks_to_ns(newer_ticks, clock_rate_hz) - ticks_to_ns(older_ticks, clock_rate_hz)

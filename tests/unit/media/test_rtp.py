@@ -1,7 +1,7 @@
 import pytest
 
 from bridge.media.clock import NS_PER_S
-from bridge.media.rtp import RtpUnwrapper, SenderReport, sequence_distance, ticks_elapsed_ns
+from bridge.media.rtp import RtpUnwrapper, SenderReport, sequence_distance
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,3 @@ def test_before_any_packet_a_report_keeps_its_timestamp() -> None:
 def test_ntp_time_is_converted_to_nanoseconds() -> None:
     report = SenderReport(ssrc=1, ntp_q32=(3_900_000_000 << 32) + (1 << 31), rtp_timestamp=0, arrival_ns=0)
     assert report.ntp_ns == 3_900_000_000 * NS_PER_S + NS_PER_S // 2
-
-
-def test_media_time_between_timestamps() -> None:
-    assert ticks_elapsed_ns(93_600, 90_000, 90_000) == 40_000_000
