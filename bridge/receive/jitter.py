@@ -34,7 +34,6 @@ class ReceiveStats:
     recovered  of the received: came only after they had been asked for.
     late       thrown away: duplicates, and what came after it was given up.
     invalid    of the received: payloads that break their format, and unknown payload types.
-    nacked     requests for retransmission, counted per packet asked for.
     """
 
     received: int = 0
@@ -42,7 +41,6 @@ class ReceiveStats:
     recovered: int = 0
     late: int = 0
     invalid: int = 0
-    nacked: int = 0
 
 
 @dataclass(slots=True)
@@ -128,7 +126,6 @@ class JitterBuffer:
             missing.n_asked += 1
             missing.asked_at_ns = now_ns
             missing.ask_at_ns = now_ns + spacing_ns
-        self._stats.nacked += len(due)
         return [s for s, _ in due]
 
     def next_deadline_ns(self) -> int | None:
