@@ -287,7 +287,7 @@ class Session:
     async def _publish_metrics(self) -> None:
         while True:
             await asyncio.sleep(PUBLISH_EVERY_S)
-            self._telemetry.publish(self._uplink, self._reception, self._hub.runners, self._link)
+            self._telemetry.publish(self._uplink, self._reception, self._hub, self._link)
             if self._link is not None and self._ready_ns is not None:
                 age_ns = time.monotonic_ns() - self._ready_ns
                 self._metrics.provider_session_seconds().set(age_ns / NS_PER_S)

@@ -2,13 +2,13 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge.media.access_unit import AccessUnit, Kind
 from bridge.media.clock import NS_PER_S
 from bridge.ops.metrics import OutputMetrics, SessionMetrics
-from bridge.outputs.runner import OutputRunner, OutputState, OutputStatus
+from bridge.outputs.hub import Hub
+from bridge.outputs.runner import OutputState, OutputStatus
 from bridge.ports import AvatarLink
 from bridge.reception import Reception
 from bridge.uplink import Uplink
@@ -110,9 +110,7 @@ class Telemetry:
                 self._metrics.keyframe_interval_seconds(side="received").observe(interval_s)
             self._last_keyframe_ns = unit.pts_ns
 
-    def publish(
-        self, uplink: Uplink, reception: Reception, runners: Sequence[OutputRunner], link: AvatarLink | None
-    ) -> None:
+    def publish(self, uplink: Uplink, reception: Reception, hub: Hub, link: AvatarLink | None) -> None:
         """Publish what nobody announces; to be called once a second."""
         self._rates.append((time.monotonic_ns(), self._n_pictures, self._video_bytes))
         metrics = self._metrics
@@ -130,7 +128,8 @@ class Telemetry:
         if link is not None:
             for reason, count in link.datagrams_rejected.items():
                 metrics.datagrams_rejected_total.follow(count, reason=reason)
-        for runner in runners:
+        metrics.audio_concealed_seconds_total.follow(hub.audio_concealed_s)
+        for runner in hub.runners:
             self._outputs[runner.name].publish(runner.status())
 
     def status(self, reception: Reception) -> MediaStatus:
