@@ -229,6 +229,16 @@ async def test_feedback_about_nobody_is_not_sent() -> None:
         assert len(await bench.transport.messages(1)) == 1
 
 
+async def test_a_sender_whose_ssrc_nobody_announced_can_be_asked_at_its_first_packet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with started(has_rtx_ssrc=False) as bench:
+        monkeypatch.setattr(bench.sink, "on_packet", lambda packet: bench.receiver.send_pli())
+        await bench.take(10)
+        (message,) = await bench.transport.messages(1)
+        assert message.media_ssrc == MEDIA_SSRC
+
+
 async def test_feedback_to_a_connection_that_is_gone_is_lost_silently() -> None:
     async with started() as bench:
         bench.transport.is_closed = True
