@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from bridge.config import Config, OutputConfig, SessionConfig
-from bridge.daemon import ice_settings
 from bridge.dsp.chain import SpeechChain
 from bridge.errors import BridgeError, OutputError, ProviderUnavailable, SourceLost
 from bridge.inputs import open_source
@@ -16,7 +15,7 @@ from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
 from bridge.outputs import open_output
 from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, TrackSink
-from bridge.providers import open_provider
+from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
 from bridge.uplink import Uplink
 
@@ -41,7 +40,7 @@ async def check_connections(config: Config) -> bool:
 async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tuple[str, str | BridgeError]]:
     for name, source in session.inputs.items():
         yield f"inputs.{name}", await _input(open_source(name, source, config.storage.dir))
-    yield "avatar", await _avatar(session, ice_settings(config))
+    yield "avatar", await _avatar(session, ice_settings(config.ice))
     for name, output in session.outputs.items():
         try:
             opened = open_output(name, output, config.storage)()

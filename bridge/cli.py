@@ -154,7 +154,6 @@ def demo(
 def avatar(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:8811",
     services: Annotated[Literal["navtalk"], typer.Option(help="Avatar service to imitate.")] = "navtalk",
-    codec: Annotated[Literal["h264"], typer.Option(help="Codec of the picture.")] = "h264",
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Picture size in pixels.")] = "720x1280",
     fps: Annotated[int, typer.Option(min=1, max=60, help="Pictures per second.")] = 25,
     profile: Annotated[Literal["baseline", "main", "high"], typer.Option(help="H.264 profile.")] = "baseline",
@@ -182,7 +181,6 @@ def avatar(
         listen_host=address.host,
         listen_port=address.port,
         license=_read_secret("--license-file", license_file) if license_file else None,
-        codec=codec,
         size_px=(width_px, height_px),
         fps=fps,
         profile=profile,

@@ -12,9 +12,9 @@ from bridge.config import Config
 from bridge.errors import BridgeError
 from bridge.media.clock import NS_PER_S
 from bridge.net.backoff import Backoff
-from bridge.net.ice import IceServer, IceSettings
 from bridge.ops.api import HttpServer
 from bridge.ops.metrics import EventLoopLag, Metrics, SessionMetrics
+from bridge.providers import ice_settings
 from bridge.session import Session, SessionStatus
 from bridge.signals import RELOAD_SIGNALS, STOP_SIGNALS, on_signals
 
@@ -126,7 +126,7 @@ class Supervisor:
         return None
 
     async def run(self) -> None:
-        config, ice = self._config.sessions[self.name], ice_settings(self._config)
+        config, ice = self._config.sessions[self.name], ice_settings(self._config.ice)
         while not self._is_draining.is_set():
             began_ns = time.monotonic_ns()
             self._session = Session(self.name, config, ice=ice, storage=self._config.storage, metrics=self._metrics)
@@ -156,8 +156,3 @@ class Supervisor:
         self._is_draining.set()
         if self._session is not None:
             await self._session.drain(within_s)
-
-
-def ice_settings(config: Config) -> IceSettings:
-    servers = tuple(IceServer(server.urls, server.username or "", server.password) for server in config.ice.servers)
-    return IceSettings(config.ice.interfaces, servers)

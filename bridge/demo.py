@@ -137,7 +137,7 @@ def _file_output(path: str) -> OutputConfig:
 def _path(config: InputConfig | OutputConfig) -> Path:
     """The path of a `file:` URL of the command line, which is relative to the current directory."""
     url = config.address if isinstance(config, OutputConfig) else config.url
-    return Path(url.reveal().partition(":")[2]).absolute()
+    return Path(url.reveal().partition(":")[2]).resolve()
 
 
 def _common_directory(outputs: Iterable[OutputConfig]) -> Path:

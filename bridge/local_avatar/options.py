@@ -77,7 +77,6 @@ class LocalAvatarOptions:
     listen_host: str = "127.0.0.1"
     listen_port: int = 0
     license: Secret | None = None
-    codec: Literal["h264"] = "h264"
     size_px: tuple[int, int] = (720, 1280)
     fps: int = 25
     profile: Literal["baseline", "main", "high"] = "baseline"

@@ -100,9 +100,6 @@ class Metrics:
         self.audio_concealed_seconds_total = counter(
             "audio_concealed_seconds_total", "Sound that was lost on the way and replaced.", _SESSION
         )
-        self.response_latency_seconds = wait(
-            "response_latency_seconds", "End of the speech that is sent to the first sound of the answer.", _SESSION
-        )
 
         # Its avatar service.
         self.provider_session_seconds = gauge(
@@ -212,7 +209,6 @@ class SessionMetrics:
         self.input_level_dbfs = Bound(metrics.input_level_dbfs, session)
         self.input_underruns_total = BoundCounter(metrics.input_underruns_total, session)
         self.audio_concealed_seconds_total = BoundCounter(metrics.audio_concealed_seconds_total, session)
-        self.response_latency_seconds = Bound(metrics.response_latency_seconds, session)
         self.provider_session_seconds = Bound(metrics.provider_session_seconds, with_service)
         self.provider_reconnects_total = BoundCounter(metrics.provider_reconnects_total, with_service)
         self.provider_events_total = BoundCounter(metrics.provider_events_total, with_service)

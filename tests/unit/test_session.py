@@ -70,8 +70,6 @@ Service = Callable[["FakeProvider", AvatarListener], Awaitable[None]]
 class FakeProvider:
     """Each connection does what the next service says, the last one again and again."""
 
-    service = "navtalk"
-
     def __init__(self, story: list[str], *services: Service) -> None:
         self.n_connections = 0
         self.link = FakeLink()

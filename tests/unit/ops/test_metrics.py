@@ -36,7 +36,6 @@ PROMISED = {
     "input_underruns": ("counter", "session"),
     "datagrams_rejected": ("counter", "session reason"),
     "audio_concealed_seconds": ("counter", "session"),
-    "response_latency_seconds": ("histogram", "session"),
 }
 
 
