@@ -77,9 +77,10 @@ class Reception:
         return track.receiver.held_ns(time.monotonic_ns()) / NS_PER_S if track else 0.0
 
     @property
-    def av_offset_s(self) -> float:
-        """Sound against picture as emitted, in seconds; above 0 sound is early (ITU-R BT.1359)."""
-        return self._timeline.av_offset_s
+    def av_offset_s(self) -> float | None:
+        """Sound against picture as emitted, in seconds; above 0 sound is early (ITU-R BT.1359). None: not known, for
+        want of sender reports."""
+        return self._timeline.av_offset_s if self._timeline.is_synchronised else None
 
     @property
     def ignores_keyframe_requests(self) -> bool:

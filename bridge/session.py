@@ -44,6 +44,8 @@ IN_FLIGHT_S = 0.5
 # ICE notices a dead peer after 30 s (six consent checks, RFC 7675), a mute one never. Every avatar sends sound all the
 # time, so this much silence is an end. RTMP servers throw out publishers that are idle for 10 s: be back before.
 MEDIA_LOST_S = 5.0
+# A service may load an avatar after it has connected its media; what shows nothing for longer than this is broken.
+FIRST_PICTURE_S = 30.0
 PUBLISH_EVERY_S = 1.0
 # One distance of keyframes: a queue that forgets then always has a keyframe to go on from.
 OUTPUT_QUEUE_S = 2.0
@@ -205,14 +207,20 @@ class Session:
             self._metrics.provider_session_seconds().set(0)
 
     async def _watch_media(self) -> None:
-        """Raises ProviderUnavailable when a track has brought no packet for `MEDIA_LOST_S`. Never returns.
+        """Raises ProviderUnavailable when nothing has come for `MEDIA_LOST_S`, or no picture at all. Never returns.
 
         Until there is a track, the deadlines of the provider's hand-shake hold.
         """
+        tracks_ns: int | None = None
         while True:
             await asyncio.sleep(MEDIA_LOST_S / 4)
-            heard_ns = self._reception.heard_ns
-            if heard_ns is not None and time.monotonic_ns() - heard_ns > MEDIA_LOST_S * NS_PER_S:
+            now_ns, heard_ns = time.monotonic_ns(), self._reception.heard_ns
+            if heard_ns is None:
+                continue
+            tracks_ns = tracks_ns or now_ns
+            if self._live_ns is None and now_ns - tracks_ns > FIRST_PICTURE_S * NS_PER_S:
+                raise ProviderUnavailable(f"the avatar service has shown no picture for {FIRST_PICTURE_S:g} s")
+            if now_ns - heard_ns > MEDIA_LOST_S * NS_PER_S:
                 raise ProviderUnavailable(f"the avatar service has sent no media for {MEDIA_LOST_S:g} s")
 
     async def _wait_to_reconnect(self, error: BridgeError) -> None:

@@ -116,7 +116,8 @@ class Telemetry:
         metrics = self._metrics
         metrics.input_level_dbfs().set(uplink.level_dbfs)
         metrics.input_underruns_total.follow(uplink.underruns)
-        metrics.av_offset_seconds().set(reception.av_offset_s)
+        if (av_offset_s := reception.av_offset_s) is not None:
+            metrics.av_offset_seconds().set(av_offset_s)
         metrics.nack_total.follow(reception.nacks, direction="sent")
         for reason, count in reception.keyframe_requests.items():
             metrics.pli_total.follow(count, direction="sent", reason=reason)
@@ -143,7 +144,7 @@ class Telemetry:
         return MediaStatus(
             fps=(self._n_pictures - n_pictures) / elapsed_s,
             video_bps=8 * (self._video_bytes - video_bytes) / elapsed_s,
-            av_offset_s=reception.av_offset_s if self._n_pictures else None,
+            av_offset_s=reception.av_offset_s,
             added_latency_s=latencies_s[len(latencies_s) // 2] if latencies_s else None,
             added_latency_p99_s=latencies_s[len(latencies_s) * 99 // 100] if latencies_s else None,
             n_pictures=self._n_pictures,

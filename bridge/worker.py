@@ -1,6 +1,7 @@
 """A thread for what blocks: libav's codecs, and files."""
 
 import asyncio
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -31,10 +32,14 @@ class Worker:
         self._inbox.put(None)
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `function` in the thread; its result or error comes back. Cancelled: it is run all the same."""
+        """Run `function` in the thread; its result or error comes back. Cancelled: it is run all the same.
+
+        It sees the caller's context variables, so that what it logs names its session.
+        """
         job: Future[T] = Future()
         job.set_running_or_notify_cancel()
-        self._inbox.put((job, lambda: function(*args, **kwargs)))
+        context = contextvars.copy_context()
+        self._inbox.put((job, lambda: context.run(function, *args, **kwargs)))
         return await asyncio.wrap_future(job)
 
     def _serve(self) -> None:

@@ -91,6 +91,8 @@ class KeyframeRequests:
         if due is None or now_ns < due[0]:
             return None
         _, reason = due
+        if self._open in ("periodic", "demand") and now_ns >= self._last_packet_ns + STALL_NS:
+            reason = "stall"  # whatever it was first asked for: nothing comes any more
         if not self.unanswered:
             self._first_request_ns = now_ns
         self._open = reason

@@ -168,6 +168,11 @@ class SessionTimeline:
         """
         return -self._video_lead_ns() / NS_PER_S
 
+    @property
+    def is_synchronised(self) -> bool:
+        """Whether sender reports of both tracks have been believed: before, `av_offset_s` knows arrivals only."""
+        return self._report_gap_ns is not None
+
     def _video_lead_ns(self) -> int:
         """How far pictures are placed too early; negative: too late."""
         if len(self._tracks) < 2:

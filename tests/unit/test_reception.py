@@ -12,7 +12,7 @@ from bridge.media.clock import NS_PER_S
 from bridge.media.rtp import RtpPacket
 from bridge.ports import RemoteTrack, TrackSink
 from bridge.reception import Reception
-from tests.unit.receive.streams import H264_TYPE, OPUS_20_MS, OPUS_TYPE, Sender, opus_sender
+from tests.unit.receive.streams import H264_TYPE, OPUS_20_MS, OPUS_TYPE, SPS, Sender, opus_sender
 
 INTERVAL_NS = 2 * NS_PER_S
 
@@ -90,6 +90,9 @@ async def test_both_tracks_are_emitted_on_one_session_time(reception: Reception,
 
 async def test_a_sender_that_shows_nothing_is_asked_for_a_keyframe(reception: Reception, pass_ms: PassMs) -> None:
     connection = Connection(reception)
+    await pass_ms(1000)
+    assert connection.feedback["video"].plis == 0  # nobody is there to be asked
+    connection.feed("video", Sender(at_ms=1000).unit([SPS], marked=False))
     await pass_ms(250)
     assert connection.feedback["video"].plis == 0
     await pass_ms(100)
@@ -141,11 +144,12 @@ async def test_a_lost_packet_is_asked_for_again(reception: Reception, pass_ms: P
 
 async def test_requests_that_are_ignored_are_told_of_once(reception: Reception, pass_ms: PassMs) -> None:
     connection = Connection(reception)
+    video = Sender()
+    connection.feed("video", video.unit([SPS], marked=False))
     with capture_logs() as logged:
         await pass_ms(5_000)
     assert [entry["event"] for entry in logged] == ["keyframe_requests_ignored"]
     assert reception.ignores_keyframe_requests
-    video = Sender(at_ms=5_000)
     connection.feed("video", video.keyframe())
     assert not reception.ignores_keyframe_requests
     reception.close()

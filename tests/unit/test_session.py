@@ -348,7 +348,6 @@ async def test_a_cancelled_session_closes_everything(stage: Stage) -> None:
     assert session.state is SessionState.CLOSED
 
 
-@pytest.mark.xfail(strict=True, reason="the decoding thread of inputs/file.py does not inherit the bound session")
 async def test_a_warning_about_an_input_names_its_session(stage: Stage, tmp_path: Path) -> None:
     silent = tmp_path / "silent.wav"
     with wave.open(str(silent), "wb") as file:

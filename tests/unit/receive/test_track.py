@@ -191,6 +191,15 @@ def test_a_keyframe_that_arrives_broken_is_asked_for_again(session: Session) -> 
     assert session.receiver.unanswered_keyframe_requests == 0
 
 
+def test_a_request_that_is_open_when_the_track_goes_silent_is_about_the_silence(session: Session) -> None:
+    sender = Sender()
+    session.feed([*sender.keyframe(), *sender.picture()])
+    session.run_until(300)
+    session.receiver.request_keyframe()
+    session.run_until(1000)
+    assert [reason for _, reason in session.requests] == ["demand", "stall", "stall"]
+
+
 def test_a_track_that_goes_silent_is_asked_for_a_keyframe_after_500_ms(session: Session) -> None:
     sender = Sender()
     session.feed([*sender.keyframe(), *sender.picture()])
