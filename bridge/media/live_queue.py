@@ -73,6 +73,10 @@ class LiveQueue:
             await self._changed.wait()
         return self._units.popleft()
 
+    def get_waiting(self, n_most: int) -> list[AccessUnit]:
+        """What can be had at once, oldest first, `n_most` units at most."""
+        return [self._units.popleft() for _ in range(min(n_most, len(self._units)))]
+
     @property
     def lag_s(self) -> float:
         """Media time that waits to be read."""

@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 import termios
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from bridge.errors import OutputError, OutputLost, OutputRejected, OutputWedged,
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
 from bridge.ports import OutputListener, OutputProgress
-from bridge.protocols.flv import TagSequence
+from bridge.protocols.flv import Tag, TagSequence
 from bridge.protocols.rtmp import (
     CHUNK_BYTES,
     Ended,
@@ -32,6 +32,9 @@ from bridge.redact import MASK, Secret, redact_url
 # What the kernel may hold beyond what is in flight: 0.17 s of a 6 Mb/s stream. The next unit is taken from the queue
 # once the last one is all there: the queue drops whole GOPs; bytes handed over cannot be.
 _UNSENT_BYTES = 131_072
+# Units that wait together are written together: the frames of a batch of sound are four. More at once would take
+# pictures from the queue that it could still drop.
+_BURST = 4
 # TCP accepts bytes long after the far end stopped reading. The thinnest stream that makes sense, 32 kb/s of sound,
 # moves 40 kB in the default window of 10 s: less than a tenth of it while more waits is no broadcast.
 _WEDGED_BELOW_BYTES = 4_096
@@ -152,11 +155,12 @@ class RtmpOutput:
 
     async def _pump(self, link: "_Link", units: LiveQueue, listener: OutputListener) -> None:
         sequence = TagSequence(self._first_timestamp_ms)
-        while (unit := await units.get()) is not None:
-            is_sent = link.send(unit, sequence)
+        while (first := await units.get()) is not None:
+            burst = [first, *units.get_waiting(_BURST - 1)]
+            sent = link.send(burst, sequence)
             if not link.is_writable:
                 await link.until(lambda: link.is_writable)
-            if is_sent:
+            for unit in sent:
                 listener.on_written(unit)
 
     async def _watch(self, link: "_Link") -> None:
@@ -204,17 +208,20 @@ class _Link(asyncio.Protocol):
             await self._changed.wait()
         raise self._failure
 
-    def send(self, unit: AccessUnit, sequence: TagSequence) -> bool:
-        """Write a unit with the headers it needs; False if it has no place in the broadcast."""
+    def send(self, units: Iterable[AccessUnit], sequence: TagSequence) -> list[AccessUnit]:
+        """Write units with the headers they need, at once; those that have a place in the broadcast."""
         if self._failure is not None:
-            return False  # `until` is about to say why
-        tags = sequence.tags(unit)
+            return []  # `until` is about to say why
+        sent = [unit for unit in units if self._write(sequence.tags(unit))]
+        self._flush()
+        return sent
+
+    def _write(self, tags: Sequence[Tag]) -> bool:
         for kind, timestamp_ms, body in tags:
             if kind == "script":
                 self._publisher.send_metadata(timestamp_ms, body)
             else:
                 self._publisher.send_media(kind, timestamp_ms, body)
-        self._flush()
         return bool(tags)
 
     def progress(self) -> OutputProgress:

@@ -159,7 +159,7 @@ async def test_a_session_s_sound_is_transcoded_in_order_and_to_its_end() -> None
     assert heard_s(frames) == pytest.approx([0.3, 1.2], abs=0.001)
 
 
-async def test_sound_waits_for_no_more_than_three_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sound_waits_for_no_more_than_four_packets(monkeypatch: pytest.MonkeyPatch) -> None:
     loop, taken = asyncio.get_running_loop(), asyncio.Event()
     push_all = AacTranscoder.push_all
 
@@ -170,7 +170,7 @@ async def test_sound_waits_for_no_more_than_three_packets(monkeypatch: pytest.Mo
     monkeypatch.setattr(AacTranscoder, "push_all", spy)
     sound = OpusToAac(lambda unit: None, 128_000)
     task = asyncio.create_task(sound.run())
-    for unit in opus_units(clicks(0.06, [])):
+    for unit in opus_units(clicks(0.08, [])):
         sound.put(unit)
     async with asyncio.timeout(10):
         await taken.wait()
