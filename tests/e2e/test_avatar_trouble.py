@@ -91,17 +91,17 @@ async def test_a_service_that_closes_at_each_step_of_the_hand_shake_is_tried_aga
         setting.add_session("leo", url, role="conversation")
         recording = setting.recording()
         async with setting.daemon() as daemon:
-            await daemon.logged("avatar_lost", 4)
+            await daemon.metric_reaches(4, "provider_reconnects_total")
             await daemon.metric_reaches(25, "added_latency_seconds_count")
             metrics = await daemon.metrics()
             assert await daemon.stop() == 0
-    awaited = [event["error"].partition("ended the session while ")[2] for event in daemon.events("avatar_lost")]
-    assert [words.partition(" was awaited")[0] for words in awaited] == [
-        "conversation.connected.success",
-        "realtime.session.created",
-        "realtime.session.created",
-        "realtime.session.updated",
-    ]
+    lost = daemon.events("avatar_lost")
+    # Warnings that follow each other within a second are summed up, and the last of them stands for all.
+    assert sum(event.get("repeated", 1) for event in lost) == 4
+    awaited = [event["error"].partition("ended the session while ")[2].partition(" was awaited")[0] for event in lost]
+    steps = ["conversation.connected.success", "realtime.session.created", "realtime.session.updated"]
+    assert awaited == sorted(awaited, key=steps.index)
+    assert (awaited[0], awaited[-1]) == (steps[0], steps[-1])
     assert metrics.total("provider_reconnects_total", reason="unavailable") == 4
     assert recorded.n_pictures(recording) >= 25
 
