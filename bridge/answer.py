@@ -40,6 +40,11 @@ class Answer:
         """Nothing will be added to it."""
         self._is_generated.set()
 
+    def cut(self) -> None:
+        """The avatar is gone, and with it what it had not said."""
+        self._lasts_s = 0.0
+        self._is_generated.set()
+
     async def played(self) -> None:
         """Wait until it has sounded to its end."""
         await self._is_generated.wait()

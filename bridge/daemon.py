@@ -60,7 +60,7 @@ class Daemon:
             async with self._tasks as tasks:
                 self._running = [tasks.create_task(s.run(), name=f"session {s.name}") for s in self._supervisors]
                 serving = (
-                    tasks.create_task(http.run(), name="http"),
+                    tasks.create_task(_serve(http), name="http"),
                     tasks.create_task(EventLoopLag(self._metrics).run(), name="event-loop-lag"),
                 )
                 await asyncio.wait(self._running)
@@ -101,6 +101,14 @@ class Daemon:
         if self.is_draining:
             return "draining"
         return next((reason for s in self._supervisors if (reason := s.unreadiness)), None)
+
+
+async def _serve(http: HttpServer) -> None:
+    try:
+        await http.run()
+    except Exception:
+        # Whoever watches sees that nobody answers; those who watch the broadcast are not to notice.
+        log.exception("http_failed")
 
 
 class Supervisor:

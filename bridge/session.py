@@ -198,7 +198,7 @@ class Session:
         finally:
             self._is_connected = False
             self._uplink.detach()
-            self._answer = Answer()
+            self._answer.cut()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

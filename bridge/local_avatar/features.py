@@ -13,7 +13,6 @@ CAVITY = "#4a1720"
 TONGUE = "#d1646b"
 TEETH = "#fbf7f2"
 HAIR = "#432a1e"
-SKIN_LID = "#e9b08a"
 
 
 def mouth(openness: float, spread: float, hiss: float = 0.0, smile: float = 0.0) -> str:

@@ -115,6 +115,25 @@ async def test_a_drained_daemon_ends_with_status_0(config: Callable[..., Config]
     assert FakeSession.made[0].drained_within_s == 7.0
 
 
+async def test_a_bug_in_the_http_side_is_shown_and_leaves_the_sessions_on_air(
+    config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(self: FakeHttpServer) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(FakeHttpServer, "run", crash)
+    with capture_logs() as logged:
+        daemon = Daemon(config("leo"))
+        running = asyncio.create_task(daemon.run())
+        await settle()
+        assert not running.done()
+        daemon.stop()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await running
+    assert not FakeSession.made[0].was_cancelled
+    assert [entry["log_level"] for entry in logged if entry["event"] == "http_failed"] == ["error"]
+
+
 @pytest.mark.parametrize("error", [SourceRejected("no such file"), ProviderRejected("a wrong licence")])
 async def test_a_session_that_only_an_operator_can_put_right_ends_with_status_1(
     error: Exception, config: Callable[..., Config]

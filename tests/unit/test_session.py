@@ -219,6 +219,26 @@ async def test_a_drain_waits_for_the_answer_in_a_conversation(stage: Stage) -> N
     await ended(running)
 
 
+async def test_a_drain_does_not_wait_for_the_answer_of_an_avatar_that_goes_away(stage: Stage) -> None:
+    gone = asyncio.Event()
+
+    async def leave(provider: FakeProvider, listener: AvatarListener) -> None:
+        showing = asyncio.create_task(show(provider, listener))
+        await gone.wait()
+        showing.cancel()
+        raise ProviderUnavailable("away")
+
+    session, provider = stage.session(leave, role="conversation", first_retry_s=15.0)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.link.n_sent)
+    session.on_event(AvatarEvent("speech_stopped", "realtime.input_audio_buffer.speech_stopped"))
+    draining = asyncio.create_task(session.drain(within_s=60.0))
+    await until(lambda: session.status().input_is_finished)
+    gone.set()
+    await ended(draining)
+    await ended(running)
+
+
 async def test_until_there_is_a_track_silence_is_the_provider_s_to_judge(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
