@@ -24,9 +24,16 @@ from typing import ClassVar
 
 
 class BridgeError(Exception):
-    """Anything this program raises on purpose."""
+    """Anything this program raises on purpose.
+
+    reason  one word for the metrics, where the type says too little; never what a peer wrote.
+    """
 
     retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ConfigError(BridgeError):

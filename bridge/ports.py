@@ -44,8 +44,14 @@ class UplinkPacing:
     tail_s: float
 
 
+# What an avatar service can do besides speaking what it hears: `AvatarLink.say`, `interrupt` and `show`; history, which
+# a provider replays by itself; tools, which `AvatarListener.on_tool_call` reports.
+Capability = Literal["say", "interrupt", "image", "history", "tools"]
+
+
 class AvatarLink(Protocol):
-    """An avatar session that takes audio.
+    """An avatar session that takes audio. Its verbs raise ProviderError once the session is over; one that is not
+    among the provider's capabilities raises ProviderRejected.
 
     datagrams_rejected  what was dropped before the media connection read it, by reason.
     media_path          the pair of ICE candidates that media takes, for people; empty while there is none.
@@ -60,7 +66,19 @@ class AvatarLink(Protocol):
     def media_path(self) -> str: ...
 
     async def send_audio(self, pcm16: bytes) -> None:
-        """Send whole samples, PCM16 little-endian, 24 kHz, mono. Raises ProviderError once the session is over."""
+        """Send whole samples, PCM16 little-endian, 24 kHz, mono."""
+
+    async def say(self, text: str) -> None:
+        """Give the avatar text in place of speech."""
+
+    async def show(self, image: bytes, media_type: str, *, wants_answer: bool) -> None:
+        """Show the avatar a picture such as image/jpeg; it speaks about it if an answer is wanted."""
+
+    async def interrupt(self) -> None:
+        """Make the service forget the sound it has been sent and not spoken."""
+
+    async def answer_tool(self, call_id: str, output: str) -> None:
+        """Give the result of a tool call."""
 
 
 class TrackFeedback(Protocol):
@@ -95,7 +113,9 @@ class AvatarEvent:
     Kinds: speech_started, speech_stopped: the service heard the input. user_transcript, avatar_transcript_delta,
     avatar_transcript: words; never logged at info. response_started: the first of an answer's words or sound.
     response_done: its sound is generated, and may still be playing; `sound_s` is how long all of it is, 0 where the
-    service does not say. warning: for the operator. other: no meaning to the bridge.
+    service does not say. warning: for the operator. ended: why the service ends the session, before the error that says
+    so. unknown: of no documented type. malformed: of one, without what it is for; ignored. other: no meaning to the
+    bridge.
     """
 
     kind: Literal[
@@ -105,9 +125,12 @@ class AvatarEvent:
         "user_transcript",
         "avatar_transcript_delta",
         "avatar_transcript",
-        "response_started",
         "response_done",
+        "tool_call",
         "warning",
+        "ended",
+        "unknown",
+        "malformed",
         "other",
     ]
     type: str
@@ -115,20 +138,33 @@ class AvatarEvent:
     sound_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The avatar asks for a tool's result; `AvatarLink.answer_tool` gives it. `arguments` is JSON text."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
 class AvatarListener(Protocol):
     """The session's side of an avatar connection."""
 
     def on_track(self, track: RemoteTrack) -> TrackSink:
-        """A track is about to deliver packets."""
+        """A track is about to deliver packets; a second one of its kind comes from a connection that takes over."""
 
     def on_ready(self, link: AvatarLink) -> None:
         """Audio may be sent from now on."""
 
     def on_event(self, event: AvatarEvent) -> None: ...
 
+    def on_tool_call(self, call: ToolCall) -> None: ...
+
 
 class AvatarProvider(Protocol):
     """One avatar service, configured."""
+
+    capabilities: frozenset[Capability]
 
     async def run(self, listener: AvatarListener) -> None:
         """Connect once and serve until the service ends the session. Raises ProviderError, RemoteProtocolError.

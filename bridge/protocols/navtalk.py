@@ -1,7 +1,8 @@
-"""NavTalk's unified realtime protocol, version 2: its messages, and the order they come in.
+"""NavTalk's unified realtime protocol, version 2: its messages.
 
-One WebSocket carries everything: an `Event` goes from the service to the client, a `Request` the other way; the
-hand-shake is the table `NEXT`. How a message looks in JSON is `navtalk_json`.
+One WebSocket carries everything: an `Event` goes from the service to the client, a `Request` the other way. How a
+message looks in JSON is `navtalk_json`. The documents show an order of events, contradict each other on it, and say
+nothing of the offer's place in it: no event is out of order here.
 
 Source: docs.navtalk.ai, "WebSocket Connection", "WebRTC Connection", "FAQ" and the pages of the single events.
 """
@@ -162,6 +163,23 @@ class AvatarAudioDone:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseDone:
+    """The answer is complete, sound and words; some services say so beside, or instead of, AvatarAudioDone."""
+
+    TYPE: ClassVar[str] = "realtime.response.done"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCallDelta:
+    """A piece of a tool call's arguments; FunctionCall repeats them whole."""
+
+    TYPE: ClassVar[str] = "realtime.response.function_call_arguments.delta"
+
+    call_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionCall:
     """The model calls a tool. `arguments` is JSON text."""
 
@@ -170,6 +188,22 @@ class FunctionCall:
     call_id: str
     name: str
     arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something went wrong in the service, which goes on: its model, its speech recognition or its synthesis."""
+
+    TYPE: ClassVar[str] = "error"
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`realtime.status`: known by name alone."""
+
+    TYPE: ClassVar[str] = "realtime.status"
 
 
 # ---------------------------------------------------------------------------------------------- both ways
@@ -239,16 +273,29 @@ class HistoryItem:
 
 
 @dataclass(frozen=True, slots=True)
+class AudioBackTag:
+    """What a worker that drives the mirror mode AudioBack writes beside its sound. No page of the vendor's shows it.
+
+    stream_id  of the session.  sequence: number of the message, from 0.
+    """
+
+    stream_id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class AudioAppend:
     """Input sound: PCM16 little-endian, 24 kHz, mono; whole samples, at most BUFFERED_SAMPLES when we send it.
 
     is_bare  OpenAI's flat form, as the page on the transparency mode shows it.
+    tag      AudioBack's additions to the wrapped form.
     """
 
     TYPE: ClassVar[str] = "realtime.input_audio_buffer.append"
 
     pcm16: bytes = field(repr=False)
     is_bare: bool = False
+    tag: AudioBackTag | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +303,54 @@ class AudioClear:
     """Drop what was sent and not yet spoken."""
 
     TYPE: ClassVar[str] = "input_audio_buffer.clear"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolList:
+    """Tools alone, the older way to register them."""
+
+    TYPE: ClassVar[str] = "realtime.input_function_call"
+
+    tools: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextInput:
+    """Something typed. The name is documented, the shape of its payload is inferred from realtime.input_image."""
+
+    TYPE: ClassVar[str] = "realtime.input_text"
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """Something shown: a picture as a data URL. The shape is that of the vendor's applications, not of a page.
+
+    wants_answer  the avatar is to speak about it now; else it only knows.
+    """
+
+    TYPE: ClassVar[str] = "realtime.input_image"
+
+    data_url: str = field(repr=False)
+    wants_answer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCallOutput:
+    """What a tool gave back, as text."""
+
+    TYPE: ClassVar[str] = "conversation.item.create"
+
+    call_id: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseCreate:
+    """Answer now: after a tool's output, or to let the avatar greet."""
+
+    TYPE: ClassVar[str] = "response.create"
 
 
 Conversation = (
@@ -266,42 +361,24 @@ Conversation = (
     | AvatarTranscript
     | AvatarAudio
     | AvatarAudioDone
+    | ResponseDone
+    | FunctionCallDelta
     | FunctionCall
 )
 Signalling = Offer | Answer | Candidate
-Event = Connected | Warned | Ended | SessionCreated | SessionUpdated | Conversation | Signalling | Unknown
-Request = InputConfig | HistoryItem | AudioAppend | AudioClear | Signalling | Unknown
-
-# ---------------------------------------------------------------------------------------------- the hand-shake
-
-
-class State(StrEnum):
-    """How far the client's session is; the values complete "while …"."""
-
-    CONNECTING = "connecting"  # socket open, waiting for conversation.connected.success
-    CONFIGURING = "configuring"
-    STREAMING = "streaming"  # session.updated was seen
-    CLOSED = "closed"
-
-
-_OPEN = (State.CONNECTING, State.CONFIGURING, State.STREAMING)
-# Where the offer stands in the order of events is not documented: signalling is legal from the start.
-_ANY_TIME = (Warned, Offer, Answer, Candidate, Unknown)
-NEXT: Mapping[tuple[State, type[Event]], State] = {
-    (State.CONNECTING, Connected): State.CONFIGURING,
-    (State.CONFIGURING, SessionCreated): State.CONFIGURING,
-    (State.CONFIGURING, SessionUpdated): State.STREAMING,
-    (State.STREAMING, SessionUpdated): State.STREAMING,  # one may follow each realtime.input_config
-    # A service that only mirrors sound is spoken to before, or without, session.updated.
-    **{(s, e): s for s in (State.CONFIGURING, State.STREAMING) for e in Conversation.__args__},
-    **{(s, e): s for s in _OPEN for e in _ANY_TIME},
-    **{(s, Ended): State.CLOSED for s in _OPEN},
-}
-
-
-def advance(state: State, event: Event) -> State:
-    """The state after an event of the service. Raises RemoteProtocolError for one that is out of order."""
-    try:
-        return NEXT[state, type(event)]
-    except KeyError:
-        raise RemoteProtocolError(f"NavTalk sent {type(event).__name__} while {state}") from None
+Event = (
+    Connected | Warned | Ended | SessionCreated | SessionUpdated | Status | Failed | Conversation | Signalling | Unknown
+)
+Request = (
+    InputConfig
+    | ToolList
+    | HistoryItem
+    | AudioAppend
+    | AudioClear
+    | TextInput
+    | ImageInput
+    | FunctionCallOutput
+    | ResponseCreate
+    | Signalling
+    | Unknown
+)
