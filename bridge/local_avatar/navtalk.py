@@ -237,10 +237,10 @@ class NavTalkSession:
         if isinstance(event, TurnStarted):
             # Somebody who speaks while the avatar answers is interrupting it.
             self._performer.stop_speaking()
-            self._performer.listen(True)
+            self._performer.attend("listening")
             await self._send(navtalk.SpeechStarted())
             return
-        self._performer.listen(False)
+        self._performer.attend("idle")
         self._performer.speak(event.pcm16)
         self._n_responses += 1
         response_id = f"response-{self._n_responses}"

@@ -8,7 +8,7 @@ from time import monotonic_ns
 import numpy as np
 
 from bridge.local_avatar.coding import PACKET_NS
-from bridge.local_avatar.stage import Act, PerformanceOptions, Stage
+from bridge.local_avatar.stage import Act, Mood, PerformanceOptions, Stage
 from bridge.local_avatar.voice import Voice
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_MS, NS_PER_S
@@ -47,7 +47,7 @@ class Performer:
         self._on_picture, self._on_sound = on_picture, on_sound
         self._seed, self._now_ns, self._sleep = seed, now_ns, sleep
         self._voice = Voice()
-        self._listening = False
+        self._mood: Mood = "idle"
         self._keyframe_wanted = True
         self._keyframe_ns = -KEYFRAME_SPACING_NS
         self.paused = False
@@ -61,13 +61,18 @@ class Performer:
         """Forget what has not been said yet."""
         self._voice.clear()
 
-    def listen(self, on: bool) -> None:
-        """Show attention; has no effect on the face while it speaks."""
-        self._listening = on
+    def attend(self, mood: Mood) -> None:
+        """What the presenter is about while it does not speak; speech outranks it."""
+        self._mood = mood
 
     def request_keyframe(self) -> None:
         """Make the next picture a keyframe, at most one in `KEYFRAME_SPACING_NS`."""
         self._keyframe_wanted = True
+
+    @property
+    def is_speaking(self) -> bool:
+        """Whether speech is being said or waits to be."""
+        return self._voice.is_speaking
 
     @property
     def dropped_speech_s(self) -> float:
@@ -116,4 +121,4 @@ class Performer:
         if keyframe:
             self._keyframe_wanted, self._keyframe_ns = False, time_ns
         window = self._voice.around(time_ns * AVATAR_RATE_HZ // NS_PER_S)
-        return Act(index, time_ns, window, self._listening, keyframe)
+        return Act(index, time_ns, window, self._mood, keyframe)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from bridge.local_avatar.coding import PACKET_NS, PACKET_SAMPLES, PictureEncoder, Profile, SoundEncoder
 from bridge.local_avatar.drawing import Canvas
@@ -13,6 +14,8 @@ from bridge.local_avatar.visemes import MouthTracker
 from bridge.local_avatar.voice import Pcm
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S
+
+Mood = Literal["idle", "listening", "thinking"]
 
 # Speakers pause for breath and thought without dropping their manner.
 _TALKING_NS = 700 * NS_PER_MS
@@ -38,7 +41,7 @@ class Act:
     index: int
     time_ns: int
     window: Pcm
-    listening: bool
+    mood: Mood
     keyframe: bool
 
 
@@ -73,7 +76,7 @@ class Stage:
         pose = self._gestures.pose(
             act.time_ns / NS_PER_S,
             speaking=act.time_ns < self._talking_until_ns,
-            listening=act.listening,
+            listening=act.mood == "listening",
             openness=mouth.openness,
         )
         self._face.compose(canvas, pose, mouth)

@@ -198,7 +198,17 @@ async def test_more_than_it_can_keep_is_counted() -> None:
 
 async def test_listening_changes_the_face() -> None:
     idle, attentive = Show(), Show()
-    attentive.performer.listen(True)
+    attentive.performer.attend("listening")
     await idle.play(1)
     await attentive.play(1)
     assert np.abs(idle.decoded()[-1].astype(int) - attentive.decoded()[-1]).max() > 20
+
+
+async def test_it_is_speaking_from_the_first_sample_queued_to_the_last_one_said() -> None:
+    show = Show()
+    claims: list[bool] = []
+    for at_ms in (400, 700, 1400, 1700):
+        show.at[at_ms * NS_PER_MS] = lambda: claims.append(show.performer.is_speaking)
+    show.at[500 * NS_PER_MS] = lambda: show.performer.speak(BURST)
+    await show.play(2)
+    assert claims == [False, True, True, False]
