@@ -2,8 +2,11 @@
 
 import math
 import random
+from typing import Literal
 
 from bridge.local_avatar.face import Pose
+
+Mood = Literal["idle", "listening", "thinking"]
 
 _BREATH_S = 4.2  # 14 breaths a minute: an adult at rest
 _SETTLE_S = 0.35  # how fast the manner changes between idling, speaking and listening
@@ -25,12 +28,13 @@ class Gestures:
         self._gaze = _AHEAD
         self._gaze_until_s = 2.0
 
-    def pose(self, now_s: float, *, speaking: bool, listening: bool, openness: float) -> Pose:
-        """The pose at a media time, which must not go back. `openness` of the mouth stresses what is said."""
+    def pose(self, now_s: float, *, speaking: bool, mood: Mood, openness: float) -> Pose:
+        """The pose at a media time, which must not go back. `openness` of the mouth stresses what is said; the mood
+        shows while nothing is."""
         passed_s, self._now_s = now_s - self._now_s, now_s
         settle = 1 - math.exp(-passed_s / _SETTLE_S)
         self._speaking += settle * (speaking - self._speaking)
-        self._listening += settle * ((listening and not speaking) - self._listening)
+        self._listening += settle * ((mood == "listening" and not speaking) - self._listening)
         self._stress += (1 - math.exp(-passed_s / 0.18)) * (openness - self._stress)
         talk, hear = self._speaking, self._listening
         drift, turn = self._wave(9.1, 0) * 0.6 + self._wave(5.3, 1) * 0.4, self._wave(7.7, 2) * 0.7

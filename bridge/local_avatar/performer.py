@@ -8,7 +8,8 @@ from time import monotonic_ns
 import numpy as np
 
 from bridge.local_avatar.coding import PACKET_NS
-from bridge.local_avatar.stage import Act, Mood, PerformanceOptions, Stage
+from bridge.local_avatar.gestures import Mood
+from bridge.local_avatar.stage import Act, PerformanceOptions, Stage
 from bridge.local_avatar.voice import Voice
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_MS, NS_PER_S

@@ -2,20 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from bridge.local_avatar.coding import PACKET_NS, PACKET_SAMPLES, PictureEncoder, Profile, SoundEncoder
 from bridge.local_avatar.drawing import Canvas
 from bridge.local_avatar.face import face
 from bridge.local_avatar.flash import beep_over, flash, is_flash
-from bridge.local_avatar.gestures import Gestures
+from bridge.local_avatar.gestures import Gestures, Mood
 from bridge.local_avatar.timecode import draw_counter, insert_stamp
 from bridge.local_avatar.visemes import MouthTracker
 from bridge.local_avatar.voice import Pcm
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S
-
-Mood = Literal["idle", "listening", "thinking"]
 
 # Speakers pause for breath and thought without dropping their manner.
 _TALKING_NS = 700 * NS_PER_MS
@@ -76,7 +73,7 @@ class Stage:
         pose = self._gestures.pose(
             act.time_ns / NS_PER_S,
             speaking=act.time_ns < self._talking_until_ns,
-            listening=act.mood == "listening",
+            mood=act.mood,
             openness=mouth.openness,
         )
         self._face.compose(canvas, pose, mouth)

@@ -5,15 +5,15 @@ import itertools
 import pytest
 
 from bridge.local_avatar.face import Pose
-from bridge.local_avatar.gestures import Gestures
+from bridge.local_avatar.gestures import Gestures, Mood
 
 FPS = 25
 
 
-def perform(seconds: float, seed: int = 1, *, speaking: bool = False, listening: bool = False) -> list[Pose]:
+def perform(seconds: float, seed: int = 1, *, speaking: bool = False, mood: Mood = "idle") -> list[Pose]:
     gestures = Gestures(seed)
     return [
-        gestures.pose(index / FPS, speaking=speaking, listening=listening, openness=0.5 * speaking)
+        gestures.pose(index / FPS, speaking=speaking, mood=mood, openness=0.5 * speaking)
         for index in range(round(seconds * FPS))
     ]
 
@@ -33,16 +33,16 @@ def test_people_blink_8_to_30_times_a_minute_and_their_eyes_open_again(seed: int
 
 
 @pytest.mark.parametrize("speaking", [False, True])
-@pytest.mark.parametrize("listening", [False, True])
-def test_every_pose_is_in_range(speaking: bool, listening: bool) -> None:
-    for pose in perform(60, speaking=speaking, listening=listening):
+@pytest.mark.parametrize("mood", ["idle", "listening", "thinking"])
+def test_every_pose_is_in_range(speaking: bool, mood: Mood) -> None:
+    for pose in perform(60, speaking=speaking, mood=mood):
         assert max(abs(pose.sway), abs(pose.turn), abs(pose.nod)) <= 1
         assert 0 <= pose.brows <= 1 and 0 <= pose.breath <= 1 and 0 <= pose.lids <= 1
 
 
 @pytest.mark.parametrize("speaking", [False, True])
 def test_nothing_jumps(speaking: bool) -> None:
-    for before, after in itertools.pairwise(perform(60, speaking=speaking, listening=True)):
+    for before, after in itertools.pairwise(perform(60, speaking=speaking, mood="listening")):
         # A tenth of the range per picture is a fast nod; more would tear.
         assert abs(after.sway - before.sway) < 0.12
         assert abs(after.nod - before.nod) < 0.2
@@ -50,7 +50,7 @@ def test_nothing_jumps(speaking: bool) -> None:
 
 
 def test_a_listener_raises_the_brows_and_looks_at_the_speaker() -> None:
-    idle, attentive = perform(60), perform(60, listening=True)[50:]
+    idle, attentive = perform(60), perform(60, mood="listening")[50:]
     assert min(pose.brows for pose in attentive) > max(pose.brows for pose in idle)
     assert sum(pose.gaze != 0 for pose in attentive) < sum(pose.gaze != 0 for pose in idle)
 
