@@ -6,6 +6,7 @@ explains every key to operators. Relative paths are relative to the working dire
 """
 
 import ipaddress
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -202,12 +203,40 @@ class IceConfig(Model):
 # ---------------------------------------------------------------------------------------------- a session
 
 
+class ToolConfig(Model):
+    """A function that the avatar's model may call, as OpenAI's API describes one.
+
+    parameters  JSON Schema of its arguments.
+    default     the answer to a call that nobody has answered in time; None: the avatar's `tool_default`.
+    """
+
+    type: Literal["function"] = "function"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
+    default: str | None = None
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """What the service is told of it."""
+        return self.model_dump(exclude={"default"})
+
+
+# What an operator's own message must have room for, by the name of the message.
+_SHAPE_VALUES = {"input_text": "{text}", "input_image": "{image}"}
+
+
 class AvatarConfig(Model):
     """An avatar of a service. Keys that are None are not sent: the service's console decides.
 
-    role        conversation: the avatar answers what it hears.  speak: it says what it is sent.
-    ice_servers replaces the list that the service sends.
-    idle_audio  what flows while no input speaks; a service's video stalls without audio.
+    role            conversation: the avatar answers what it hears.  speak: it says what it is sent.
+    tools           none: as the service's console has them.
+    tool_default    the answer to a tool call that nobody has answered after `tool_deadline_s`.
+    history_file    what was said before, read at the start and appended to; see `bridge.history`.
+    ice_servers     replaces the list that the service sends.
+    idle_audio      what flows while no input speaks; a service's video stalls without audio.
+    shapes          messages whose shape the service does not document, in JSON's terms: "{text}", "{image}" (a data
+                    URL) and "{reply}" (0 or 1) stand for their values. None: as `protocols.navtalk_json` infers it.
     """
 
     service: Literal["navtalk"] = "navtalk"
@@ -222,8 +251,13 @@ class AvatarConfig(Model):
     voice: str | None = None
     prompt: str | None = None
     query: dict[str, str] = Field(default_factory=dict, repr=False)
+    tools: tuple[ToolConfig, ...] = ()
+    tool_default: str = Field(default="No answer is available at the moment.", max_length=65_536)
+    tool_deadline_s: float = Field(default=10.0, gt=0.0, le=600.0)
+    history_file: Path | None = None
     ice_servers: tuple[IceServer, ...] | None = None
     idle_audio: Literal["silence", "none"] = "silence"
+    shapes: dict[Literal["input_text", "input_image"], dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("url")
     @classmethod
@@ -232,6 +266,22 @@ class AvatarConfig(Model):
             raise ValueError("must be wss://HOST/PATH or ws://HOST/PATH")
         _check_host(url.reveal())
         return url
+
+    @field_validator("tools")
+    @classmethod
+    def _names_differ(cls, tools: tuple[ToolConfig, ...]) -> tuple[ToolConfig, ...]:
+        names = [tool.name for tool in tools]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each tool needs a name of its own, not {', '.join(names)}")
+        return tools
+
+    @field_validator("shapes")
+    @classmethod
+    def _have_room(cls, shapes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for name, shape in shapes.items():
+            if json.dumps(_SHAPE_VALUES[name]) not in json.dumps(shape) or not isinstance(shape.get("type"), str):
+                raise ValueError(f'{name} needs a "type", and the value "{_SHAPE_VALUES[name]}" somewhere')
+        return shapes
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -375,3 +425,11 @@ class Config(Model):
     ice: IceConfig = IceConfig()
     drain_s: float = Field(default=20.0, ge=0.0, le=3600.0)
     sessions: dict[Name, SessionConfig] = Field(min_length=1)
+
+    @field_validator("sessions")
+    @classmethod
+    def _histories_differ(cls, sessions: dict[str, SessionConfig]) -> dict[str, SessionConfig]:
+        files = [str(s.avatar.history_file.absolute()) for s in sessions.values() if s.avatar.history_file]
+        if len(set(files)) < len(files):
+            raise ValueError("two sessions have the same avatar.history_file: each would overwrite the other's")
+        return sessions
