@@ -14,7 +14,7 @@ from bridge.media.h264 import PROFILE_NAMES, parameter_sets, parse_sps
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
 from bridge.outputs import open_output
-from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, TrackSink
+from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, ToolCall, TrackSink
 from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
 from bridge.uplink import Uplink
@@ -78,7 +78,8 @@ async def _input(source: AudioSource) -> str | BridgeError:
 
 async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError:
     viewer = _Viewer()
-    serving = asyncio.create_task(open_provider(session.avatar, ice).run(viewer))
+    provider = open_provider(session.avatar, ice)
+    serving = asyncio.create_task(provider.run(viewer))
     feeding = asyncio.create_task(viewer.silence.run())
     watching = asyncio.create_task(viewer.has_seen.wait())
     try:
@@ -87,7 +88,7 @@ async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError
             await serving
         if not viewer.has_seen.is_set():
             return ProviderUnavailable(f"no picture and sound within {AVATAR_S:g} s")
-        return viewer.description
+        return f"{viewer.description}; takes {', '.join(sorted(provider.capabilities))}"
     except BridgeError as error:
         return error
     finally:
@@ -136,6 +137,9 @@ class _Viewer:
 
     def on_event(self, event: AvatarEvent) -> None:
         pass
+
+    def on_tool_call(self, call: ToolCall) -> None:
+        pass  # nothing was said that a tool could be called for
 
     def _on_unit(self, unit: AccessUnit) -> None:
         self._units.setdefault(unit.codec.kind, unit)

@@ -128,7 +128,7 @@ class Supervisor:
     def unreadiness(self) -> str | None:
         """Why traffic should not be sent here: the session has not been on air yet, or has failed."""
         if self.has_failed:
-            return f"session {self.name} has failed"
+            return f"session {self.name} has failed" + (f": {self._session.status().error}" if self._session else "")
         if self._session is None or not self._session.has_been_on_air:
             return f"session {self.name} has not been on air yet"
         return None

@@ -13,7 +13,8 @@ import structlog
 from bridge.answer import Answer
 from bridge.config import OutputConfig, SessionConfig, StorageConfig
 from bridge.dsp.chain import SpeechChain
-from bridge.errors import BridgeError, OutputRejected, ProviderUnavailable, RemoteProtocolError
+from bridge.errors import BridgeError, ConfigError, OutputRejected, ProviderUnavailable, RemoteProtocolError
+from bridge.history import History
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
@@ -23,10 +24,11 @@ from bridge.ops.metrics import SessionMetrics
 from bridge.outputs import open_output
 from bridge.outputs.hub import Hub
 from bridge.outputs.runner import OutputRunner, OutputStatus
-from bridge.ports import AvatarEvent, AvatarLink, RemoteTrack, TrackSink
+from bridge.ports import AvatarEvent, AvatarLink, Capability, RemoteTrack, ToolCall, TrackSink
 from bridge.providers import open_provider
 from bridge.reception import Reception
 from bridge.telemetry import MediaStatus, Telemetry
+from bridge.tool_calls import ToolCalls
 from bridge.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -62,11 +64,16 @@ class SessionState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionStatus:
-    """How a session is doing. `error` is the last one, empty when there was none."""
+    """How a session is doing.
+
+    error         the last one, empty when there was none.
+    capabilities  what its avatar service can do.
+    """
 
     name: str
     state: SessionState
     error: str
+    capabilities: frozenset[Capability]
     media: MediaStatus
     spoken_s: float
     input_is_finished: bool
@@ -95,7 +102,8 @@ class Session:
         ((input_name, input_config),) = config.inputs.items()
         source = open_source(input_name, input_config, storage.dir)
         self._uplink = Uplink(source, SpeechChain(input_config.gain_db))
-        self._provider = open_provider(config.avatar, ice)
+        self._history = History(config.avatar.history_file)
+        self._provider = open_provider(config.avatar, ice, self._history.users)
         self._hub = Hub([self._runner(name, output, storage) for name, output in config.outputs.items()])
         keyframe_s = self._hub.keyframe_s
         interval_ns = None if keyframe_s is None else round(keyframe_s * NS_PER_S)
@@ -107,30 +115,43 @@ class Session:
         self._ready_ns: int | None = None
         self._live_ns: int | None = None
         self._answer = Answer()
+        self._tool_calls = ToolCalls(
+            {tool.name: tool.default for tool in config.avatar.tools if tool.default is not None},
+            config.avatar.tool_default,
+            config.avatar.tool_deadline_s,
+            on_result=lambda result: metrics.tool_calls_total(result=result).inc(),
+        )
         self._drained = asyncio.Event()
         self._is_finishing = False
 
     async def run(self) -> None:
-        """Raises SourceRejected, ProviderRejected, OutputRejected once no output is left, and whatever is a bug."""
+        """Raises ConfigError for a bad history file, SourceRejected, ProviderRejected, OutputRejected once no output is
+        left, and whatever is a bug.
+        """
         structlog.contextvars.bind_contextvars(session=self.name)
         self._enter(SessionState.CONNECTING)
         last_state = SessionState.FAILED
         try:
+            await asyncio.to_thread(self._history.load)
             async with asyncio.TaskGroup() as tasks:
                 # 6 publish: outlives whatever happens to the avatar
                 publishing = tasks.create_task(self._publish(), name="outputs")
                 # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
                 speaking = tasks.create_task(self._uplink.run(), name="uplink")
                 telling = tasks.create_task(self._publish_metrics(), name="metrics")
+                remembering = tasks.create_task(self._history.run(), name="history")
                 # 3 providers, 4 receive, 5 timeline
                 await self._converse()
                 speaking.cancel()
                 await asyncio.wait((publishing,), timeout=CLOSE_S)
-                publishing.cancel()
-                telling.cancel()
+                for task in (publishing, telling, remembering):
+                    task.cancel()
             last_state = SessionState.CLOSED
         except asyncio.CancelledError:
             last_state = SessionState.CLOSED
+            raise
+        except ConfigError as error:
+            self._error = str(error)
             raise
         except BaseExceptionGroup as failures:
             # One failure ends the group; whatever its end did to the others tells nobody anything.
@@ -166,6 +187,7 @@ class Session:
             name=self.name,
             state=self.state,
             error=self._error,
+            capabilities=self._provider.capabilities,
             media=self._telemetry.status(self._reception),
             spoken_s=self._uplink.spoken_s,
             input_is_finished=self._uplink.finished.is_set(),
@@ -202,6 +224,7 @@ class Session:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            await self._tool_calls.cancel()
             self._reception.close()
             self._link = None
             self._metrics.provider_session_seconds().set(0)
@@ -219,9 +242,13 @@ class Session:
                 continue
             tracks_ns = tracks_ns or now_ns
             if self._live_ns is None and now_ns - tracks_ns > FIRST_PICTURE_S * NS_PER_S:
-                raise ProviderUnavailable(f"the avatar service has shown no picture for {FIRST_PICTURE_S:g} s")
+                raise ProviderUnavailable(
+                    f"the avatar service has shown no picture for {FIRST_PICTURE_S:g} s", reason="media"
+                )
             if now_ns - heard_ns > MEDIA_LOST_S * NS_PER_S:
-                raise ProviderUnavailable(f"the avatar service has sent no media for {MEDIA_LOST_S:g} s")
+                raise ProviderUnavailable(
+                    f"the avatar service has sent no media for {MEDIA_LOST_S:g} s", reason="media"
+                )
 
     async def _wait_to_reconnect(self, error: BridgeError) -> None:
         if self._live_ns is not None and time.monotonic_ns() - self._live_ns > PROVEN_S * NS_PER_S:
@@ -237,7 +264,7 @@ class Session:
                 await self._drained.wait()
                 return
         reason = "protocol" if isinstance(error, RemoteProtocolError) else "unavailable"
-        self._metrics.provider_reconnects_total(reason=reason).inc()
+        self._metrics.provider_reconnects_total(reason=error.reason or reason).inc()
 
     def on_track(self, track: RemoteTrack) -> TrackSink:
         return self._reception.on_track(track)
@@ -249,15 +276,27 @@ class Session:
     def on_event(self, event: AvatarEvent) -> None:
         self._metrics.provider_events_total(type=event.kind).inc()
         match event.kind:
+            case "speech_started" if self._role == "conversation":
+                # What waits to be sent is the speech that was heard; what it interrupts is the answer.
+                self._answer.cut()
+            case "speech_started":
+                self._uplink.interrupt()
             case "speech_stopped" if self._role == "conversation":
                 self._answer.expect()
+            case "user_transcript":
+                self._history.add("user", event.text)
             case "response_started":
                 self._answer.start(time.monotonic_ns())
             case "avatar_transcript":
                 self._answer.reads(event.text)
+                self._history.add("assistant", event.text)
             case "response_done":
                 self._answer.lasts(event.sound_s)
                 self._answer.done()
+
+    def on_tool_call(self, call: ToolCall) -> None:
+        if self._link is not None:
+            self._tool_calls.ask(call, self._link)
 
     def _on_unit(self, unit: AccessUnit) -> None:
         self._telemetry.on_unit(unit)

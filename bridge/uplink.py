@@ -41,7 +41,7 @@ class Uplink:
 
     media_ready  set by the session once the avatar's picture has arrived; cleared by `detach`.
     finished     set once all that will ever be said has been sent, and the silence after it.
-    spoken_s     speech sent.  dropped_s: sound of a live source that could not be sent in time.
+    spoken_s     speech sent.  dropped_s: sound of a live source that could not be sent in time, or was interrupted.
     underruns    how often speech broke off because the input gave nothing.
     """
 
@@ -70,6 +70,7 @@ class Uplink:
         self._link: AvatarLink | None = None
         self._link_attached = asyncio.Event()
         self._held_until_ns = 0
+        self._is_interrupted = False
         self._has_warned = False
         self._is_speaking = False
         self._tail_samples = 0  # silence still to be sent before the turn is over
@@ -95,7 +96,7 @@ class Uplink:
     def attach(self, link: AvatarLink) -> None:
         """Send to this link from now on."""
         self._link = link
-        self._has_warned = False
+        self._has_warned = self._is_interrupted = False
         self._held_until_ns = self._now_ns() + round(MEDIA_WAIT_S * NS_PER_S)
         self._link_attached.set()
 
@@ -107,6 +108,13 @@ class Uplink:
         self._is_speaking = False
         if self._last_word_ns is not None:
             self.finished.set()
+
+    def interrupt(self) -> None:
+        """Somebody else speaks: what waits to be sent is dropped, and the service told to drop what it has."""
+        self.dropped_s += len(self._speech) / BYTES_PER_S
+        self._speech.clear()
+        self._speech_taken.set()
+        self._is_interrupted = True
 
     async def finish_utterance(self, deadline_s: float) -> None:
         """Speak on to the next pause or the end of the source, then send the tail of silence; no speech after it.
@@ -171,9 +179,13 @@ class Uplink:
         while self._link is link:
             speech = self._take_speech(n_samples, pacing)
             message = speech or self._silence(n_samples, pacing)
-            if message:
+            if message or self._is_interrupted:
                 try:
-                    await link.send_audio(message)
+                    if self._is_interrupted:
+                        self._is_interrupted = False
+                        await link.interrupt()
+                    if message:
+                        await link.send_audio(message)
                 except ProviderError as error:
                     self._log.warning("uplink_lost", error=str(error))
                     self._speech[:0] = speech

@@ -111,6 +111,9 @@ class Metrics:
         self.provider_events_total = counter(
             "provider_events_total", "Events of the avatar service, by the kind the bridge sees.", (*_SERVICE, "type")
         )
+        self.tool_calls_total = counter(
+            "tool_calls_total", "Tool calls of the avatar's model: answered, default or unsent.", (*_SESSION, "result")
+        )
 
         # An output.
         self.output_state = gauge("output_state", "1 for the state the output is in.", ("session", "output", "state"))
@@ -212,6 +215,7 @@ class SessionMetrics:
         self.provider_session_seconds = Bound(metrics.provider_session_seconds, with_service)
         self.provider_reconnects_total = BoundCounter(metrics.provider_reconnects_total, with_service)
         self.provider_events_total = BoundCounter(metrics.provider_events_total, with_service)
+        self.tool_calls_total = BoundCounter(metrics.tool_calls_total, session)
 
     def __enter__(self) -> Self:
         self._metrics.sessions.inc()

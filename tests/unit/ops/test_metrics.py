@@ -33,6 +33,7 @@ PROMISED = {
     "output_reconnects": ("counter", "session output protocol reason"),
     "provider_reconnects": ("counter", "session service reason"),
     "provider_events": ("counter", "session service type"),
+    "tool_calls": ("counter", "session result"),
     "input_underruns": ("counter", "session"),
     "datagrams_rejected": ("counter", "session reason"),
     "audio_concealed_seconds": ("counter", "session"),

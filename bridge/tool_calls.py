@@ -1,0 +1,81 @@
+"""Tool calls of the avatar's model, and who answers them."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import structlog
+
+from bridge.errors import ProviderError
+from bridge.ports import AvatarLink, ToolCall
+
+# A model that asks for more at a time is in a loop.
+MAX_WAITING = 16
+
+Result = Literal["answered", "default", "unsent"]
+
+log = structlog.get_logger()
+
+
+class ToolCalls:
+    """Calls that wait: each gets the answer that somebody gives, else the default once its deadline has passed.
+
+    on_result  is told how each call ended; unsent: the avatar was gone.
+    """
+
+    def __init__(
+        self, defaults: Mapping[str, str], default: str, deadline_s: float, on_result: Callable[[Result], None]
+    ) -> None:
+        """`defaults`: by the name of the tool, where it has one of its own."""
+        self._defaults = defaults
+        self._default = default
+        self._deadline_s = deadline_s
+        self._on_result = on_result
+        self._waiting: dict[str, asyncio.Future[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ask(self, call: ToolCall, link: AvatarLink) -> None:
+        """The avatar behind `link` wants an answer. Beyond `MAX_WAITING` calls it gets the default at once."""
+        if call.call_id in self._waiting:
+            log.debug("tool_call_repeated", tool=call.name)
+            return
+        deadline_s = self._deadline_s
+        if len(self._waiting) >= MAX_WAITING:
+            log.warning("tool_calls_overflow", tool=call.name, waiting=len(self._waiting))
+            deadline_s = 0.0
+        answer = self._waiting[call.call_id] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._serve(call, link, answer, deadline_s), name=f"tool {call.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def answer(self, call_id: str, output: str) -> bool:
+        """Answer a call. False: it does not wait, or no longer."""
+        answer = self._waiting.get(call_id)
+        if answer is None or answer.done():
+            return False
+        answer.set_result(output)
+        return True
+
+    async def cancel(self) -> None:
+        """The avatar is gone, and with it whoever asked."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _serve(self, call: ToolCall, link: AvatarLink, answer: asyncio.Future[str], deadline_s: float) -> None:
+        result: Result = "unsent"
+        try:
+            await asyncio.wait((answer,), timeout=deadline_s)
+            was_answered = answer.done()
+            if not was_answered:
+                log.warning("tool_call_unanswered", tool=call.name, waited_s=deadline_s)
+                answer.set_result(self._defaults.get(call.name, self._default))
+            await link.answer_tool(call.call_id, answer.result())
+            result = "answered" if was_answered else "default"
+        except ProviderError as error:
+            log.warning("tool_answer_lost", tool=call.name, error=str(error))
+        finally:
+            del self._waiting[call.call_id]
+            self._on_result(result)
