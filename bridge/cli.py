@@ -156,6 +156,7 @@ def avatar(
     services: Annotated[Literal["navtalk"], typer.Option(help="Avatar service to imitate.")] = "navtalk",
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Picture size in pixels.")] = "720x1280",
     fps: Annotated[int, typer.Option(min=1, max=60, help="Pictures per second.")] = 25,
+    codec: Annotated[Literal["h264", "vp8"], typer.Option(help="Coding of pictures.")] = "h264",
     profile: Annotated[Literal["baseline", "main", "high"], typer.Option(help="H.264 profile.")] = "baseline",
     timecode: Annotated[bool, typer.Option("--timecode", help="Print a machine-readable time into pictures.")] = False,
     flash: Annotated[bool, typer.Option("--flash", help="A flash with a beep at known times.")] = False,
@@ -174,19 +175,26 @@ def avatar(
         raise ConfigError(f"--listen: {error}") from None
     width_px, height_px = _parse_size(size)
     _configure_logging(None)
-    from bridge.local_avatar.options import Fault, LocalAvatarOptions
+    from bridge.local_avatar.faults import Fault
+    from bridge.local_avatar.options import LocalAvatarOptions
     from bridge.local_avatar.server import LocalAvatar
+    from bridge.media.access_unit import Codec
 
+    try:
+        faults = tuple(Fault.parse(text) for text in fault or ())
+    except ValueError as error:
+        raise ConfigError(f"--fault {error}") from None
     options = LocalAvatarOptions(
         listen_host=address.host,
         listen_port=address.port,
         license=_read_secret("--license-file", license_file) if license_file else None,
         size_px=(width_px, height_px),
         fps=fps,
+        codec=Codec(codec),
         profile=profile,
         timecode=timecode,
         flash=flash,
-        faults=tuple(Fault.parse(text) for text in fault or ()),
+        faults=faults,
     )
     service = LocalAvatar(options, on_listening=lambda url: print(url, flush=True))
     asyncio.run(_until_signalled(service.run(), or_stdin_closes=until_stdin_closes))

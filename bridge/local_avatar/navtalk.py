@@ -11,6 +11,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from bridge.errors import BridgeError, ProviderUnavailable, RemoteProtocolError
+from bridge.local_avatar.faults import Faults
 from bridge.local_avatar.options import LocalAvatarOptions
 from bridge.local_avatar.performer import PerformanceOptions, Performer
 from bridge.local_avatar.turns import SilenceGate, TurnDetector, TurnEnded, TurnStarted
@@ -42,6 +43,7 @@ class NavTalkSession:
     def __init__(self, socket: ServerConnection, options: LocalAvatarOptions, ice: IceSettings) -> None:
         self._socket = socket
         self._options = options
+        self._faults = Faults(options.faults)
         request = socket.request
         self._query = parse_qs(urlsplit(request.path).query) if request is not None else {}
         is_mirror = self._asked("audioBack") == "true" or self._asked("model") == "transparency"
@@ -126,7 +128,7 @@ class NavTalkSession:
 
     async def _greet(self) -> None:
         offer = await self._peer.offer()
-        if self._options.fault("no-h264"):
+        if "vp8-only" in self._faults:
             offer = offer.replace("H264/90000", "VP9/90000")
         self._is_offered = True
         for step, message in (
@@ -135,15 +137,11 @@ class NavTalkSession:
             ("created", navtalk.SessionCreated()),
             ("updated", navtalk.SessionUpdated()),
         ):
-            if self._is_faulty("close-at", step):
+            if self._faults.choice("close-at") == step:
                 await self._socket.close()
-            if self._is_faulty("mute-at", step):
+            if self._faults.choice("mute-at") == step:
                 return
             await self._send(message)
-
-    def _is_faulty(self, name: str, step: str) -> bool:
-        fault = self._options.fault(name)
-        return fault is not None and fault.step == step
 
     async def _send(self, message: navtalk.Event) -> None:
         try:
@@ -184,20 +182,18 @@ class NavTalkSession:
             await self._peer.send_video([*sps, *pps, *split_avcc(unit.payload)], unit.pts_ns)
 
     def _on_keyframe_request(self) -> None:
-        if not self._options.fault("ignore-pli"):
+        if "ignore-pli" not in self._faults:
             self._performer.request_keyframe()
 
     async def _drop(self) -> None:
-        fault = self._options.fault("ws-drop")
-        if fault is not None:
-            await asyncio.sleep(fault.after_s)
+        if "ws-drop" in self._faults:
+            await asyncio.sleep(self._faults.value("ws-drop"))
             self._socket.transport.abort()
 
     async def _stall(self) -> None:
-        fault = self._options.fault("media-stall")
-        if fault is not None:
+        if "media-stall" in self._faults:
             await self._peer.connected()
-            await asyncio.sleep(fault.after_s)
+            await asyncio.sleep(self._faults.value("media-stall"))
             self._performer.paused = True
 
     # ------------------------------------------------------------------------------------------ from the client

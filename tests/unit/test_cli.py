@@ -20,7 +20,9 @@ from bridge import __version__, cli
 from bridge.config import Config
 from bridge.demo import DemoOptions
 from bridge.errors import ConfigError, InternalError, OutputRejected, ProviderUnavailable
+from bridge.local_avatar.faults import Fault
 from bridge.local_avatar.options import LocalAvatarOptions
+from bridge.media.access_unit import Codec
 from bridge.redact import Secret
 
 CONFIG = """\
@@ -191,14 +193,16 @@ def test_avatar_hands_over_its_options_and_prints_its_url(
     monkeypatch.setattr(bridge.local_avatar.server, "LocalAvatar", StandIn)
     (tmp_path / "key").write_text("only-this-one\n")
     line = (
-        f"--listen [::1]:0 --size 640x480 --fps 30 --profile high --flash --license-file {tmp_path}/key --fault no-h264"
+        "--listen [::1]:0 --size 640x480 --fps 30 --profile high --codec vp8 --flash "
+        f"--license-file {tmp_path}/key --fault no-offer --fault loss:1"
     )
     assert run("avatar", *line.split())[:2] == (0, "ws://here\n")
     [options] = given
     assert (options.listen_host, options.listen_port, options.size_px, options.fps) == ("::1", 0, (640, 480), 30)
     assert (options.profile, options.flash, options.timecode) == ("high", True, False)
     assert options.license == Secret("only-this-one")
-    assert options.fault("no-h264")
+    assert options.codec is Codec.VP8
+    assert options.faults == (Fault("no-offer"), Fault("loss", 1.0))
 
 
 @pytest.mark.parametrize(

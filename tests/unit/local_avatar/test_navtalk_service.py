@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from websockets.asyncio.server import ServerConnection
 
+from bridge.local_avatar.faults import Fault
 from bridge.local_avatar.navtalk import NavTalkSession
-from bridge.local_avatar.options import Fault, LocalAvatarOptions
+from bridge.local_avatar.options import LocalAvatarOptions
 from bridge.net.ice import IceSettings
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import dump, parse_event
@@ -83,8 +84,8 @@ class FakePerformer:
     def stop_speaking(self) -> None:
         self.did.append("stop_speaking")
 
-    def listen(self, on: bool) -> None:
-        self.did.append(f"listen {on}")
+    def attend(self, mood: str) -> None:
+        self.did.append(mood)
 
     async def run(self) -> None:
         await asyncio.Event().wait()
@@ -153,7 +154,7 @@ async def test_a_mirror_says_what_it_is_sent_and_no_silence(query: str) -> None:
 
 async def test_a_turn_is_answered_by_repeating_it() -> None:
     socket, _ = await serve(LEO, audio(speech(1.0) + PAUSE))
-    assert FakePerformer.made.did == ["stop_speaking", "listen True", "listen False", "speak"]
+    assert FakePerformer.made.did == ["stop_speaking", "listening", "idle", "speak"]
     sounds = [event.pcm16 for event in socket.got if isinstance(event, navtalk.AvatarAudio)]
     assert b"".join(sounds) == FakePerformer.made.said
     assert navtalk.UserTranscript("(speech, 1.0 s)") in socket.got
@@ -161,7 +162,7 @@ async def test_a_turn_is_answered_by_repeating_it() -> None:
 
 async def test_somebody_who_speaks_again_interrupts_the_answer() -> None:
     await serve(LEO, audio(speech(1.0) + PAUSE + speech(0.3)))
-    assert FakePerformer.made.did[-2:] == ["stop_speaking", "listen True"]
+    assert FakePerformer.made.did[-2:] == ["stop_speaking", "listening"]
 
 
 async def test_a_client_may_interrupt_by_clearing() -> None:
@@ -176,17 +177,17 @@ async def test_unreadable_frames_are_survived_and_counted() -> None:
     assert FakePerformer.made.did[-1] == "speak"
 
 
-async def test_the_fault_no_h264_renames_the_codec() -> None:
-    socket, _ = await serve(LEO, faults=[Fault("no-h264")])
+async def test_the_fault_vp8_only_renames_the_codec() -> None:
+    socket, _ = await serve(LEO, faults=[Fault("vp8-only")])
     assert navtalk.Offer("a=rtpmap:97 VP9/90000") in socket.got
 
 
 async def test_a_service_that_falls_mute_says_nothing_more() -> None:
-    socket, _ = await serve(LEO, faults=[Fault("mute-at", step="created")])
+    socket, _ = await serve(LEO, faults=[Fault("mute-at", choice="created")])
     assert [type(event) for event in socket.got] == [navtalk.Connected, navtalk.Offer]
 
 
 async def test_a_media_stall_pauses_the_performance_and_keeps_the_session() -> None:
-    socket, _ = await serve(LEO, faults=[Fault("media-stall", after_s=0.0)])
+    socket, _ = await serve(LEO, faults=[Fault("media-stall", value=0.0)])
     assert FakePerformer.made.paused
     assert isinstance(socket.got[-1], navtalk.SessionUpdated)
