@@ -1,7 +1,8 @@
-"""The avatar's encoders: x264 as WebRTC senders run it, Opus stamped by its input."""
+"""The avatar's encoders: x264 and libvpx as WebRTC senders run them, Opus stamped by its input."""
 
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, Protocol
 
 import av
 import numpy as np
@@ -27,10 +28,31 @@ Profile = Literal["baseline", "main", "high"]
 PACKET_SAMPLES = AVATAR_RATE_HZ // 50  # 20 ms, what WebRTC senders use
 PACKET_NS = NS_PER_S // 50
 _SOUND_BITS_PER_S = 64_000
+_NEVER = 1 << 30  # pictures: more than a year of them
 
 
-class PictureEncoder:
-    """H.264 without B-pictures; keyframes are the first picture and those asked for, none comes by itself."""
+@dataclass(frozen=True, slots=True)
+class CodedPicture:
+    """Payload and `codec_config` as in `AccessUnit`."""
+
+    payload: bytes
+    is_keyframe: bool
+    codec_config: bytes = b""
+
+
+class PictureEncoder(Protocol):
+    """Codes pictures as they come, none held back and none referring to a later one.
+
+    Keyframes are the first picture and those asked for; none comes by itself.
+    """
+
+    def encode(self, canvas: Canvas, index: int, *, keyframe: bool) -> CodedPicture:
+        """Picture number `index`; numbers grow."""
+        ...
+
+
+class H264Encoder:
+    """A `PictureEncoder` for H.264."""
 
     def __init__(self, width_px: int, height_px: int, fps: int, profile: Profile, bits_per_s: int) -> None:
         self._encoder = encoder = av.VideoCodecContext.create("libx264", "w")
@@ -51,11 +73,8 @@ class PictureEncoder:
             "x264-params": "keyint=infinite:scenecut=0:open-gop=0:slices=1",
         }
 
-    def encode(self, canvas: Canvas, index: int, *, keyframe: bool) -> tuple[bytes, bytes]:
-        """AVCC payload and, for a keyframe, the AVCDecoderConfigurationRecord, of picture number `index`."""
-        frame = av.VideoFrame.from_ndarray(canvas.data, format="yuv420p")
-        frame.pts = index
-        frame.pict_type = PictureType.I if keyframe else PictureType.NONE
+    def encode(self, canvas: Canvas, index: int, *, keyframe: bool) -> CodedPicture:
+        frame = _frame(canvas, index, keyframe=keyframe)
         nals = [nal for packet in self._encoder.encode(frame) for nal in split_annexb(bytes(packet))]
         slices = [nal for nal in nals if nal_type(nal) in (NAL_SLICE, NAL_IDR)]
         if not slices:
@@ -63,7 +82,44 @@ class PictureEncoder:
         sps = [nal for nal in nals if nal_type(nal) == NAL_SPS]
         pps = [nal for nal in nals if nal_type(nal) == NAL_PPS]
         config = decoder_configuration(sps[0], pps[0]) if sps and pps else b""
-        return join_avcc(slices), config
+        return CodedPicture(join_avcc(slices), bool(config), config)
+
+
+class Vp8Encoder:
+    """A `PictureEncoder` for VP8. Its header can only say BT.601 (RFC 6386 §9.2): hues are a little off."""
+
+    def __init__(self, width_px: int, height_px: int, fps: int, bits_per_s: int) -> None:
+        self._encoder = encoder = av.VideoCodecContext.create("libvpx", "w")
+        encoder.width, encoder.height, encoder.pix_fmt = width_px, height_px, "yuv420p"
+        encoder.time_base, encoder.framerate = Fraction(1, fps), Fraction(fps)
+        encoder.bit_rate = bits_per_s
+        encoder.thread_count = 1
+        # libvpx makes no keyframe by itself when the least and the greatest distance between two are the same.
+        encoder.gop_size = _NEVER
+        encoder.options = {
+            "keyint_min": str(_NEVER),
+            "deadline": "realtime",
+            "cpu-used": "8",
+            "lag-in-frames": "0",
+            "auto-alt-ref": "0",
+            "error-resilient": "0",
+            "minrate": str(bits_per_s),
+            "maxrate": str(bits_per_s),
+            "bufsize": str(bits_per_s // 2),
+        }
+
+    def encode(self, canvas: Canvas, index: int, *, keyframe: bool) -> CodedPicture:
+        packets = self._encoder.encode(_frame(canvas, index, keyframe=keyframe))
+        if len(packets) != 1:
+            raise InternalError(f"libvpx made {len(packets)} frames of one picture")
+        return CodedPicture(bytes(packets[0]), packets[0].is_keyframe)
+
+
+def _frame(canvas: Canvas, index: int, *, keyframe: bool) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(canvas.data, format="yuv420p")
+    frame.pts = index
+    frame.pict_type = PictureType.I if keyframe else PictureType.NONE
+    return frame
 
 
 class SoundEncoder:

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from time import monotonic_ns
 
 import numpy as np
 
+from bridge.errors import InternalError
 from bridge.local_avatar.coding import PACKET_NS
 from bridge.local_avatar.gestures import Mood
-from bridge.local_avatar.stage import Act, PerformanceOptions, Stage
+from bridge.local_avatar.stage import Act, Camera, PerformanceOptions, Stage
 from bridge.local_avatar.voice import Voice
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_MS, NS_PER_S
@@ -28,7 +29,7 @@ class Performer:
     A sample spoken at media time t is in the Opus packet whose `pts_ns` covers t and shapes the mouth of the picture
     stamped t; media time is 0 when `run` has everything ready. Units go to the callbacks on the event loop, H.264 as
     AVCC with a `codec_config` on keyframes, `arrival_ns` being when encoding was complete. All methods are called on
-    the event loop.
+    the event loop. Media time is counted on `now_ns`: one that runs fast is a sender whose crystal does.
 
     paused            no media while set; its clock goes on.
     skipped_pictures  that were due when the machine had no time for them.
@@ -49,6 +50,7 @@ class Performer:
         self._seed, self._now_ns, self._sleep = seed, now_ns, sleep
         self._voice = Voice()
         self._mood: Mood = "idle"
+        self._coming_camera: Future[Camera] | None = None
         self._keyframe_wanted = True
         self._keyframe_ns = -KEYFRAME_SPACING_NS
         self.paused = False
@@ -70,6 +72,16 @@ class Performer:
         """Make the next picture a keyframe, at most one in `KEYFRAME_SPACING_NS`."""
         self._keyframe_wanted = True
 
+    def change(self, options: PerformanceOptions) -> None:
+        """Go on in another size, profile or codec as soon as that can be drawn, with a keyframe.
+
+        Time, gestures and sound go on, and until then pictures as they were.
+        Raises InternalError for another frame rate, on which the media clock counts.
+        """
+        if options.fps != self._options.fps:
+            raise InternalError(f"The frame rate is {self._options.fps} for good, not {options.fps}")
+        self._options = options
+
     @property
     def is_speaking(self) -> bool:
         """Whether speech is being said or waits to be."""
@@ -83,7 +95,8 @@ class Performer:
     async def run(self) -> None:
         """Perform until cancelled. The first picture, a keyframe, comes as soon as the face is drawn."""
         loop = asyncio.get_running_loop()
-        worker = ThreadPoolExecutor(1, thread_name_prefix="performer")
+        # The second thread draws and readies what `change` asked for.
+        worker = ThreadPoolExecutor(2, thread_name_prefix="performer")
         try:
             stage = await loop.run_in_executor(worker, Stage, self._options, self._seed, self._now_ns)
             began_ns = self._now_ns()
@@ -110,11 +123,21 @@ class Performer:
                         # Whoever waited through the pause needs a picture that refers to nothing.
                         self._keyframe_wanted = True
                     else:
+                        self._change_camera(stage, worker)
                         act = self._next_act(n_pictures)
                         self._on_picture(await loop.run_in_executor(worker, stage.show, act))
                     n_pictures += 1
         finally:
             worker.shutdown(wait=False, cancel_futures=True)
+
+    def _change_camera(self, stage: Stage, worker: Executor) -> None:
+        """Put the camera that was asked for in place of the stage's once it is ready."""
+        if self._coming_camera is None:
+            if stage.camera.options != self._options:
+                self._coming_camera = worker.submit(Camera, self._options, self._now_ns)
+        elif self._coming_camera.done():
+            stage.camera, self._coming_camera = self._coming_camera.result(), None
+            self._keyframe_wanted, self._keyframe_ns = True, -KEYFRAME_SPACING_NS
 
     def _next_act(self, index: int) -> Act:
         time_ns = index * NS_PER_S // self._options.fps

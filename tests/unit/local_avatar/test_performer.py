@@ -1,56 +1,79 @@
 """A performance on a clock of its own: what is delivered and when, and how sound and picture belong together."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 
+from bridge.errors import InternalError
+from bridge.local_avatar.coding import H264Encoder
 from bridge.local_avatar.performer import KEYFRAME_SPACING_NS, PerformanceOptions, Performer
 from bridge.local_avatar.timecode import read_counter, read_stamp
-from bridge.media.access_unit import AccessUnit
+from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S
-from bridge.media.h264 import avcc_to_annexb
+from bridge.media.h264 import avcc_to_annexb, parameter_sets, parse_sps
 
 SMALL = PerformanceOptions(width_px=180, height_px=320)
 BURST = np.rint(12_000 * np.sin(2 * np.pi * 300 * np.arange(24_000) / 24_000)).astype("<i2").tobytes()
 
 
 class Show:
-    """A performer on a clock that jumps to whatever it waits for; the loop runs until `seconds` of media are out."""
+    """A performer on a clock that jumps to whatever it waits for, while `seconds` pass or until something is so.
 
-    def __init__(self, options: PerformanceOptions = SMALL) -> None:
+    `crystal` is how many nanoseconds the performer's clock counts in one of ours.
+    """
+
+    def __init__(self, options: PerformanceOptions = SMALL, crystal: float = 1.0) -> None:
         self.now_ns = 1_000
+        self._crystal = crystal
+        self._until: Callable[[], bool] = lambda: False
         self.pictures: list[AccessUnit] = []
         self.sounds: list[AccessUnit] = []
+        self.sounds_came_ns: list[int] = []
         self.at: dict[int, Callable[[], None]] = {}
         self._end_ns = 0
         self._done = asyncio.Event()
         self.performer = Performer(
-            options, self.pictures.append, self.sounds.append, now_ns=lambda: self.now_ns, sleep=self._sleep
+            options, self.pictures.append, self._hear, now_ns=self._performers_ns, sleep=self._sleep
         )
+
+    def _hear(self, unit: AccessUnit) -> None:
+        self.sounds.append(unit)
+        self.sounds_came_ns.append(self.now_ns)
+
+    def _performers_ns(self) -> int:
+        return round(self.now_ns * self._crystal)
 
     async def _sleep(self, duration_s: float) -> None:
         self.now_ns += max(1, round(duration_s * NS_PER_S))
         for due_ns in sorted(due_ns for due_ns in self.at if due_ns <= self.now_ns):
             self.at.pop(due_ns)()
-        if self.now_ns >= self._end_ns:
+        if self.now_ns >= self._end_ns or self._until():
             self._done.set()
             await asyncio.Event().wait()
 
-    async def play(self, seconds: float) -> "Show":
+    async def play(self, seconds: float, until: Callable[[], bool] = lambda: False) -> "Show":
+        self._until = until
         self._end_ns = self.now_ns + round(seconds * NS_PER_S)
         async with running(self.performer):
             await self._done.wait()
         return self
 
-    def decoded(self) -> list[np.ndarray]:
-        """Luma of every picture."""
-        decoder = av.VideoCodecContext.create("h264", "r")
+    def decoded(self, first: int = 0, end: int | None = None) -> list[np.ndarray]:
+        """Luma of every picture, or of some that are in one codec."""
+        units = self.pictures[first:end]
+        is_h264 = units[0].codec is Codec.H264
+        decoder = av.VideoCodecContext.create(units[0].codec, "r")
         decoder.thread_count = 1
-        packets = [av.Packet(avcc_to_annexb(unit.payload, unit.codec_config)) for unit in self.pictures]
+        packets = [
+            av.Packet(avcc_to_annexb(unit.payload, unit.codec_config) if is_h264 else unit.payload) for unit in units
+        ]
         frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
         return [frame.to_ndarray()[: frame.height] for frame in frames]
 
@@ -82,6 +105,17 @@ async def test_pictures_and_packets_are_stamped_on_one_exact_clock(fps: int) -> 
     show = await Show(PerformanceOptions(width_px=180, height_px=320, fps=fps)).play(1)
     assert [unit.pts_ns for unit in show.pictures] == [index * NS_PER_S // fps for index in range(fps)]
     assert [unit.pts_ns for unit in show.sounds] == [index * 20 * NS_PER_MS for index in range(50)]
+
+
+@pytest.mark.parametrize("crystal", [1 + 500e-6, 1 - 500e-6])
+async def test_a_fast_clock_makes_the_media_gain_on_true_time_and_skips_nothing(crystal: float) -> None:
+    show = await Show(crystal=crystal).play(20)
+    media_ns = show.sounds[-1].pts_ns - show.sounds[0].pts_ns
+    true_ns = show.sounds_came_ns[-1] - show.sounds_came_ns[0]
+    # A sleep of 20 ms is wrong by 10 us on such a clock: 1 ppm of 20 s is twice as much.
+    assert media_ns / true_ns == pytest.approx(crystal, abs=1e-6)
+    assert show.performer.skipped_pictures == 0
+    assert [unit.pts_ns for unit in show.pictures] == [index * NS_PER_S // 25 for index in range(len(show.pictures))]
 
 
 async def test_only_the_first_picture_is_a_keyframe_unless_asked() -> None:
@@ -174,6 +208,85 @@ async def test_a_pause_delivers_nothing_and_ends_with_a_keyframe_on_the_same_clo
     assert times[gap + 1] - times[gap] == pytest.approx(NS_PER_S, abs=80 * NS_PER_MS)
     assert keyframes(show) == [0, gap + 1]
     assert times[-1] == NS_PER_S * 74 // 25
+
+
+async def changed(options: PerformanceOptions, to: PerformanceOptions) -> tuple[Show, int]:
+    """A show that changed after a second and went on for 10 pictures, and which of them was the first changed one."""
+    show = Show(options)
+    show.at[NS_PER_S + 1_001] = lambda: show.performer.change(to)
+    await show.play(60, until=lambda: len(keyframes(show)) > 1 and keyframes(show)[1] == len(show.pictures) - 10)
+    return show, keyframes(show)[1]
+
+
+CHANGES = {
+    "size": replace(SMALL, width_px=200, height_px=320),
+    "profile": replace(SMALL, profile="high"),
+    "codec": replace(SMALL, codec=Codec.VP8),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_change_comes_with_a_keyframe_and_no_gap_in_pictures_or_sound(change: str) -> None:
+    show, first = await changed(SMALL, CHANGES[change])
+    assert first > 25
+    assert keyframes(show) == [0, first]
+    assert [unit.pts_ns for unit in show.pictures] == [index * NS_PER_S // 25 for index in range(first + 10)]
+    assert [unit.pts_ns for unit in show.sounds] == [index * 20 * NS_PER_MS for index in range(len(show.sounds))]
+    assert show.performer.skipped_pictures == 0
+
+
+async def test_a_change_of_size_is_seen_in_the_decoded_pictures() -> None:
+    show, first = await changed(SMALL, CHANGES["size"])
+    assert {luma.shape for luma in show.decoded(0, first)} == {(320, 180)}
+    assert {luma.shape for luma in show.decoded(first)} == {(320, 200)}
+
+
+async def test_a_change_of_profile_leaves_the_size() -> None:
+    show, first = await changed(SMALL, CHANGES["profile"])
+    before, after = (parse_sps(parameter_sets(show.pictures[index].codec_config)[0][0]) for index in (0, first))
+    assert (before.profile_idc, after.profile_idc) == (66, 100)
+    assert (before.width_px, before.height_px) == (after.width_px, after.height_px)
+
+
+async def test_a_change_of_codec_is_a_stream_of_its_own() -> None:
+    show, first = await changed(replace(SMALL, codec=Codec.VP8), SMALL)
+    assert [unit.codec for unit in show.pictures] == [Codec.VP8] * first + [Codec.H264] * 10
+    assert len(show.decoded(0, first)) == first
+    assert len(show.decoded(first)) == 10
+
+
+async def test_the_face_goes_on_through_a_change_as_if_there_had_been_none() -> None:
+    show, first = await changed(SMALL, CHANGES["profile"])
+    undisturbed = await Show().play((first + 10) / 25)
+    for one, other in zip(show.decoded(first), undisturbed.decoded()[first:], strict=True):
+        assert np.abs(one.astype(int) - other).mean() < 2
+
+
+async def test_a_change_leaves_no_encoder_behind() -> None:
+    gc.collect()
+    show, encoders = Show(), list[weakref.ref[H264Encoder]]()
+
+    def change() -> None:
+        encoders.extend(weakref.ref(thing) for thing in gc.get_objects() if isinstance(thing, H264Encoder))
+        show.performer.change(CHANGES["codec"])
+
+    show.at[NS_PER_S + 1_001] = change
+    await show.play(60, until=lambda: len(keyframes(show)) > 1)
+    assert encoders
+    assert not any(encoder() for encoder in encoders)
+
+
+async def test_a_change_of_frame_rate_is_refused() -> None:
+    with pytest.raises(InternalError, match="25"):
+        Show().performer.change(replace(SMALL, fps=30))
+
+
+async def test_vp8_carries_its_number_in_the_picture_alone() -> None:
+    show = await Show(PerformanceOptions(width_px=360, height_px=640, timecode=True, codec=Codec.VP8)).play(1)
+    assert [read_counter(luma) for luma in show.decoded()] == list(range(25))
+    assert {read_stamp(unit.payload) for unit in show.pictures} == {None}
+    assert keyframes(show) == [0]
+    assert not any(unit.codec_config for unit in show.pictures)
 
 
 async def test_it_speaks_when_told_and_stops_when_told() -> None:
