@@ -118,6 +118,7 @@ class Supervisor:
         self.name = name
         self.has_failed = False
         self.has_crashed = False
+        self._error = "a bug"
         self._config = config
         self._metrics = metrics
         self._session: Session | None = None
@@ -128,7 +129,7 @@ class Supervisor:
     def unreadiness(self) -> str | None:
         """Why traffic should not be sent here: the session has not been on air yet, or has failed."""
         if self.has_failed:
-            return f"session {self.name} has failed" + (f": {self._session.status().error}" if self._session else "")
+            return f"session {self.name} has failed: {self._error}"
         if self._session is None or not self._session.has_been_on_air:
             return f"session {self.name} has not been on air yet"
         return None
@@ -142,7 +143,8 @@ class Supervisor:
                 await self._session.run()
                 return
             except BridgeError as error:
-                log.error("session_ended", session=self.name, error=str(error))
+                self._error = str(error)
+                log.error("session_ended", session=self.name, error=self._error)
                 self.has_failed = True
                 return
             except Exception:

@@ -410,3 +410,40 @@ def test_importing_the_configuration_loads_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     heavy = {"numpy", "scipy", "av", "aiortc", "fastapi", "uvicorn", "structlog", "prometheus_client", "asyncio"}
     assert heavy.isdisjoint(loaded.stdout.split())
+
+
+AVATAR = "      license: ${NAVTALK}\n"
+
+
+def with_avatar(*lines: str) -> str:
+    return GOOD.replace(AVATAR, AVATAR + "".join(f"      {line}\n" for line in lines))
+
+
+def test_a_tool_is_what_its_service_is_told_without_the_default(load: Load) -> None:
+    tool = "{name: hours, description: When, parameters: {type: object, properties: {}}, default: at nine}"
+    (hours,) = load(with_avatar(f"tools: [{tool}]")).sessions["leo"].avatar.tools
+    assert hours.default == "at nine"
+    parameters = {"type": "object", "properties": {}}
+    assert hours.function == {"type": "function", "name": "hours", "description": "When", "parameters": parameters}
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("tools: [{name: a}, {name: a}]", "name of its own"),
+        ("tools: [{name: two words}]", "pattern"),
+        ("tools: [{name: a, webhook: x}]", "unknown key"),
+        ('shapes: {input_text: {type: t, data: {content: "text"}}}', "{text}"),
+        ('shapes: {input_image: {data: {content: "{image}"}}}', "type"),
+        ("shapes: {input_audio: {type: t}}", "input_text"),
+        ("tool_deadline_s: 0", "greater than 0"),
+    ],
+)
+def test_mistakes_in_tools_and_shapes_are_named(load: Load, line: str, complaint: str) -> None:
+    assert complaint in "\n".join(mistakes(load, with_avatar(line)))
+
+
+def test_two_sessions_cannot_share_a_history(load: Load) -> None:
+    one = with_avatar("history_file: ./said.jsonl")
+    other = one.partition("sessions:\n")[2].replace("  leo:", "  lea:").replace("./said", "said")
+    assert "history_file" in "\n".join(mistakes(load, one + other))

@@ -232,7 +232,7 @@ async def test_it_is_not_ready_with_a_session_that_has_failed(config: Callable[.
     await settle()
     for session in FakeSession.made:
         session.has_been_on_air = True
-    assert FakeHttpServer.last.readiness() == "session leo has failed"
+    assert FakeHttpServer.last.readiness() == "session leo has failed: a wrong licence"
     daemon.stop()
     async with asyncio.timeout(PATIENCE_S):
         await running

@@ -3,6 +3,7 @@ import time
 import wave
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,15 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from bridge import session as session_module
-from bridge.config import AvatarConfig, InputConfig, OutputConfig, SessionConfig, StorageConfig
-from bridge.errors import OutputRejected, ProviderRejected, ProviderUnavailable, RemoteProtocolError, SourceRejected
+from bridge.config import AvatarConfig, InputConfig, OutputConfig, SessionConfig, StorageConfig, ToolConfig
+from bridge.errors import (
+    ConfigError,
+    OutputRejected,
+    ProviderRejected,
+    ProviderUnavailable,
+    RemoteProtocolError,
+    SourceRejected,
+)
 from bridge.inputs.file import FileSource
 from bridge.media.access_unit import Codec
 from bridge.media.audio import AudioBlock
@@ -20,7 +28,7 @@ from bridge.media.clock import NS_PER_MS
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
 from bridge.ops.metrics import Metrics
-from bridge.ports import AvatarEvent, AvatarListener, OutputListener, RemoteTrack, UplinkPacing
+from bridge.ports import AvatarEvent, AvatarListener, OutputListener, RemoteTrack, ToolCall, UplinkPacing
 from bridge.redact import Secret
 from bridge.session import Session, SessionState
 from tests.unit.outputs.fakes import Behaviour, FakeOutput
@@ -50,10 +58,17 @@ class FakeLink:
     datagrams_rejected: Mapping[str, int] = {}
 
     def __init__(self) -> None:
-        self.n_sent = 0
+        self.n_sent = self.n_interrupts = 0
+        self.tool_answers: list[tuple[str, str]] = []
 
     async def send_audio(self, pcm16: bytes) -> None:
         self.n_sent += 1
+
+    async def interrupt(self) -> None:
+        self.n_interrupts += 1
+
+    async def answer_tool(self, call_id: str, output: str) -> None:
+        self.tool_answers.append((call_id, output))
 
 
 class NoFeedback:
@@ -70,7 +85,10 @@ Service = Callable[["FakeProvider", AvatarListener], Awaitable[None]]
 class FakeProvider:
     """Each connection does what the next service says, the last one again and again."""
 
+    capabilities = frozenset({"history", "tools"})
+
     def __init__(self, story: list[str], *services: Service) -> None:
+        self.history: list[str] = []
         self.n_connections = 0
         self.link = FakeLink()
         self._story = story
@@ -127,16 +145,22 @@ class Stage:
         output: Behaviour | None = None,
         role: str = "speak",
         first_retry_s: float = 0.001,
+        **avatar: Any,
     ) -> tuple[Session, FakeProvider]:
         provider = FakeProvider(self.story, *services)
+
+        def open_provider(config: AvatarConfig, ice: IceSettings, history: list[str]) -> FakeProvider:
+            provider.history = history
+            return provider
+
         patch = self._monkeypatch.setattr
-        patch(session_module, "open_provider", lambda *_: provider)
+        patch(session_module, "open_provider", open_provider)
         patch(session_module, "open_source", lambda *_: source or FakeSource())
         patch(session_module, "open_output", lambda *_: lambda: self._output(output or self.publish))
         patch(session_module, "FIRST_RETRY_S", first_retry_s)
         patch(session_module, "IN_FLIGHT_S", 0.0)
         config = SessionConfig(
-            avatar=AvatarConfig(license=Secret("sk_test"), name="navtalk.Leo", role=role),  # type: ignore[arg-type]
+            avatar=AvatarConfig(license=Secret("sk_test"), name="navtalk.Leo", role=role, **avatar),  # type: ignore[arg-type]
             inputs={"speech": InputConfig(url=Secret.url("file:speech.wav"))},
             outputs={"archive": OutputConfig(url=Secret.url("file:leo.mkv"))},
         )
@@ -266,7 +290,11 @@ async def test_a_drain_without_time_ends_at_once(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(ProviderUnavailable("away"), "unavailable"), (RemoteProtocolError("nonsense"), "protocol")],
+    [
+        (ProviderUnavailable("away"), "unavailable"),
+        (ProviderUnavailable("full", reason="gpu_full"), "gpu_full"),
+        (RemoteProtocolError("nonsense"), "protocol"),
+    ],
 )
 async def test_an_avatar_that_goes_away_is_reconnected_and_outputs_stay(
     error: Exception, reason: str, stage: Stage
@@ -381,3 +409,83 @@ async def test_a_warning_about_an_input_names_its_session(stage: Stage, tmp_path
     await ended(running)
     (warning,) = [entry for entry in logged if entry["event"] == "input_silent"]
     assert warning["session"] == "leo"
+
+
+def saying(*events: AvatarEvent) -> Service:
+    """Shows itself, and says these once it is live."""
+
+    async def service(provider: FakeProvider, listener: AvatarListener) -> None:
+        showing = asyncio.create_task(show(provider, listener))
+        try:
+            await asyncio.sleep(0.03)
+            for event in events:
+                listener.on_event(event)
+            await showing
+        finally:
+            showing.cancel()
+
+    return service
+
+
+async def test_what_was_said_is_kept_in_the_file_and_for_the_next_connection(stage: Stage, tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text('{"role": "user", "content": "yesterday"}\n')
+    turn = (AvatarEvent("user_transcript", "t", "hello"), AvatarEvent("avatar_transcript", "t", "good day"))
+    session, provider = stage.session(saying(*turn), history_file=path)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.history == ["yesterday", "hello"])
+    await until(lambda: "good day" in path.read_text())
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_a_file_that_holds_no_history_ends_the_session_before_anything_is_opened(
+    stage: Stage, tmp_path: Path
+) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text("Dear diary\n")
+    session, provider = stage.session(show, history_file=path)
+    with pytest.raises(ConfigError, match="line 1"):
+        await ended(asyncio.create_task(session.run()))
+    assert provider.n_connections == 0 and session.state is SessionState.FAILED
+    assert "line 1" in session.status().error
+
+
+async def test_a_tool_call_that_nobody_answers_gets_its_default(stage: Stage) -> None:
+    async def ask(provider: FakeProvider, listener: AvatarListener) -> None:
+        listener.on_ready(provider.link)
+        listener.on_tool_call(ToolCall("call_1", "opening_hours", "{}"))
+        await asyncio.Event().wait()
+
+    tools = (ToolConfig(name="opening_hours", default="from nine to five"),)
+    session, provider = stage.session(ask, tools=tools, tool_deadline_s=0.01)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.link.tool_answers)
+    assert provider.link.tool_answers == [("call_1", "from nine to five")]
+    labels = {"session": "leo", "result": "default"}
+    await until(lambda: stage.registry.get_sample_value("avatar_bridge_tool_calls_total", labels) == 1)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_a_mirror_that_hears_somebody_else_is_interrupted(stage: Stage) -> None:
+    session, provider = stage.session(saying(AvatarEvent("speech_started", "t")), role="speak")
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.link.n_interrupts)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_the_speech_that_a_service_has_heard_goes_on(stage: Stage) -> None:
+    session, provider = stage.session(saying(AvatarEvent("speech_started", "t")), role="conversation")
+    running = asyncio.create_task(session.run())
+    await until(lambda: session.status().input_is_finished)
+    assert session.status().spoken_s == pytest.approx(0.3, abs=0.1)
+    assert not provider.link.n_interrupts
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_the_status_lists_what_the_service_can_do(stage: Stage) -> None:
+    session, _ = stage.session(show)
+    assert session.status().capabilities == {"history", "tools"}

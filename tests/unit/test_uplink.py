@@ -95,6 +95,10 @@ class FakeLink:
         self._time = time
         self._lives_for = lives_for
         self.stall_s = 0.0
+        self.interrupted_at_s: list[float] = []
+
+    async def interrupt(self) -> None:
+        self.interrupted_at_s.append(self._time.now_s)
 
     async def send_audio(self, pcm16: bytes) -> None:
         if self._lives_for is not None and len(self.messages) >= self._lives_for:
@@ -503,3 +507,32 @@ async def test_format_that_cannot_be_converted_names_the_input() -> None:
     uplink = Uplink(Telegraph(), SpeechChain(), now_ns=time.now_ns, sleep=time.sleep)
     with pytest.raises(SourceRejected, match="input question: sound at 4000 Hz"):
         await uplink.run()
+
+
+async def test_an_interruption_drops_what_waits_and_tells_the_service_once() -> None:
+    time, spoken = VirtualTime(), ramp(3.0)
+    link = FakeLink(time)
+    async with running(FakeSource(spoken), time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(0.5)
+        n_before = len(link.messages)
+        uplink.interrupt()
+        await time.pass_until(4.0)
+    assert len(link.interrupted_at_s) == 1
+    assert uplink.dropped_s == pytest.approx(BUFFERED_S, abs=0.2)
+    after = np.concatenate(link.messages[n_before:])
+    # What the source had not delivered yet is said; nothing of it is lost or doubled.
+    rest = after[: np.flatnonzero(after)[-1] + 1]
+    assert np.array_equal(rest, spoken[-len(rest) :])
+
+
+async def test_an_interruption_without_a_link_is_not_told_to_the_next_one() -> None:
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(FakeSource(ramp(3.0)), time) as uplink:
+        uplink.interrupt()
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(1.0)
+    assert link.messages and not link.interrupted_at_s
