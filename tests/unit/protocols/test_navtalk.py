@@ -1,4 +1,4 @@
-"""NavTalk v2: messages of the documents, the hand-shake's table, what we refuse to send."""
+"""NavTalk v2: messages of the documents, what is refused, what an end means."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from bridge.errors import LocalProtocolError, RemoteProtocolError
 from bridge.protocols import navtalk
-from bridge.protocols.navtalk import End, Ended, State
+from bridge.protocols.navtalk import End, Ended
 from bridge.protocols.navtalk_json import dump, parse_event, parse_request
 
 GOLDEN = [
@@ -17,14 +17,20 @@ GOLDEN = [
 ]
 
 
-def as_json(message: Any) -> dict[str, Any]:
-    """A message as the golden file writes it: its name and its fields."""
+def as_json(value: Any) -> Any:
+    """A message as the golden file writes it: its name and those of its fields that are not at their default."""
+    if not dataclasses.is_dataclass(value):
+        return value.hex() if isinstance(value, bytes) else list(map(as_json, value)) if is_list(value) else value
+    fields = {
+        field.name: as_json(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+        if getattr(value, field.name) != field.default
+    }
+    return {type(value).__name__: fields} if hasattr(value, "TYPE") else fields
 
-    def plain(value: Any) -> Any:
-        return value.hex() if isinstance(value, bytes) else list(value) if isinstance(value, tuple) else value
 
-    fields = dataclasses.asdict(message, dict_factory=lambda pairs: {name: plain(value) for name, value in pairs})
-    return {type(message).__name__: fields}
+def is_list(value: Any) -> bool:
+    return isinstance(value, tuple | list)
 
 
 def wire(message: navtalk.Event | navtalk.Request) -> dict[str, Any]:
@@ -36,8 +42,7 @@ def wire(message: navtalk.Event | navtalk.Request) -> dict[str, Any]:
 @pytest.mark.parametrize("line", GOLDEN, ids=lambda line: f"{line['message']['type']}: {line['origin']}")
 def test_every_documented_form_is_read(line: dict[str, Any]) -> None:
     parse = parse_event if line["from"] == "service" else parse_request
-    means = json.loads(json.dumps(as_json(parse(json.dumps(line["message"])))))
-    assert means == line["means"]
+    assert as_json(parse(json.dumps(line["message"]))) == line["means"]
 
 
 EVENTS = [
@@ -145,7 +150,7 @@ def test_a_configuration_that_is_no_json_text_breaks_the_protocol() -> None:
 
 def test_half_a_surrogate_pair_becomes_text_that_can_be_sent() -> None:
     event = parse_event('{"type": "error", "message": "\\ud800"}')
-    assert isinstance(event, navtalk.Warned)
+    assert isinstance(event, navtalk.Failed)
     assert event.message.encode() == b"?"
 
 
@@ -165,48 +170,6 @@ def test_a_list_of_ice_servers_may_be_json_text_and_is_bounded() -> None:
 
 def test_the_credential_of_an_ice_server_is_not_shown() -> None:
     assert "hunter2" not in repr(navtalk.IceServer(("turn:a",), "u", "hunter2"))
-
-
-# ---------------------------------------------------------------------------------------------- the hand-shake
-
-
-def walk(*events: navtalk.Event) -> State:
-    state = State.CONNECTING
-    for event in events:
-        state = navtalk.advance(state, event)
-    return state
-
-
-def test_the_documented_order_leads_to_streaming() -> None:
-    assert walk(navtalk.Connected(""), navtalk.SessionCreated(), navtalk.SessionUpdated()) is State.STREAMING
-
-
-@pytest.mark.parametrize("signal", [navtalk.Offer("v=0"), navtalk.Candidate("")], ids=["offer", "candidate"])
-@pytest.mark.parametrize("state", [State.CONNECTING, State.CONFIGURING, State.STREAMING])
-def test_signalling_is_legal_at_any_time(state: State, signal: navtalk.Event) -> None:
-    assert navtalk.advance(state, signal) is state
-
-
-@pytest.mark.parametrize("state", [State.CONNECTING, State.CONFIGURING, State.STREAMING])
-def test_an_end_closes_from_everywhere(state: State) -> None:
-    assert navtalk.advance(state, Ended(End.CLOSE)) is State.CLOSED
-
-
-@pytest.mark.parametrize(
-    ("state", "event"),
-    [
-        (State.CONNECTING, navtalk.SessionCreated()),
-        (State.CONNECTING, navtalk.SessionUpdated()),
-        (State.CONNECTING, navtalk.SpeechStarted()),
-        (State.CONFIGURING, navtalk.Connected("")),
-        (State.STREAMING, navtalk.Connected("")),
-        (State.STREAMING, navtalk.SessionCreated()),
-        (State.CLOSED, navtalk.SessionUpdated()),
-    ],
-)
-def test_an_event_out_of_order_breaks_the_protocol(state: State, event: navtalk.Event) -> None:
-    with pytest.raises(RemoteProtocolError, match=f"{type(event).__name__} while {state}"):
-        navtalk.advance(state, event)
 
 
 # ---------------------------------------------------------------------------------------------- ends
