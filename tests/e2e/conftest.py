@@ -1,9 +1,10 @@
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Avatar
+from tests.e2e.processes import Avatar, Show
 from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
 
 
@@ -20,3 +21,16 @@ def nginx(tmp_path: Path) -> Iterator[NginxRtmp]:
         pytest.skip(reason)
     with NginxRtmp(tmp_path / "nginx") as server:
         yield server
+
+
+@pytest.fixture
+def show(capfd: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]) -> Show:
+    """Print a figure whether or not the test passes."""
+
+    def show(line: str) -> None:
+        record_property("figure", line)
+        with capfd.disabled():
+            # Standard error reaches the terminal from the workers of pytest-xdist too.
+            print(f"\n{line}", file=sys.stderr, flush=True)
+
+    return show

@@ -24,6 +24,7 @@ COMMAND = (sys.executable, "-m", "bridge")
 # For what takes a second on a quiet machine.
 PATIENCE_S = 20.0
 SMALL = ("--size", "180x320")
+Show = Callable[[str], None]
 _MetricLabels = frozenset[tuple[str, str]]
 
 

@@ -1,29 +1,10 @@
 """The main job with every process that takes part in it: a file of speech in, RTMP and a recording out."""
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.e2e import recorded
-from tests.e2e.processes import SPEECH, STREAM_KEY, Avatar, Setting
+from tests.e2e.processes import SPEECH, STREAM_KEY, Avatar, Setting, Show
 from tests.interop.nginx_rtmp import NginxRtmp
-
-Show = Callable[[str], None]
-
-
-@pytest.fixture
-def show(capfd: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]) -> Show:
-    """Print a figure whether or not the test passes."""
-
-    def show(line: str) -> None:
-        record_property("figure", line)
-        with capfd.disabled():
-            # Standard error reaches the terminal from the workers of pytest-xdist too.
-            print(f"\n{line}", file=sys.stderr, flush=True)
-
-    return show
 
 
 async def test_speech_becomes_a_broadcast_and_a_recording(
