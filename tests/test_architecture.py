@@ -40,6 +40,8 @@ FOUNDATION = {
     "signals": set[str](),
     "worker": set[str](),
     "answer": {"media"},
+    "history": {"errors", "worker"},
+    "tool_calls": {"errors", "ports"},
 }
 # The only ones that know two stages.
 COMPOSITION = {"session", "reception", "uplink", "telemetry", "daemon", "demo", "cli", "check", "__main__", "__init__"}
