@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 import yaml
 
 # No run may show these, in whatever it writes.
@@ -142,6 +144,7 @@ class Daemon(Program):
         return Metrics(text)
 
     async def get(self, path: str) -> str:
+        """What is answered. Raises HTTPError unless it is a success."""
         listening = await self.logged("http_listening")
 
         def fetch() -> str:
@@ -149,6 +152,14 @@ class Daemon(Program):
                 return str(answer.read().decode())
 
         return await asyncio.to_thread(fetch)
+
+    async def unreadiness(self) -> str:
+        """Why it is not ready."""
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            await self.get("/readyz")
+        with caught.value as answer:
+            assert answer.code == 503
+            return str(answer.read().decode())
 
     async def metric_reaches(self, value: float, name: str, **labels: str) -> None:
         """Wait until a metric is at least this large; the daemon publishes most of them once a second."""
@@ -173,6 +184,11 @@ class Metrics:
         """The sum over all series of this name with these labels; 0 if there is none."""
         wanted = labels.items()
         return sum(value for (found, has), value in self._series.items() if found == name and wanted <= set(has))
+
+    def of(self, series: str, **labels: str) -> float:
+        """The same, with name and labels as Prometheus writes them."""
+        name, _, listed = series.partition("{")
+        return self.total(name, **dict(re.findall(r'(\w+)="([^"]*)"', listed)), **labels)
 
 
 class Avatar:
@@ -203,6 +219,11 @@ class Avatar:
         assert self.url, "\n".join(self._lines)
         assert_no_canary("\n".join(self._lines))
 
+    @property
+    def lines(self) -> Sequence[str]:
+        """What it has logged so far."""
+        return self._lines
+
     def n_events(self, name: str) -> int:
         return sum(f'"event": "{name}"' in line for line in self._lines)
 
@@ -228,9 +249,9 @@ def assert_no_canary(text: str) -> None:
 
 
 class Setting:
-    """A configuration in the making, with one session `leo` on the avatar service at `url`."""
+    """A configuration in the making, with one session `leo` on the avatar service at `url`; none yet without a URL."""
 
-    def __init__(self, directory: Path, url: str, **keys: Any) -> None:
+    def __init__(self, directory: Path, url: str = "", **keys: Any) -> None:
         self.directory = directory
         self.recordings = directory / "recordings"
         self._keys: dict[str, Any] = {
@@ -240,7 +261,8 @@ class Setting:
             "storage": {"dir": str(self.recordings), "min_free": 0},
             "sessions": {},
         } | keys
-        self.add_session("leo", url)
+        if url:
+            self.add_session("leo", url)
 
     def add_session(self, name: str, url: str, /, *, license: str = LICENSE, **avatar: Any) -> None:
         license_file = self.directory / f"{name}.license"

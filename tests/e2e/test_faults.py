@@ -1,0 +1,273 @@
+"""Every fault that the local avatar service knows: where the session ends, which metric tells, and what is logged."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlencode
+
+import pytest
+
+from bridge.local_avatar.faults import FAULTS
+from tests.e2e import recorded
+from tests.e2e.processes import PATIENCE_S, Avatar, Daemon, Metrics, Setting, Show
+
+# Faults that strike late do so after 2 s: what is live then has to be so for 2 s more.
+N_PICTURES = 25 * (2 + 2)
+# Shorter than what a connection lasts that ends after 2 s, each time anew.
+N_PICTURES_AGAIN = 25
+# Two deadlines of the hand-shake, 10 s each, the delay between them, and a machine that is busy.
+MUTE_S = 45.0
+PICTURES = "added_latency_seconds_count"
+
+End = Literal["live", "live again", "retrying", "stopped"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One or more faults together.
+
+    ends   where the session does.  moved: a metric that tells of the fault.
+    words  in the error, where it comes to one.  n_files: recordings, of which each has pictures of one kind.
+    """
+
+    fault: str
+    ends: End
+    moved: str = 'rtp_packets_total{result="received"}'
+    words: str = ""
+    role: str = "speak"
+    n_files: int = 1
+
+
+def reconnects(reason: str) -> str:
+    return f'provider_reconnects_total{{reason="{reason}"}}'
+
+
+def events(kind: str) -> str:
+    return f'provider_events_total{{type="{kind}"}}'
+
+
+GROUPS = {
+    "signalling": (
+        Case("late-offer:2", "live"),
+        Case("duplicate-offers:2", "live"),
+        Case("renegotiate:2", "live"),
+        Case("media-close:2", "live"),
+        Case("trickle-only", "live"),
+        Case("early-candidates", "live"),
+    ),
+    "streams": (
+        Case("no-reports", "live"),
+        Case("late-reports:2", "live"),
+        Case("size-change:2", "live", n_files=2),
+        Case("sps-change:2", "live", n_files=2),
+        Case("timestamp-reset:2", "live"),
+        Case("ssrc-change:2", "live"),
+    ),
+    "packets": (
+        Case("loss:5", "live", 'rtp_packets_total{result="lost"}'),
+        Case("reorder:5", "live"),
+        Case("clock-drift:500", "live"),
+        Case("ignore-pli", "live", 'pli_total{direction="sent"}'),
+        Case("media-stall:2", "live again", reconnects("media"), "no media for 5 s"),
+        Case("vp8-only", "retrying", reconnects("protocol"), "no H.264"),
+    ),
+    "ends at once": (
+        Case("bad-licence:0", "stopped", events("ended"), "check the licence"),
+        Case("balance:0", "stopped", events("ended"), "top up the account"),
+        Case("points:0", "stopped", events("ended"), "top up the account"),
+        Case("gpu-full:0", "retrying", reconnects("gpu_full"), "full for now"),
+        Case("connection-limit:0", "retrying", reconnects("connection_limit_exceeded"), "too many sessions"),
+        Case("backend-error:0", "retrying", reconnects("backend_error"), "a fault of its own"),
+    ),
+    "ends later": (
+        Case("bad-licence:2", "stopped", events("ended"), "check the licence"),
+        Case("balance:2", "stopped", events("ended"), "top up the account"),
+        Case("points:2", "stopped", events("ended"), "top up the account"),
+        Case("gpu-full:2", "live again", reconnects("gpu_full"), "full for now"),
+        Case("connection-limit:2", "live again", reconnects("connection_limit_exceeded"), "too many sessions"),
+        Case("backend-error:2", "live again", reconnects("backend_error"), "a fault of its own"),
+    ),
+    "frames": (
+        Case("bad-json", "live", events("unknown")),
+        Case("unknown-events", "live", events("unknown")),
+        Case("binary-frames", "live", events("unknown")),
+        Case("malformed-events", "live", events("malformed")),
+        Case("sdp-string", "live"),
+        Case("slow-accept:2", "live"),
+    ),
+    "nesting": (
+        *(Case(f"nesting:{how}", "live", role="conversation") for how in FAULTS["nesting"].choices),
+        Case("ice-servers:none", "live"),
+        Case("ice-servers:string", "live"),
+    ),
+    "spelling": (
+        *(Case(f"spelling:{how}", "live", role="conversation") for how in FAULTS["spelling"].choices),
+        Case("ice-servers:list", "live"),
+        Case("ice-servers:snake", "live"),
+    ),
+    "socket": (
+        Case("ws-drop:2", "live again", reconnects("disconnected"), "the connection is gone"),
+        Case("ws-close:2", "live again", reconnects("disconnected"), "the connection is gone"),
+        *(
+            Case(f"close-at:{step}", "retrying", reconnects("disconnected"), "was awaited", role="conversation")
+            for step in FAULTS["close-at"].choices
+        ),
+    ),
+    "mute": (
+        *(
+            Case(f"mute-at:{step}", "retrying", reconnects("handshake"), "within 10 s", role="conversation")
+            for step in FAULTS["mute-at"].choices
+        ),
+        Case("no-offer", "retrying", reconnects("handshake"), "within 10 s"),
+    ),
+    "together": (
+        Case("nesting:double spelling:snake unknown-events", "live", events("unknown"), role="conversation"),
+        Case("early-candidates sdp-string ice-servers:snake bad-json", "live", events("unknown")),
+        Case("loss:2 reorder:2 ssrc-change:2 late-reports:1", "live", 'rtp_packets_total{result="lost"}'),
+        Case("size-change:1 timestamp-reset:2 clock-drift:-200", "live", n_files=2),
+    ),
+}
+
+
+def test_every_fault_has_a_case() -> None:
+    tried = {fault.partition(":")[0] for group in GROUPS.values() for case in group for fault in case.fault.split()}
+    assert tried == set(FAULTS)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path: Path, show: Show) -> None:
+    cases = {f"s{number}": case for number, case in enumerate(GROUPS[group], 1)}
+    setting = Setting(tmp_path)
+    for name, case in cases.items():
+        query = urlencode([("fault", fault) for fault in case.fault.split()])
+        setting.add_session(name, f"{avatar.url}?{query}", role=case.role)
+        setting.recording(session=name)
+    n_lines = len(avatar.lines)
+    async with setting.daemon() as daemon, scraping(daemon) as scrapes:
+        endings = (ending(daemon, scrapes, name, case) for name, case in cases.items())
+        verdicts = dict(zip(cases, await asyncio.gather(*endings), strict=True))
+        if failed := [name for name, case in cases.items() if case.ends == "stopped"]:
+            assert (await daemon.unreadiness()).startswith(f"session {failed[0]} has failed: ")
+        metrics = await daemon.metrics()
+        status = await daemon.stop()
+
+    exceptions = {name: exceptions_in(daemon.stderr, name) for name in cases}
+    rows = [
+        f"{case.fault:<57}{verdicts[name] or case.ends:<12}{metrics.of(case.moved, session=name):7g}"
+        f"  {case.moved:<64}{exceptions[name]} exceptions"
+        for name, case in cases.items()
+    ]
+    show("\n".join(rows))
+    assert not any(verdicts.values()), "\n".join((*filter(None, verdicts.values()), daemon.everything()))
+    assert status == (1 if failed else 0)
+    assert not exceptions_in(daemon.stderr)
+    assert not exceptions_in(avatar.lines[n_lines:])
+    for name, case in cases.items():
+        files = sorted(setting.recordings.glob(f"{name}-*.mp4"))
+        if case.ends in ("live", "live again"):
+            assert len(files) == case.n_files, case.fault
+        for path in files:
+            assert recorded.n_pictures(path) == len(recorded.tracks(path)[0].packets), case.fault
+
+
+class Scrapes:
+    """The newest scrape of a daemon, for all who wait for something in it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._came = asyncio.Condition()
+        self.newest = Metrics("")
+
+    async def run(self) -> None:
+        while True:
+            metrics = await self._daemon.metrics()
+            async with self._came:
+                self.newest = metrics
+                self._came.notify_all()
+            await asyncio.sleep(0.25)
+
+    async def until(self, claim: Callable[[Metrics], bool]) -> None:
+        async with self._came:
+            await self._came.wait_for(lambda: claim(self.newest))
+
+
+@asynccontextmanager
+async def scraping(daemon: Daemon) -> AsyncIterator[Scrapes]:
+    scrapes = Scrapes(daemon)
+    task = asyncio.create_task(scrapes.run())
+    try:
+        yield scrapes
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def ending(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> str:
+    """Watch one session until it ends as the case says; what is wrong with it, if it does not."""
+    try:
+        async with asyncio.timeout(MUTE_S if "within" in case.words else PATIENCE_S):
+            match case.ends:
+                case "live":
+                    await stays_live(scrapes, name, case)
+                case "live again":
+                    await comes_back(daemon, scrapes, name, case)
+                case "retrying":
+                    await retries(daemon, scrapes, name, case)
+                case "stopped":
+                    await stops(daemon, scrapes, name, case)
+    except (TimeoutError, AssertionError) as error:
+        return f"{case.fault} is not {case.ends}: {str(error).partition(chr(10))[0] or 'not in time'}"
+    return ""
+
+
+async def stays_live(scrapes: Scrapes, name: str, case: Case) -> None:
+    await scrapes.until(lambda metrics: metrics.of(PICTURES, session=name) >= N_PICTURES)
+    await scrapes.until(lambda metrics: metrics.of(case.moved, session=name) > 0)
+    assert scrapes.newest.of('session_state{state="live"}', session=name) == 1
+    assert scrapes.newest.of("provider_reconnects_total", session=name) == 0, "it was connected anew"
+
+
+async def comes_back(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
+    await scrapes.until(lambda metrics: metrics.of(case.moved, session=name) > 0)
+    before = scrapes.newest.of(PICTURES, session=name)
+    assert before > 0, "it was never live"
+
+    def is_live(metrics: Metrics) -> bool:
+        is_flowing = metrics.of(PICTURES, session=name) >= before + N_PICTURES_AGAIN
+        return is_flowing and metrics.of('session_state{state="live"}', session=name) == 1
+
+    await scrapes.until(is_live)
+    told_of(case, daemon.events("avatar_lost", session=name))
+
+
+async def retries(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
+    await daemon.logged("avatar_lost", 2, session=name, timeout_s=MUTE_S)
+    await scrapes.until(lambda metrics: metrics.of(case.moved, session=name) > 0)
+    told_of(case, daemon.events("avatar_lost", session=name))
+
+
+async def stops(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
+    ended = await daemon.logged("session_ended", session=name)
+    told_of(case, [ended])
+    await scrapes.until(lambda metrics: metrics.of('session_state{state="failed"}', session=name) == 1)
+    assert scrapes.newest.of("provider_reconnects_total", session=name) == 0, "it was tried again"
+    assert scrapes.newest.of(case.moved, session=name) > 0, f"{case.moved} did not move"
+
+
+def told_of(case: Case, told: Iterable[dict[str, str]]) -> None:
+    for event in told:
+        assert case.words in event["error"], f"says {event['error']}"
+
+
+def exceptions_in(lines: Iterable[str], session: str | None = None) -> int:
+    """How many log lines show an exception, those of one session or all."""
+    found = 0
+    for line in lines:
+        event = json.loads(line)
+        is_meant = session is None or event.get("session") == session
+        found += is_meant and ("exception" in event or "Traceback" in line)
+    return found
