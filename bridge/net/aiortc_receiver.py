@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 from aiortc import MediaStreamTrack, RTCDtlsTransport, RTCRtpTransceiver, RTCStatsReport
 from aiortc import rtp as wire
-from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
+from aiortc.rtcrtpparameters import RTCRtpDecodingParameters, RTCRtpReceiveParameters
 
 from bridge.errors import InternalError
 from bridge.media.access_unit import Codec, Kind
@@ -213,24 +213,34 @@ class EncodedReceiver:
         return RTCStatsReport()
 
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
-        """Start: the connection is up and these codecs were agreed on."""
-        if self._sink is not None:
-            return
+        """Start, or follow a renegotiation: the connection is up and these codecs were agreed on.
+
+        Payload types that were valid before stay so, unless they mean something else now: packets are on their way.
+        """
         for codec in parameters.codecs:
             name, payload_type, repeats = codec.name.lower(), codec.payloadType, codec.parameters.get("apt")
             assert payload_type is not None  # agreed on means numbered
             if name in _CODECS:
                 self._codecs[payload_type] = _CODECS[name]
+                self._retransmits.pop(payload_type, None)
                 self._takes_remb |= any(feedback.type == "goog-remb" for feedback in codec.rtcpFeedback)
             elif name == "rtx" and isinstance(repeats, int):
                 self._retransmits[payload_type] = repeats
+                self._codecs.pop(payload_type, None)
         for encoding in parameters.encodings:
-            self._media_ssrc = encoding.ssrc
             if encoding.rtx is not None:
                 self._retransmission_ssrcs[encoding.rtx.ssrc] = encoding.ssrc
-        self._sink = self._on_track(RemoteTrack(self.kind, self._codecs, self))
+        if self._sink is None:
+            self._media_ssrc = next((encoding.ssrc for encoding in parameters.encodings), None)
+            self._sink = self._on_track(RemoteTrack(self.kind, self._codecs, self))
+            self._reporting = asyncio.create_task(self._report())
+        else:
+            # Payload types may have changed hands between tracks. The stream that flows stays known.
+            self.transport._unregister_rtp_receiver(self)
+            if self._media_ssrc is not None:
+                flowing = RTCRtpDecodingParameters(self._media_ssrc, next(iter(self._codecs)))
+                parameters.encodings.append(flowing)
         self.transport._register_rtp_receiver(self, parameters)
-        self._reporting = asyncio.create_task(self._report())
 
     async def stop(self) -> None:
         """End for good."""

@@ -5,6 +5,7 @@ capture, so that lip-sync at the far end inherits its jitter. This one keeps 102
 computed from the presentation times.
 """
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from aiortc.rtp import (
 
 from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
+from bridge.net.impairment import Impairment
 
 # What aiortc keeps to itself and this file uses. EncodedSender stands in for an RTCRtpSender, so the attributes
 # that aiortc reads from one are pinned too.
@@ -104,8 +106,8 @@ class SenderClock:
 class EncodedSender:
     """Sends one track: RTP payloads in, packets out; answers NACK from its history.
 
-    Feedback that asks for a picture (PLI, FIR) calls `on_keyframe_request`, unthrottled. `drops` is asked about every
-    packet, retransmissions included, and makes it disappear: the fault that tests and benchmarks inject.
+    Feedback that asks for a picture (PLI, FIR) calls `on_keyframe_request`, unthrottled. `impairment` comes between
+    the packets and the network, for tests and faults. Sender reports begin `first_report_s` after the first unit.
     """
 
     track = None
@@ -117,7 +119,8 @@ class EncodedSender:
         clock: SenderClock,
         origin: RtpOrigin,
         on_keyframe_request: Callable[[], None],
-        drops: Callable[[bytes], bool] | None = None,
+        impairment: Impairment | None = None,
+        first_report_s: float = 0.0,
     ) -> None:
         self.kind = kind
         self.transport = transport
@@ -126,30 +129,45 @@ class EncodedSender:
         self._clock = clock
         self._clock_rate_hz = VIDEO_CLOCK_HZ if kind == "video" else OPUS_CLOCK_HZ
         self._on_keyframe_request = on_keyframe_request
-        self._drops = drops
-        self._is_sending = False
+        self._impairment = impairment
+        self._first_report_s = first_report_s
+        self._parameters: RTCRtpSendParameters | None = None
         self._payload_type = 0
         self._extension = b""
         self._cname = b""
-        self._sequence_number = origin.sequence_number
-        self._timestamp_at_0 = origin.timestamp
-        self._octets = 0
-        self._history: list[tuple[int, bytes]] = [(-1, b"")] * HISTORY_PACKETS
         self._rtx_payload_type: int | None = None
-        self._rtx_sequence_number = secrets.randbits(15)
         self._reports_sent = 0
-        self._next_report_ns = 0
-        # Read by RTCPeerConnection and RTCDtlsTransport.
-        self._ssrc = origin.ssrc
-        self._rtx_ssrc = secrets.randbits(32)
+        self._next_report_ns: float | None = None
+        self._begin_stream(origin)
+        # Read by RTCPeerConnection and RTCDtlsTransport, like the SSRCs.
         self._stream_id = str(uuid4())
         self._track_id = str(uuid4())
         self._enabled = True
 
+    def _begin_stream(self, origin: RtpOrigin) -> None:
+        self._ssrc = origin.ssrc
+        self._sequence_number = origin.sequence_number
+        self._timestamp_at_0 = origin.timestamp
+        self._packets_before = self.packets_sent
+        self._octets = 0
+        self._history: list[tuple[int, bytes]] = [(-1, b"")] * HISTORY_PACKETS
+        self._rtx_ssrc = secrets.randbits(32)
+        self._rtx_sequence_number = secrets.randbits(15)
+
     @property
     def is_sending(self) -> bool:
         """Whether the connection is up and the far end takes this track."""
-        return self._is_sending and self._enabled
+        return self._parameters is not None and self._enabled
+
+    def restart(self, origin: RtpOrigin) -> None:
+        """Go on as another stream; feedback about the one before is not for us any more."""
+        self._begin_stream(origin)
+        if self._parameters is not None:
+            self.transport._unregister_rtp_sender(self)
+            self.transport._register_rtp_sender(self, self._parameters)
+
+    def shift_timestamps(self, ticks: int) -> None:
+        self._timestamp_at_0 += ticks
 
     async def send_unit(self, payloads: Sequence[bytes], pts_ns: int) -> None:
         """Send the RTP payloads of one access unit at once. Raises ConnectionError once the connection is gone."""
@@ -167,6 +185,9 @@ class EncodedSender:
             self._octets += len(payload)
             await self._send(packet)
         now_ns = self._clock.monotonic_ns()
+        if self._next_report_ns is None:
+            is_never = math.isinf(self._first_report_s)
+            self._next_report_ns = math.inf if is_never else now_ns + round(self._first_report_s * NS_PER_S)
         if now_ns >= self._next_report_ns:
             await self._send_report(now_ns, pts_ns)
 
@@ -179,8 +200,11 @@ class EncodedSender:
         return _HEADER.pack(first, marker << 7 | payload_type, sequence_number, timestamp, ssrc) + self._extension
 
     async def _send(self, packet: bytes) -> None:
-        if self._drops is None or not self._drops(packet):
+        if self._impairment is None:
             await self.transport._send_rtp(packet)
+            return
+        for impaired in self._impairment(packet):
+            await self.transport._send_rtp(impaired)
 
     async def _send_report(self, now_ns: int, pts_ns: int) -> None:
         is_early = self._reports_sent < EARLY_REPORTS
@@ -190,7 +214,7 @@ class EncodedSender:
         info = RtcpSenderInfo(
             ntp_timestamp=ntp_q32,
             rtp_timestamp=self._rtp_timestamp(captured_ns),
-            packet_count=self.packets_sent & 0xFFFFFFFF,
+            packet_count=self.packets_sent - self._packets_before & 0xFFFFFFFF,
             octet_count=self._octets & 0xFFFFFFFF,
         )
         names = RtcpSdesPacket([RtcpSourceInfo(self._ssrc, [(_SDES_CNAME, self._cname)])])
@@ -217,12 +241,10 @@ class EncodedSender:
         self.transport = transport
 
     async def send(self, parameters: RTCRtpSendParameters) -> None:
-        """Start: the connection is up and these codecs were agreed on, the first one to be used."""
-        if self._is_sending:
-            return
+        """Start, or follow: the connection is up and these codecs were agreed on, the first one to be used."""
         codec = parameters.codecs[0]
         assert codec.payloadType is not None  # agreed on means numbered
-        self._payload_type = codec.payloadType
+        self._payload_type, self._rtx_payload_type = codec.payloadType, None
         for other in parameters.codecs:
             if other.name.lower() == "rtx" and other.parameters.get("apt") == codec.payloadType:
                 self._rtx_payload_type = other.payloadType
@@ -231,12 +253,12 @@ class EncodedSender:
                 self._extension = _one_byte_extension(extension.id, parameters.muxId.encode())
         self._cname = (parameters.rtcp.cname or "").encode()
         self.transport._register_rtp_sender(self, parameters)
-        self._is_sending = True
+        self._parameters = parameters
 
     async def stop(self) -> None:
-        if not self._is_sending:
+        if self._parameters is None:
             return
-        self._is_sending = False
+        self._parameters = None
         self.transport._unregister_rtp_sender(self)
         try:
             await self.transport._send_rtp(bytes(RtcpByePacket([self._ssrc])))

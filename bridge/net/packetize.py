@@ -1,4 +1,4 @@
-"""Access units cut into RTP payloads (RFC 6184), the reverse of `receive.depacketize`. Pure."""
+"""Access units cut into RTP payloads, for H.264 the reverse of `receive.depacketize`. Pure."""
 
 from collections.abc import Iterable
 
@@ -9,6 +9,9 @@ MAX_PAYLOAD_BYTES = 1200
 
 _STAP_A = 24  # RFC 6184 §5.2, table 1
 _FU_A = 28
+
+VP8_PICTURE_IDS = 1 << 15  # RFC 7741 §4.2: they wrap after 15 bits
+_VP8_DESCRIPTOR_BYTES = 4
 
 
 def packetize_h264(nals: Iterable[bytes]) -> list[bytes]:
@@ -58,4 +61,16 @@ def _fragment(nal: bytes) -> list[bytes]:
     return [
         bytes([indicator, kind | (start == 1) << 7 | (start + step >= len(nal)) << 6]) + nal[start : start + step]
         for start in starts
+    ]
+
+
+def packetize_vp8(frame: bytes, picture_id: int) -> list[bytes]:
+    """RTP payloads of one VP8 frame, each of at most `MAX_PAYLOAD_BYTES` and of even length (RFC 7741 §4.2)."""
+    count = -(-len(frame) // (MAX_PAYLOAD_BYTES - _VP8_DESCRIPTOR_BYTES))
+    step = -(-len(frame) // max(count, 1))
+    # X and, on the first one, S of partition 0; I; M with 15 bits of picture id.
+    rest = bytes([0x80]) + (0x8000 | picture_id).to_bytes(2, "big")
+    return [
+        bytes([0x80 | (start == 0) << 4]) + rest + frame[start : start + step]
+        for start in range(0, len(frame), max(step, 1))
     ]

@@ -25,6 +25,7 @@ from aiortc.rtp import (
 from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.net.aiortc_sender import HISTORY_PACKETS, EncodedSender, RtpOrigin, SenderClock
+from bridge.net.impairment import Impairment
 
 MID = RTCRtpHeaderExtensionParameters(id=3, uri="urn:ietf:params:rtp-hdrext:sdes:mid")
 UNIX_NS = 1_800_000_000 * NS_PER_S
@@ -89,10 +90,10 @@ class Bench:
         kind: Kind = "video",
         origin: RtpOrigin | None = None,
         with_rtx: bool = True,
-        drops: Callable[[bytes], bool] | None = None,
+        impairment: Impairment | None = None,
     ) -> EncodedSender:
         origin = origin or RtpOrigin(1000, 100, 5000)
-        sender = EncodedSender(kind, self.transport, self.clock, origin, self._asked, drops)  # type: ignore[arg-type]
+        sender = EncodedSender(kind, self.transport, self.clock, origin, self._asked, impairment)  # type: ignore[arg-type]
         rate_hz = 90_000 if kind == "video" else 48_000
         codecs = [RTCRtpCodecParameters(f"{kind}/x", rate_hz, payloadType=98)]
         if with_rtx:
@@ -262,7 +263,7 @@ async def test_stopping_after_the_far_end_has_gone_is_no_error(bench: Bench) -> 
 
 async def test_packets_chosen_to_be_lost_are_not_sent_and_can_be_asked_for(bench: Bench) -> None:
     lost = [True, False]
-    sender = await bench.sender(drops=lambda packet: lost.pop(0))
+    sender = await bench.sender(impairment=lambda packet: () if lost.pop(0) else (packet,))
     await sender.send_unit([b"one"], 0)
     assert bench.transport.packets == []
     await sender._handle_rtcp_packet(nack(100))

@@ -16,15 +16,15 @@ import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcrtpsender import RTCRtpSender
 
-import bridge.net.peer
+import bridge.net.peer_connection
 from bridge.errors import ConfigError, LocalProtocolError, OutputLost, ProviderUnavailable, RemoteProtocolError
 from bridge.media.clock import NS_PER_MS
 from bridge.media.h264 import split_annexb
 from bridge.media.rtp import RtpPacket
 from bridge.net.aiortc_sender import RtpOrigin
+from bridge.net.codecs import H264_PROFILE_LEVEL_IDS
 from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
 from bridge.net.peer import ReceivingPeer, SendingPeer
-from bridge.net.sdp import H264_PROFILE_LEVEL_IDS
 from bridge.redact import Secret
 from tests.net.loopback import LOOPBACK, PATIENCE_S, Sink, Tracks, connected_line, negotiate, outcome
 from tests.net.relay import turn_server
@@ -125,12 +125,12 @@ async def test_a_keyframe_request_reaches_the_sender() -> None:
 async def test_a_lost_packet_comes_again_when_asked_for() -> None:
     seen = 0
 
-    def third_is_lost(packet: bytes) -> bool:
+    def third_is_lost(packet: bytes) -> tuple[bytes, ...]:
         nonlocal seen
         seen += packet[1] & 0x7F != 96  # pictures and their retransmissions, not sound
-        return seen == 3
+        return () if seen == 3 else (packet,)
 
-    async with connected_line(video_origin=RtpOrigin(1, 100, 0), drops=third_is_lost) as line:
+    async with connected_line(video_origin=RtpOrigin(1, 100, 0), impairment=third_is_lost) as line:
         sink = await line.tracks.sink("video")
         for index in range(5):
             await line.sending.send_video([b"\x41%d" % index], index * 40 * NS_PER_MS)
@@ -271,7 +271,7 @@ async def test_a_section_that_leaves_out_its_direction_is_received() -> None:
 async def test_a_second_offer_is_refused() -> None:
     async with ReceivingPeer(LOOPBACK, Sink) as receiving:
         await receiving.answer(await stock_offer("H264"))
-        with pytest.raises(RemoteProtocolError, match="renegotiation"):
+        with pytest.raises(RemoteProtocolError, match="another connection"):
             await receiving.answer(await stock_offer("H264"))
 
 
@@ -433,7 +433,7 @@ async def test_the_end_of_the_receiver_is_noticed_and_named() -> None:
 
 
 async def test_a_path_that_is_not_there_fails_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge.net.peer, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(bridge.net.peer_connection, "CONNECT_TIMEOUT_S", 0.2)
     async with ReceivingPeer(LOOPBACK, Sink) as receiving:
         await receiving.answer(without_candidates(await stock_offer("H264")))
         error = await outcome(receiving)
@@ -480,7 +480,7 @@ async def test_a_peer_that_is_cancelled_while_it_gathers_closes_its_sockets() ->
 
 
 async def test_a_close_that_hangs_is_given_up_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge.net.peer, "CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(bridge.net.peer_connection, "CLOSE_TIMEOUT_S", 0.05)
     released = asyncio.Event()
     async with SendingPeer(LOOPBACK, nothing) as sending:
         await sending.offer()

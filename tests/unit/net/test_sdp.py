@@ -2,12 +2,9 @@ import pytest
 
 from bridge.errors import RemoteProtocolError
 from bridge.net.sdp import (
-    H264_PROFILE_LEVEL_IDS,
     MAX_SDP_BYTES,
-    h264_preferences,
     is_usable,
     offered_codecs,
-    opus_preferences,
     parse_candidate,
     parse_description,
 )
@@ -127,18 +124,3 @@ def test_candidates_that_ice_must_not_try_are_told_apart(line: str) -> None:
 def test_a_description_that_cannot_work_is_refused_by_what_is_wrong(broken: str, complaint: str) -> None:
     with pytest.raises(RemoteProtocolError, match=complaint):
         parse_description(broken, "offer")
-
-
-def test_every_profile_can_be_agreed_on_in_both_packetization_modes() -> None:
-    pairs = [
-        (codec.parameters["profile-level-id"], codec.parameters["packetization-mode"])
-        for codec in h264_preferences()
-        if codec.name == "H264"
-    ]
-    assert sorted(pairs) == sorted((profile, mode) for profile in H264_PROFILE_LEVEL_IDS for mode in "01")
-
-
-def test_preferences_name_one_codec_and_retransmission() -> None:
-    assert {codec.name for codec in h264_preferences()} == {"H264", "rtx"}
-    assert [codec.name for codec in opus_preferences()] == ["opus"]
-    assert len(h264_preferences(["4d001f"])) == 3

@@ -1,0 +1,79 @@
+"""The codecs that aiortc may agree to.
+
+Importing this module widens `aiortc.codecs.CODECS` for the process: aiortc knows H.264 baseline only, in packetization
+mode 1, and refuses offers of main and high, which many senders prefer. Nothing is decoded here, so any profile will do.
+"""
+
+import itertools
+from collections.abc import Iterable
+
+from aiortc.codecs import CODECS, get_capabilities, is_rtx
+from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpCodecCapability, RTCRtpCodecParameters
+
+from bridge.media.access_unit import Codec
+
+PRIVATE_NAMES = (
+    "aiortc.codecs:CODECS",
+    "aiortc.codecs:get_capabilities",
+    "aiortc.codecs:is_rtx",
+    "aiortc.rtcpeerconnection:is_codec_compatible",
+)
+
+# RFC 6184 §8.1: baseline, constrained baseline, main, constrained high, high, all of level 3.1.
+H264_PROFILE_LEVEL_IDS = ("42001f", "42e01f", "4d001f", "640c1f", "64001f")
+PACKETIZATION_MODES = ("1", "0")  # RFC 6184 §6.2 and §6.3
+
+
+def _register_h264_profiles() -> None:
+    codecs = CODECS["video"]
+    known = {(c.parameters.get("profile-level-id"), c.parameters.get("packetization-mode")) for c in codecs}
+    payload_type = max(c.payloadType or 0 for c in codecs) + 1
+    for mode in PACKETIZATION_MODES:
+        for profile_level_id in H264_PROFILE_LEVEL_IDS:
+            if (profile_level_id, mode) in known:
+                continue
+            codecs += [
+                RTCRtpCodecParameters(
+                    mimeType="video/H264",
+                    clockRate=90_000,
+                    payloadType=payload_type,
+                    rtcpFeedback=[
+                        RTCRtcpFeedback(type="nack"),
+                        RTCRtcpFeedback(type="nack", parameter="pli"),
+                        RTCRtcpFeedback(type="goog-remb"),
+                    ],
+                    parameters={
+                        "level-asymmetry-allowed": "1",
+                        "packetization-mode": mode,
+                        "profile-level-id": profile_level_id,
+                    },
+                ),
+                RTCRtpCodecParameters(
+                    mimeType="video/rtx",
+                    clockRate=90_000,
+                    payloadType=payload_type + 1,
+                    parameters={"apt": payload_type},
+                ),
+            ]
+            payload_type += 2
+
+
+_register_h264_profiles()
+
+
+def h264_preferences(
+    profile_level_ids: Iterable[str] = H264_PROFILE_LEVEL_IDS, modes: Iterable[str] = PACKETIZATION_MODES
+) -> list[RTCRtpCodecCapability]:
+    """Codec preferences that allow H.264 of these profiles and modes with retransmission, and nothing else."""
+    wanted = set(itertools.product(profile_level_ids, modes))
+    return [
+        codec
+        for codec in get_capabilities("video").codecs
+        if is_rtx(codec)
+        or (codec.parameters.get("profile-level-id"), codec.parameters.get("packetization-mode")) in wanted
+    ]
+
+
+def preferences(codec: Codec) -> list[RTCRtpCodecCapability]:
+    """Codec preferences that allow VP8 with retransmission, or Opus, and nothing else."""
+    return [found for found in get_capabilities(codec.kind).codecs if is_rtx(found) or found.name.lower() == codec]

@@ -1,0 +1,51 @@
+"""What a bad network does to RTP packets, done before they are encrypted: for tests and for the local avatar."""
+
+import random
+from collections.abc import Callable, Sequence
+
+# Sees each RTP packet in the order of sending, retransmissions included, and gives what is sent in its place.
+Impairment = Callable[[bytes], Sequence[bytes]]
+
+# Links that spread packets over paths or queues deliver them a few places late; receivers start to ask again after
+# three places (RFC 4653 §1 says the same of TCP).
+MAX_PLACES_LATE = 3
+
+
+class RandomLoss:
+    """Loses each packet with probability `share`, 0 to 1, independently."""
+
+    def __init__(self, share: float, seed: int = 0) -> None:
+        self._share = share
+        self._random = random.Random(seed)
+
+    def __call__(self, packet: bytes) -> Sequence[bytes]:
+        return () if self._random.random() < self._share else (packet,)
+
+
+class Reordering:
+    """Holds each packet back with probability `share`, 0 to 1, until 1 to `MAX_PLACES_LATE` later ones have passed."""
+
+    def __init__(self, share: float, seed: int = 0) -> None:
+        self._share = share
+        self._random = random.Random(seed)
+        self._held: list[tuple[int, bytes]] = []  # with the number of packets that are still to pass
+
+    def __call__(self, packet: bytes) -> Sequence[bytes]:
+        if self._random.random() < self._share:
+            self._held.append((self._random.randint(1, MAX_PLACES_LATE), packet))
+            return ()
+        sent = [packet, *(held for places, held in self._held if places == 1)]
+        self._held = [(places - 1, held) for places, held in self._held if places > 1]
+        return sent
+
+
+def in_turn(*impairments: Impairment) -> Impairment:
+    """Each one sees what the one before it lets through."""
+
+    def impair(packet: bytes) -> Sequence[bytes]:
+        packets: Sequence[bytes] = (packet,)
+        for impairment in impairments:
+            packets = [sent for before in packets for sent in impairment(before)]
+        return packets
+
+    return impair

@@ -1,0 +1,234 @@
+"""A WebRTC peer with deadlines, around one RTCPeerConnection: what receiving and sending ones share.
+
+Signalling is the caller's; `run` watches the connection and raises when it is lost. A further offer on the same
+transports is a renegotiation; an ICE restart is a new peer: aiortc knows none.
+"""
+
+import asyncio
+import re
+import secrets
+from collections import Counter, deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import structlog
+from aioice import Connection
+from aiortc import RTCBundlePolicy, RTCConfiguration, RTCIceCandidate, RTCPeerConnection, RTCSessionDescription
+from aiortc.exceptions import InternalError as AiortcInternalError
+from aiortc.exceptions import InvalidStateError, OperationError
+
+from bridge.errors import BridgeError, LocalProtocolError
+from bridge.net.guard import guard_of
+from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
+from bridge.net.sdp import AIORTC_SDP_ERRORS, Description, is_usable, parse_candidate, parse_description, unusable
+
+PRIVATE_NAMES = ("aiortc.rtcicetransport:RTCIceTransport._connection", "aioice.ice:Connection._nominated")
+
+# ICE checks of a loaded list and DTLS with one lost flight (1 s, RFC 6347 §4.2.4.1) take less than 3 s on the worst
+# paths; a path that is not there after 10 s will not come.
+CONNECT_TIMEOUT_S = 10.0
+# aioice gives STUN and TURN servers 5 s to answer while gathering.
+NEGOTIATE_TIMEOUT_S = 8.0
+# Closing a TURN allocation waits for the server.
+CLOSE_TIMEOUT_S = 2.0
+# A check list holds at most 100 pairs (RFC 8445 §6.1.2.5).
+MAX_REMOTE_CANDIDATES = 100
+
+log = structlog.get_logger()
+
+
+class Peer:
+    """The connection, its candidates, its deadlines and its end; an asynchronous context manager.
+
+    rejected_candidates  malformed, unusable or surplus ones, dropped.
+    """
+
+    def __init__(self, ice: IceSettings, lost: type[BridgeError]) -> None:
+        self.rejected_candidates = 0
+        self._ice = ice
+        self._lost = lost
+        self._pc: RTCPeerConnection | None = None
+        self._connections: list[Connection] = []
+        self._bundle_mid: str | None = None
+        self._early_candidates: deque[tuple[str, str | None, int | None]] = deque()
+        self._remote_addresses: set[tuple[str, int]] = set()
+        self._remote: Description | None = None
+        self._session_id = secrets.randbits(62)
+        self._version = 0
+        self._negotiated = asyncio.Event()
+        self._connected = asyncio.Event()
+        self._gone = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pc is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._pc.close()
+        except TimeoutError:
+            log.warning("webrtc_close_timed_out", timeout_s=CLOSE_TIMEOUT_S)
+        finally:
+            for connection in self._connections:
+                guard_of(connection).close_sockets()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether media can flow now."""
+        return self._connected.is_set() and not self._gone.is_set()
+
+    @property
+    def datagrams_rejected(self) -> Counter[str]:
+        """Datagrams dropped before anything read them, by reason."""
+        total: Counter[str] = Counter()
+        for connection in self._connections:
+            total += guard_of(connection).rejected
+        return total
+
+    @property
+    def path(self) -> str:
+        """The ICE pair in use, as `host 127.0.0.1:4000 to prflx 127.0.0.1:5000`; empty before there is one."""
+        pairs = [pair for connection in self._connections for pair in connection._nominated.values()]
+        ends = [
+            f"{c.type} {c.host}:{c.port}" for pair in pairs[:1] for c in (pair.local_candidate, pair.remote_candidate)
+        ]
+        return " to ".join(ends)
+
+    async def connected(self) -> None:
+        """Wait until media can flow, or the connection is lost, which `run` reports."""
+        await self._connected.wait()
+
+    async def run(self) -> None:
+        """Watch the connection, from before negotiation if need be; never returns.
+
+        Raises the error type of the peer when the connection is not up `CONNECT_TIMEOUT_S` after negotiation, fails, or
+        is closed by the far end.
+        """
+        await self._negotiated.wait()
+        assert self._pc is not None
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._connected.wait()
+        except TimeoutError:
+            raise self._lost(
+                f"no media connection after {CONNECT_TIMEOUT_S:.0f} s (ICE is {self._pc.iceConnectionState}):"
+                " is UDP blocked, or a TURN server needed?",
+                reason="media",
+            ) from None
+        await self._gone.wait()
+        if self._pc.connectionState == "closed":
+            raise self._lost("the far end closed the media connection", reason="media")
+        raise self._lost(f"the media connection failed (ICE is {self._pc.iceConnectionState})", reason="media")
+
+    async def add_candidate(self, candidate: str, sdp_mid: str | None, sdp_mline_index: int | None) -> None:
+        """Take a candidate that the far end trickled (RFC 8838); an empty one, its end mark, needs nothing.
+
+        Those that come before the description wait for it. Ones that cannot be used are counted, not raised.
+        """
+        if not candidate.strip():
+            return
+        if self._remote is None:
+            if len(self._early_candidates) < MAX_REMOTE_CANDIDATES:
+                self._early_candidates.append((candidate, sdp_mid, sdp_mline_index))
+            else:
+                self.rejected_candidates += 1
+            return
+        await self._try_candidate(parse_candidate(candidate), sdp_mid, sdp_mline_index)
+
+    async def _try_candidate(self, candidate: RTCIceCandidate | None, mid: str | None, index: int | None) -> None:
+        assert self._pc is not None
+        if candidate is None or not is_usable(candidate):
+            self.rejected_candidates += 1
+            return
+        address = (candidate.ip, candidate.port)
+        if address in self._remote_addresses:
+            return  # bundled sections repeat theirs
+        if len(self._remote_addresses) >= MAX_REMOTE_CANDIDATES:
+            self.rejected_candidates += 1
+            return
+        self._remote_addresses.add(address)
+        if self._bundle_mid is not None:
+            # One transport serves all sections, and aiortc would drop candidates for any but the first.
+            candidate.sdpMid = self._bundle_mid
+        elif mid is None and index is None:
+            candidate.sdpMLineIndex = 0
+        else:
+            candidate.sdpMid, candidate.sdpMLineIndex = mid, index
+        await self._pc.addIceCandidate(candidate)
+
+    def _open(self, servers: Sequence[IceServer], bundle: RTCBundlePolicy) -> RTCPeerConnection:
+        if self._pc is not None:
+            raise LocalProtocolError("a second connection of one peer")
+        self._pc = RTCPeerConnection(RTCConfiguration(self._ice.rtc_servers(servers), bundlePolicy=bundle))
+        self._pc.on("connectionstatechange", self._on_state)
+        return self._pc
+
+    async def accept(self, answer_sdp: str) -> None:
+        """Take the answer to our offer and connect. Raises RemoteProtocolError when it does not fit the offer."""
+        if self._pc is None or self._pc.signalingState != "have-local-offer":
+            raise LocalProtocolError("an answer without an offer")
+        answer = parse_description(answer_sdp, "answer")
+        self._check_codecs(answer, "answer")
+        await self._set_remote(answer, "answer")
+        self._negotiated.set()
+
+    def _check_codecs(self, description: Description, what: str) -> None:
+        """Raises RemoteProtocolError when the description has no use for the peer."""
+
+    async def _describe(self) -> str:
+        """Our offer, or our answer where an offer waits for one, with all candidates. Raises `lost`."""
+        assert self._pc is not None
+        self._choose_interfaces()
+        try:
+            async with asyncio.timeout(NEGOTIATE_TIMEOUT_S):
+                await self._pc.setLocalDescription()
+        except TimeoutError:
+            message = f"gathering ICE candidates took more than {NEGOTIATE_TIMEOUT_S:.0f} s"
+            raise self._lost(message, reason="media") from None
+        self._version += 1
+        # RFC 8829 §5.2.2: one session, whose version grows.
+        origin = f"o=- {self._session_id} {self._version} IN IP4 0.0.0.0"
+        return re.sub(r"^o=[^\r\n]*", origin, str(self._pc.localDescription.sdp), count=1, flags=re.MULTILINE)
+
+    def _choose_interfaces(self) -> None:
+        assert self._pc is not None
+        transports = {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}
+        if self._pc.sctp is not None:
+            transports.add(self._pc.sctp.transport)
+        self._connections = [transport.transport._connection for transport in transports]
+        addresses = self._ice.host_addresses()
+        if addresses is not None:
+            for connection in self._connections:
+                limit_to_addresses(connection, addresses)
+
+    async def _set_remote(self, description: Description, kind: str) -> None:
+        assert self._pc is not None
+        try:
+            await self._pc.setRemoteDescription(RTCSessionDescription(description.text, kind))
+        except (AiortcInternalError, InvalidStateError, OperationError, *AIORTC_SDP_ERRORS) as error:
+            raise unusable(f"the {kind} cannot be used: {error!r}") from error
+        self._remote = description
+        self._bundle_mid = description.bundle_mid
+        for candidate, mid, index in description.candidates:
+            await self._try_candidate(candidate, mid, index)
+        while self._early_candidates:
+            await self.add_candidate(*self._early_candidates.popleft())
+
+    def _on_state(self) -> None:
+        assert self._pc is not None
+        state = self._pc.connectionState
+        if state == "connected" and not self._connected.is_set():
+            log.info("webrtc_connected", path=self.path)
+            self._on_connected()
+            self._connected.set()
+        elif state in ("failed", "closed"):
+            self._connected.set()
+            self._gone.set()
+
+    def _on_connected(self) -> None:
+        """Media can flow."""

@@ -1,0 +1,163 @@
+"""The peer that sends an avatar: ready access units in, RTP packets out."""
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+
+from aiortc import RTCBundlePolicy, RTCRtpTransceiver
+
+from bridge.errors import BridgeError, LocalProtocolError, OutputLost
+from bridge.media.access_unit import Codec, Kind
+from bridge.net.aiortc_sender import EncodedSender, RtpOrigin, SenderClock, install_encoded_sender
+from bridge.net.codecs import h264_preferences, preferences
+from bridge.net.ice import IceServer, IceSettings
+from bridge.net.impairment import Impairment
+from bridge.net.packetize import VP8_PICTURE_IDS, packetize_h264, packetize_vp8
+from bridge.net.peer_connection import Peer
+from bridge.net.sdp import Description, candidates_of, offered_codecs, parse_description, unusable, without_candidates
+
+
+class SendingPeer(Peer):
+    """Offers one video and one Opus track, or answers an offer to receive them, and sends units that are ready.
+
+    `codec` is that of the video, H264 or VP8; `profile_level_id` says what H.264 pictures really are: one of
+    `codecs.H264_PROFILE_LEVEL_IDS`. `on_keyframe_request` is called for each PLI and FIR, unthrottled. `lost` is the
+    error that `run` raises. For tests and faults: where the numbers start (`RtpOrigin`), the clock, `impairment` of
+    the network (`net.impairment`), and `first_report_s`, how long after the first unit of a track its sender reports
+    begin; `math.inf`: never.
+    """
+
+    def __init__(
+        self,
+        ice: IceSettings,
+        on_keyframe_request: Callable[[], None],
+        *,
+        codec: Codec = Codec.H264,
+        profile_level_id: str = "42e01f",
+        video_origin: RtpOrigin | None = None,
+        audio_origin: RtpOrigin | None = None,
+        clock: SenderClock | None = None,
+        impairment: Impairment | None = None,
+        first_report_s: float = 0.0,
+        lost: type[BridgeError] = OutputLost,
+    ) -> None:
+        super().__init__(ice, lost)
+        self._codecs: dict[Kind, Codec] = {"audio": Codec.OPUS, "video": codec}
+        self._profile_level_id = profile_level_id
+        self._on_keyframe_request = on_keyframe_request
+        self._origins: dict[Kind, RtpOrigin] = {
+            "audio": audio_origin or RtpOrigin(),
+            "video": video_origin or RtpOrigin(),
+        }
+        self._clock = clock or SenderClock()
+        self._impairment = impairment
+        self._first_report_s = first_report_s
+        self._senders: dict[Kind, EncodedSender] = {}
+        self._picture_id = secrets.randbelow(VP8_PICTURE_IDS)
+
+    async def offer(self, ice_servers: Sequence[IceServer] = (), *, candidates: bool = True) -> str:
+        """An offer to send, audio section first, with all our candidates in it, or none: `candidates` gives them."""
+        pc = self._open(ice_servers, RTCBundlePolicy.MAX_BUNDLE)
+        for kind in self._codecs:
+            self._prepare(kind, pc.addTransceiver(kind, "sendonly"))
+        sdp = await self._describe()
+        return sdp if candidates else without_candidates(sdp)
+
+    def candidates(self) -> list[tuple[str, str, int]]:
+        """What an offer without candidates leaves to trickling: candidate attribute, mid, index of the section."""
+        if self._pc is None or self._pc.localDescription is None:
+            raise LocalProtocolError("candidates before a description")
+        return candidates_of(self._pc.localDescription.sdp)
+
+    async def renegotiate(self) -> str:
+        """A further offer on the same connection; `accept` takes its answer."""
+        if self._pc is None or self._pc.signalingState != "stable":
+            raise LocalProtocolError("a further offer before the answer to the first one")
+        return await self._describe()
+
+    async def answer(self, offer_sdp: str, ice_servers: Sequence[IceServer] = ()) -> str:
+        """The answer to an offer to receive, with all our candidates in it.
+
+        Raises RemoteProtocolError when the offer cannot be read or does not take our video.
+        """
+        offer = parse_description(offer_sdp, "offer")
+        self._check_codecs(offer, "offer")
+        if self._pc is not None:
+            raise unusable("a further offer to one connection, whose offers are ours")
+        pc = self._open(ice_servers, RTCBundlePolicy.MAX_COMPAT)
+        for media in offer.session.media:
+            if media.kind == "application":
+                continue
+            kind: Kind = "video" if media.kind == "video" else "audio"
+            is_wanted = (
+                kind not in self._senders
+                and media.direction in ("recvonly", "sendrecv")
+                and media.rtp.muxId not in offer.rejected
+                and self._codecs[kind] in (name.lower() for name in offered_codecs(media))
+            )
+            transceiver = pc.addTransceiver(kind, "sendonly" if is_wanted else "inactive")
+            if is_wanted:
+                self._prepare(kind, transceiver)
+        await self._set_remote(offer, "offer")
+        answer = offer.complete_answer(await self._describe())
+        self._negotiated.set()
+        return answer
+
+    async def send_video(self, nals: Iterable[bytes], pts_ns: int) -> None:
+        """Send one H.264 picture: its NAL units, SPS and PPS before an IDR picture, as `media.h264` splits them.
+
+        Like `send_vp8` and `send_audio`, drops the unit while the connection is not up: live media does not wait.
+        """
+        await self._send_unit("video", packetize_h264(nals), pts_ns)
+
+    async def send_vp8(self, frame: bytes, pts_ns: int) -> None:
+        """Send one VP8 frame."""
+        self._picture_id = (self._picture_id + 1) % VP8_PICTURE_IDS
+        await self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns)
+
+    async def send_audio(self, packet: bytes, pts_ns: int) -> None:
+        """Send one Opus packet."""
+        await self._send_unit("audio", [packet], pts_ns)
+
+    def restart_stream(self, kind: Kind) -> None:
+        """From the next unit on the track is another RTP stream: SSRC, sequence number and timestamp start afresh."""
+        if kind in self._senders:
+            self._senders[kind].restart(RtpOrigin())
+
+    def shift_timestamps(self, kind: Kind, ticks: int) -> None:
+        """From the next unit on the track's RTP timestamps are off by so much more."""
+        if kind in self._senders:
+            self._senders[kind].shift_timestamps(ticks)
+
+    async def _send_unit(self, kind: Kind, payloads: Sequence[bytes], pts_ns: int) -> None:
+        sender = self._senders.get(kind)
+        if sender is None or not sender.is_sending:
+            return
+        try:
+            await sender.send_unit(payloads, pts_ns)
+        except ConnectionError:
+            self._gone.set()
+
+    def _prepare(self, kind: Kind, transceiver: RTCRtpTransceiver) -> None:
+        sender = self._senders[kind] = EncodedSender(
+            kind,
+            transceiver.receiver.transport,
+            self._clock,
+            self._origins[kind],
+            self._on_keyframe_request,
+            self._impairment,
+            self._first_report_s,
+        )
+        install_encoded_sender(transceiver, sender)
+        codec = self._codecs[kind]
+        # Fragments need packetization mode 1 (RFC 6184 §6.3).
+        transceiver.setCodecPreferences(
+            h264_preferences([self._profile_level_id], ["1"]) if codec is Codec.H264 else preferences(codec)
+        )
+
+    def _check_codecs(self, description: Description, what: str) -> None:
+        codec = self._codecs["video"]
+        names = description.codecs("video")
+        if codec not in (name.lower() for name in names):
+            raise unusable(
+                f"the {what} takes no {codec.upper()} video, only {', '.join(dict.fromkeys(names)) or 'none'}"
+            )
