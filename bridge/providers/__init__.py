@@ -24,6 +24,8 @@ def open_provider(config: AvatarConfig, ice: "IceSettings", history: Sequence[st
         role=config.role,
         voice=config.voice,
         prompt=config.prompt,
+        tools=tuple(tool.function for tool in config.tools) or None,
+        shapes=config.shapes,
         query=config.query,
         ice_servers=None if config.ice_servers is None else tuple(map(ice_server, config.ice_servers)),
         idle_audio=config.idle_audio,

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from bridge.net.ice import IceServer
-from bridge.ports import UplinkPacing
+from bridge.ports import Capability, UplinkPacing
 from bridge.protocols import navtalk
 from bridge.redact import Secret
 
@@ -16,6 +16,9 @@ class NavTalkOptions:
     """Which avatar, and how it is used. None: not sent, so the service's console decides.
 
     role         conversation: the avatar answers what it hears. speak: it says what it is sent.
+    tools        functions that the avatar's model may call, as OpenAI's API describes them.
+    shapes       replace the inferred shapes of messages, by name; `navtalk_json.fill_shape` fills in "{text}" and
+                 "{image}" (a data URL), "{reply}" (0 or 1).
     query        further query parameters of the URL; they win over our own, but for the licence.
     ice_servers  replaces the list that the service sends.
     step_s       deadline of each step of the hand-shake.
@@ -28,14 +31,23 @@ class NavTalkOptions:
     role: Literal["conversation", "speak"] = "conversation"
     voice: str | None = None
     prompt: str | None = None
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    shapes: Mapping[Literal["input_text", "input_image"], Mapping[str, Any]] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict, repr=False)
     ice_servers: tuple[IceServer, ...] | None = None
     idle_audio: Literal["silence", "none"] = "silence"
     step_s: float = 10.0
 
     @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this avatar can do. A mirror has no model that could read, look, remember or call."""
+        if self.role == "speak":
+            return frozenset({"interrupt"})
+        return frozenset({"say", "interrupt", "image", "history", "tools"})
+
+    @property
     def is_transparent(self) -> bool:
-        """The service is used in its transparency mode, which has a form of its own for sound."""
+        """The service is used in its transparency mode: a mirror as documented, which takes sound in a bare form."""
         return self.query.get("model") == "transparency"
 
     def request_url(self) -> str:

@@ -79,5 +79,5 @@ def test_words_are_passed_on_and_warnings_masked() -> None:
         ("user_transcript", "Hello?"),
         ("avatar_transcript", "Good day"),
         ("warning", "*** expires"),
-        ("other", ""),
+        ("unknown", ""),
     ]
