@@ -25,7 +25,8 @@ class AccessUnit:
     """One coded picture, or one coded audio packet, placed on session time.
 
     payload           H.264: NAL units, each behind its length in 4 bytes (AVCC), without SPS and PPS when they
-                      stand in `codec_config`. VP8: one frame (RFC 6386). Opus: one packet (RFC 6716). AAC: one raw frame.
+                      stand in `codec_config`. VP8: one frame (RFC 6386). Opus: one packet (RFC 6716). AAC: one raw
+                      frame.
     pts_ns            presentation time since the session began; strictly increasing per track. There are no
                       B-pictures, so it is the decoding time too.
     duration_ns       audio: exact. Video: 0, for it is only known when the next picture comes.

@@ -10,6 +10,8 @@ _CELT_US = (2_500, 5_000, 10_000, 20_000)
 MAX_PACKET_NS = 120 * NS_PER_MS
 # libopus' lookahead in "audio" and "voip" mode at 48 kHz: 312 samples, 6.5 ms, which WebRTC senders use.
 PRE_SKIP_SAMPLES = 312
+# One stereo CELT frame of 20 ms whose first bit is its silence flag (RFC 6716 §4.3, table 56); decodes to zeros.
+SILENCE_20_MS = b"\xfc\xff\xfe"
 
 
 def packet_duration_ns(packet: bytes) -> int:

@@ -1,0 +1,231 @@
+"""What goes on air: live pictures and sound, or what stands in for them, on one timeline that never stops.
+
+A pause of the pictures is first held: viewers keep the last one, and sound that is missing runs on as silence. A longer
+one is a slate: pictures that are ready, over and over. Live comes back at a keyframe. Timestamps strictly increase per
+track through all of it, and sound that is missing alone changes nothing about the pictures.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from bridge.media.access_unit import AccessUnit, Codec, Kind
+from bridge.media.clock import NS_PER_MS, NS_PER_S
+from bridge.media.opus import SILENCE_20_MS
+
+# A dozen pictures at 25 a second: no network jitter, and what viewers take for a freeze (ITU-R P.1201 counts 0.5 s).
+HOLD_NS = 500 * NS_PER_MS
+# An avatar that takes this long to show itself at all is late; a slate is better on air than nothing.
+START_NS = 10 * NS_PER_S
+# What stands in lies this far behind the clock, so that live media, which arrives a network's jitter after it was due,
+# still comes later than all of it. Sound needs more: receivers give a packet up after 60 ms, and tracks are skewed.
+SLATE_BEHIND_NS = 100 * NS_PER_MS
+SILENCE_BEHIND_NS = 300 * NS_PER_MS
+SILENCE_NS = 20 * NS_PER_MS
+# Joints of sound within one packet are the transcoder's business.
+_JOINT_NS = SILENCE_NS
+# A longer gap is left open: the machine slept, and nobody listens to minutes of silence in one burst.
+_LONGEST_FILL_NS = 10 * NS_PER_S
+_MIN_STEP_NS = NS_PER_MS
+# A connection that takes over may be behind the one before by what its network and its service differ in. Its pictures
+# then follow the last one closely until they have caught up: for five pictures nobody sees it.
+_CATCH_UP_NS = 200 * NS_PER_MS
+
+
+class OnAir(StrEnum):
+    STARTING = "starting"  # nothing has been shown yet
+    LIVE = "live"
+    HELD = "held"
+    SLATE = "slate"
+
+
+@dataclass(frozen=True, slots=True)
+class SlatePictures:
+    """One group of pictures that is shown over and over, `interval_ns` apart: the first is an IDR picture.
+
+    codec_config  AVCDecoderConfigurationRecord.  payloads: AVCC, at least two, for two IDR pictures in a row would need
+                  different idr_pic_ids (H.264 §7.4.3).
+    """
+
+    codec_config: bytes
+    payloads: tuple[bytes, ...]
+    interval_ns: int
+
+
+class Splice:
+    """Chooses among avatar connections, hold and slate. Times are session time; `emit` takes what goes on air.
+
+    slate     what to show; None: not ready yet, and the last picture is held until it is.
+    reason    why there is a slate: starting, avatar, or what the operator said.  state: see `OnAir`.
+    freezes   how often the pictures paused.  frozen_ns: for how long, until live again or a slate.
+    slate_ns  time on slates that are over, by reason.
+    late_units  live units that came after what stood in for them.
+    last_ns   pts of what went on air last, per track.
+    """
+
+    def __init__(self, began_ns: int, slate_after_ns: int, emit: Callable[[AccessUnit], None]) -> None:
+        self.slate: SlatePictures | None = None
+        self.state = OnAir.STARTING
+        self.reason = ""
+        self.is_muted = False
+        self.freezes = 0
+        self.frozen_ns = 0
+        self.slate_ns: Counter[str] = Counter()
+        self.late_units = 0
+        self.last_ns: dict[Kind, int] = {}
+        self._slate_after_ns = max(HOLD_NS, slate_after_ns)
+        self._emit = emit
+        self._operator_reason = ""
+        self._source: int | None = None  # the connection that is on air
+        self._candidate: int | None = None  # the one that goes on air at its next keyframe
+        self._needs_keyframe = True
+        self._pictured_ns = began_ns  # when the connection on air last gave a picture
+        self._sound_ends_ns: int | None = None
+        self._frozen_at_ns = 0
+        self._slate_began_ns = 0
+        self._slate_index = 0
+
+    @property
+    def wants_keyframe(self) -> bool:
+        """Whether live pictures could go on air, if only one could be decoded."""
+        return not self._operator_reason and (self._needs_keyframe or self._candidate is not None)
+
+    @property
+    def is_switching(self) -> bool:
+        """Whether `follow` waits for a keyframe."""
+        return self._candidate is not None
+
+    def follow(self, source: int) -> None:
+        """Put this connection on air at its next keyframe; what is on air stays until then."""
+        self._candidate = source
+
+    def show_slate(self, reason: str, now_ns: int) -> None:
+        """The operator wants the slate, and silence; an empty reason: no more, and live comes back at a keyframe."""
+        self._operator_reason = reason
+        self.poll(now_ns)
+
+    # ------------------------------------------------------------------------------------------ live
+
+    def put(self, source: int, unit: AccessUnit, now_ns: int) -> None:
+        """A unit of a connection has come."""
+        if unit.codec.kind == "audio":
+            self._put_sound(source, unit)
+        else:
+            self._put_picture(source, unit, now_ns)
+
+    def _put_picture(self, source: int, unit: AccessUnit, now_ns: int) -> None:
+        late_ns = self.last_ns.get("video", unit.pts_ns - _MIN_STEP_NS) + _MIN_STEP_NS - unit.pts_ns
+        is_late = late_ns > _CATCH_UP_NS
+        if source == self._candidate and unit.is_keyframe and not is_late:
+            self._source, self._candidate = source, None
+        if source != self._source:
+            return
+        self._pictured_ns = now_ns
+        # What refers to a picture that was too late cannot be shown either.
+        self.late_units += is_late
+        self._needs_keyframe = is_late or bool(self._operator_reason) or (self._needs_keyframe and not unit.is_keyframe)
+        if self._needs_keyframe:
+            return
+        if self.state is not OnAir.LIVE:
+            self._enter(OnAir.LIVE, "", now_ns)
+        self._show(replace(unit, pts_ns=unit.pts_ns + late_ns) if late_ns > 0 else unit)
+
+    def _put_sound(self, source: int, unit: AccessUnit) -> None:
+        if source != self._source:
+            return
+        if self._sound_ends_ns is not None:
+            if unit.pts_ns < self._sound_ends_ns - _JOINT_NS // 2 or unit.pts_ns <= self.last_ns["audio"]:
+                self.late_units += 1
+                return
+            if unit.pts_ns - self._sound_ends_ns > SILENCE_BEHIND_NS:
+                self._fill(unit.pts_ns)
+        if self.is_muted or self._operator_reason:
+            unit = replace(unit, payload=SILENCE_20_MS)
+        self._play(unit)
+
+    # ------------------------------------------------------------------------------------------ what stands in
+
+    def poll(self, now_ns: int) -> None:
+        """Do what is due without live media."""
+        paused_ns = now_ns - self._pictured_ns
+        if self.state is OnAir.LIVE and paused_ns >= HOLD_NS:
+            self._enter(OnAir.HELD, "", now_ns)
+        reason = self._slate_reason(paused_ns)
+        if self.slate is not None and reason and self.state is not OnAir.SLATE:
+            self._enter(OnAir.SLATE, reason, now_ns)
+        if self.state is OnAir.SLATE and self.slate is not None:
+            self._show_slate(self.slate, now_ns)
+        if self._sound_ends_ns is not None:
+            self._fill(now_ns - SILENCE_BEHIND_NS)
+
+    def next_deadline_ns(self) -> int:
+        """When `poll` is needed, unless live media comes before."""
+        # Without sound there has been no picture either: what is due then is due when there is a slate.
+        silence_ns = None if self._sound_ends_ns is None else self._sound_ends_ns + SILENCE_NS + SILENCE_BEHIND_NS
+        match self.state:
+            case OnAir.LIVE:
+                picture_ns = self._pictured_ns + HOLD_NS
+            case OnAir.SLATE if self.slate is not None:
+                picture_ns = self._slate_due_ns(self.slate) + SLATE_BEHIND_NS
+            case OnAir.STARTING:
+                picture_ns = self._pictured_ns + START_NS
+            case _:
+                picture_ns = self._pictured_ns + self._slate_after_ns
+        return picture_ns if silence_ns is None else min(picture_ns, silence_ns)
+
+    def _slate_reason(self, paused_ns: int) -> str:
+        if self._operator_reason:
+            return self._operator_reason
+        if self.state is OnAir.HELD and paused_ns >= self._slate_after_ns:
+            return "avatar"
+        return "starting" if self.state is OnAir.STARTING and paused_ns >= START_NS else ""
+
+    def _show_slate(self, slate: SlatePictures, now_ns: int) -> None:
+        while (pts_ns := self._slate_due_ns(slate)) <= now_ns - SLATE_BEHIND_NS:
+            if now_ns - pts_ns > _LONGEST_FILL_NS:
+                pts_ns = now_ns - SLATE_BEHIND_NS
+            index = self._slate_index % len(slate.payloads)
+            unit = AccessUnit(Codec.H264, slate.payloads[index], pts_ns, is_keyframe=False)
+            self._show(unit if index else replace(unit, is_keyframe=True, codec_config=slate.codec_config))
+            self._slate_index += 1
+            if self._sound_ends_ns is None:
+                self._sound_ends_ns = pts_ns  # the broadcast begins here, with silence
+
+    def _slate_due_ns(self, slate: SlatePictures) -> int:
+        first_ns = self._slate_began_ns - SLATE_BEHIND_NS
+        if "video" not in self.last_ns:
+            return first_ns
+        return max(first_ns, self.last_ns["video"] + (slate.interval_ns if self._slate_index else _MIN_STEP_NS))
+
+    def _fill(self, until_ns: int) -> None:
+        """Silence from where sound ended, in whole packets."""
+        assert self._sound_ends_ns is not None
+        if until_ns - self._sound_ends_ns > _LONGEST_FILL_NS:
+            self._sound_ends_ns = until_ns - SILENCE_NS
+        while self._sound_ends_ns + SILENCE_NS <= until_ns:
+            self._play(AccessUnit(Codec.OPUS, SILENCE_20_MS, self._sound_ends_ns, SILENCE_NS))
+
+    # ------------------------------------------------------------------------------------------ on air
+
+    def _show(self, unit: AccessUnit) -> None:
+        self.last_ns["video"] = unit.pts_ns
+        self._emit(unit)
+
+    def _play(self, unit: AccessUnit) -> None:
+        self.last_ns["audio"] = unit.pts_ns
+        self._sound_ends_ns = unit.pts_ns + unit.duration_ns
+        self._emit(unit)
+
+    def _enter(self, state: OnAir, reason: str, now_ns: int) -> None:
+        if self.state is OnAir.SLATE:
+            self.slate_ns[self.reason] += now_ns - self._slate_began_ns
+        if state is OnAir.SLATE:
+            self._slate_began_ns, self._slate_index = now_ns, 0
+            self._needs_keyframe = True
+        if self.state is OnAir.HELD:
+            self.frozen_ns += now_ns - self._frozen_at_ns
+        if state is OnAir.HELD:
+            self.freezes += 1
+            self._frozen_at_ns = self._pictured_ns
+        self.state, self.reason = state, reason

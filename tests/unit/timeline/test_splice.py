@@ -1,0 +1,326 @@
+"""A broadcast of made-up units: sources give a picture every 40 ms and a packet every 20 ms, in virtual time."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+
+from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.clock import NS_PER_MS, NS_PER_S
+from bridge.media.opus import SILENCE_20_MS
+from bridge.timeline.splice import HOLD_NS, SILENCE_BEHIND_NS, START_NS, OnAir, SlatePictures, Splice
+
+MS = NS_PER_MS
+SLATE = SlatePictures(b"slate config", (b"slate idr", b"slate p", b"slate p"), 40 * MS)
+
+
+@dataclass
+class Source:
+    """One connection. pictures, sound: whether they flow. keyframe_every: pictures; the first one is always one."""
+
+    number: int
+    pictures: bool = True
+    sound: bool = True
+    keyframe_every: int = 50
+    behind_ms: int = 0
+    shown: int = 0
+
+
+@dataclass
+class Broadcast:
+    slate: SlatePictures | None = SLATE
+    units: list[AccessUnit] = field(default_factory=list)
+    emitted_ns: list[int] = field(default_factory=list)
+    now_ns: int = 0
+
+    def __post_init__(self) -> None:
+        self.splice = Splice(0, NS_PER_S, self._on_air)
+        self.splice.slate = self.slate
+
+    def _on_air(self, unit: AccessUnit) -> None:
+        self.units.append(unit)
+        self.emitted_ns.append(self.now_ns)
+
+    def run(self, duration_ms: int, *sources: Source) -> None:
+        """Time passes in steps of 20 ms; `poll` runs at its deadlines only."""
+        for _ in range(duration_ms // 20):
+            self.now_ns += 20 * MS
+            for source in sources:
+                self._deliver(source)
+            if self.now_ns >= self.splice.next_deadline_ns():
+                self.splice.poll(self.now_ns)
+
+    def _deliver(self, source: Source) -> None:
+        pts_ns = self.now_ns - source.behind_ms * MS
+        name = b"live %d" % source.number
+        if source.sound:
+            self.splice.put(source.number, AccessUnit(Codec.OPUS, name, pts_ns, 20 * MS), self.now_ns)
+        if source.pictures and self.now_ns % (40 * MS) == 0:
+            is_keyframe = source.shown % source.keyframe_every == 0
+            source.shown += 1
+            unit = AccessUnit(
+                Codec.H264, name, pts_ns, is_keyframe=is_keyframe, codec_config=name if is_keyframe else b""
+            )
+            self.splice.put(source.number, unit, self.now_ns)
+
+    def track(self, kind: str) -> list[AccessUnit]:
+        return [unit for unit in self.units if unit.codec.kind == kind]
+
+    @property
+    def story(self) -> list[str]:
+        """What pictures showed, each change once."""
+        names = [unit.payload.decode().rpartition(" ")[0 if b"slate" in unit.payload else 2] for unit in self.pictures]
+        return [name for before, name in pairwise(["", *names]) if name != before]
+
+    @property
+    def pictures(self) -> list[AccessUnit]:
+        return self.track("video")
+
+    @property
+    def sound(self) -> list[AccessUnit]:
+        return self.track("audio")
+
+    def check(self) -> None:
+        """What holds whatever happens."""
+        for kind in ("audio", "video"):
+            times_ns = [unit.pts_ns for unit in self.track(kind)]
+            assert times_ns == sorted(set(times_ns))
+        needs_keyframe, last = True, b""
+        for unit in self.pictures:
+            family = unit.payload.split(b" ")[0] + unit.payload[-1:] if unit.payload.startswith(b"live") else b"slate"
+            assert unit.is_keyframe or (family == last and not needs_keyframe), "a picture without its keyframe"
+            needs_keyframe, last = False, family
+
+
+@pytest.fixture
+def broadcast() -> Broadcast:
+    return Broadcast()
+
+
+def on_air(broadcast: Broadcast, duration_ms: int = 1000) -> Source:
+    source = Source(1)
+    broadcast.splice.follow(1)
+    broadcast.run(duration_ms, source)
+    return source
+
+
+def gaps_ms(units: list[AccessUnit]) -> list[float]:
+    return [(b.pts_ns - a.pts_ns) / MS for a, b in pairwise(units)]
+
+
+def test_live_media_goes_on_air_as_it_comes(broadcast: Broadcast) -> None:
+    on_air(broadcast)
+    assert broadcast.splice.state is OnAir.LIVE
+    assert len(broadcast.pictures) == 25
+    assert set(gaps_ms(broadcast.pictures)) == {40.0} and set(gaps_ms(broadcast.sound)) == {20.0}
+    assert not broadcast.splice.wants_keyframe
+    broadcast.check()
+
+
+def test_nothing_goes_on_air_before_a_keyframe(broadcast: Broadcast) -> None:
+    source = Source(1, shown=1)
+    broadcast.splice.follow(1)
+    broadcast.run(400, source)
+    assert not broadcast.units
+    assert broadcast.splice.wants_keyframe
+
+
+def test_a_short_pause_is_held_and_sound_runs_on_as_silence(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    broadcast.run(800)
+    assert broadcast.splice.state is OnAir.HELD
+    assert broadcast.sound[-1].payload == SILENCE_20_MS
+    assert broadcast.now_ns - broadcast.sound[-1].pts_ns <= SILENCE_BEHIND_NS + 40 * MS
+    broadcast.run(400, source)
+    assert broadcast.splice.state is OnAir.LIVE
+    assert broadcast.splice.freezes == 1
+    assert 700 * MS < broadcast.splice.frozen_ns < 900 * MS
+    assert max(gaps_ms(broadcast.sound)) <= 20 + 20
+    assert b"slate idr" not in [unit.payload for unit in broadcast.pictures]
+    broadcast.check()
+
+
+def test_sound_that_pauses_alone_becomes_silence_and_no_slate(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    source.sound = False
+    broadcast.run(5000, source)
+    assert broadcast.splice.state is OnAir.LIVE and broadcast.splice.freezes == 0
+    assert set(gaps_ms(broadcast.sound)) == {20.0}
+    source.sound = True
+    broadcast.run(400, source)
+    assert broadcast.sound[-1].payload == b"live 1"
+    assert max(gaps_ms(broadcast.sound)) <= 40
+    broadcast.check()
+
+
+def test_pictures_that_pause_alone_leave_the_sound_on_air(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    source.pictures = False
+    broadcast.run(2000, source)
+    assert broadcast.splice.state is OnAir.SLATE
+    assert {unit.payload for unit in broadcast.sound} == {b"live 1"}
+    broadcast.check()
+
+
+def test_a_long_pause_shows_the_slate_and_live_returns_at_a_keyframe(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    last_live_ns = broadcast.pictures[-1].pts_ns
+    broadcast.run(3000)
+    first_slate = next(unit for unit in broadcast.pictures if unit.payload == b"slate idr")
+    assert first_slate.codec_config == b"slate config" and first_slate.is_keyframe
+    assert 900 * MS <= first_slate.pts_ns - last_live_ns <= 1100 * MS
+    assert broadcast.splice.reason == "avatar" and broadcast.splice.wants_keyframe
+    broadcast.run(400, source)
+    assert broadcast.splice.state is OnAir.SLATE, "pictures that refer to lost ones stay off air"
+    source.shown = 0
+    broadcast.run(400, source)
+    assert broadcast.splice.state is OnAir.LIVE
+    assert broadcast.story == ["1", "slate", "1"]
+    assert broadcast.splice.slate_ns["avatar"] > 2 * NS_PER_S
+    broadcast.check()
+
+
+def test_the_slate_repeats_its_group_at_its_own_pace(broadcast: Broadcast) -> None:
+    on_air(broadcast)
+    broadcast.run(4000)
+    slate = [unit for unit in broadcast.pictures if unit.payload.startswith(b"slate")]
+    assert set(gaps_ms(slate)) == {40.0}
+    assert [unit.is_keyframe for unit in slate[:6]] == [True, False, False, True, False, False]
+
+
+def test_without_a_slate_the_last_picture_is_held_until_there_is_one() -> None:
+    broadcast = Broadcast(slate=None)
+    on_air(broadcast)
+    broadcast.run(3000)
+    assert broadcast.splice.state is OnAir.HELD
+    broadcast.splice.slate = SLATE
+    broadcast.run(100)
+    assert broadcast.splice.state is OnAir.SLATE
+    broadcast.check()
+
+
+def test_an_avatar_that_does_not_show_itself_at_the_start_gives_way_to_the_slate(broadcast: Broadcast) -> None:
+    broadcast.splice.follow(1)
+    broadcast.run(START_NS // MS - 100)
+    assert not broadcast.units
+    broadcast.run(1000)
+    assert broadcast.splice.reason == "starting"
+    assert broadcast.pictures[0].is_keyframe and broadcast.sound
+    broadcast.run(400, Source(1))
+    assert broadcast.story == ["slate", "1"]
+    broadcast.check()
+
+
+def test_a_new_connection_takes_over_from_the_slate(broadcast: Broadcast) -> None:
+    on_air(broadcast)
+    broadcast.run(3000)
+    broadcast.splice.follow(2)
+    broadcast.run(1000, Source(2))
+    assert broadcast.story == ["1", "slate", "2"]
+    assert broadcast.sound[-1].payload == b"live 2"
+    broadcast.check()
+
+
+def test_a_second_connection_takes_over_at_its_keyframe_without_a_gap(broadcast: Broadcast) -> None:
+    first, second = on_air(broadcast), Source(2, shown=13)
+    broadcast.run(1000, first, second)
+    assert broadcast.story == ["1"], "nobody asked for the second one yet"
+    broadcast.splice.follow(2)
+    assert broadcast.splice.is_switching and broadcast.splice.wants_keyframe
+    broadcast.run(3000, first, second)
+    assert not broadcast.splice.is_switching
+    assert broadcast.story == ["1", "2"]
+    assert broadcast.splice.freezes == 0
+    assert max(gaps_ms(broadcast.pictures)) <= 40 and max(gaps_ms(broadcast.sound)) <= 40
+    broadcast.check()
+
+
+def test_a_second_connection_that_is_a_little_behind_catches_up(broadcast: Broadcast) -> None:
+    first, second = on_air(broadcast), Source(2, behind_ms=100)
+    broadcast.splice.follow(2)
+    broadcast.run(2000, first, second)
+    assert broadcast.story == ["1", "2"]
+    assert gaps_ms(broadcast.pictures)[-40:] == [40.0] * 40
+    broadcast.check()
+
+
+def test_a_second_connection_that_is_far_behind_waits_for_a_keyframe_that_is_new(broadcast: Broadcast) -> None:
+    first, second = on_air(broadcast), Source(2, behind_ms=300)
+    broadcast.splice.follow(2)
+    broadcast.run(200, first, second)
+    assert broadcast.story == ["1"]
+    first.pictures = False
+    second.shown = 0
+    broadcast.run(400, first, second)
+    second.shown = 0
+    broadcast.run(400, first, second)
+    assert broadcast.story == ["1", "2"]
+    broadcast.check()
+
+
+def test_a_connection_that_was_replaced_is_not_heard_any_more(broadcast: Broadcast) -> None:
+    first = on_air(broadcast)
+    broadcast.splice.follow(2)
+    broadcast.run(1000, Source(2))
+    broadcast.run(200, first)
+    assert broadcast.story == ["1", "2"]
+    assert {unit.payload for unit in broadcast.sound[-5:]} == {b"live 2"}
+
+
+def test_the_operator_s_slate_comes_at_once_with_silence_and_goes_at_a_keyframe(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    broadcast.splice.show_slate("a word from our sponsor", broadcast.now_ns)
+    broadcast.run(2000, source)
+    assert broadcast.splice.reason == "a word from our sponsor" and not broadcast.splice.wants_keyframe
+    assert broadcast.story == ["1", "slate"]
+    assert {unit.payload for unit in broadcast.sound[-50:]} == {SILENCE_20_MS}
+    broadcast.splice.show_slate("", broadcast.now_ns)
+    assert broadcast.splice.wants_keyframe
+    source.shown = 0
+    broadcast.run(400, source)
+    assert broadcast.story == ["1", "slate", "1"]
+    assert broadcast.sound[-1].payload == b"live 1"
+    assert max(gaps_ms(broadcast.sound)) <= 40
+    broadcast.check()
+
+
+def test_a_muted_broadcast_keeps_its_pictures(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    broadcast.splice.is_muted = True
+    broadcast.run(1000, source)
+    assert {unit.payload for unit in broadcast.sound[-50:]} == {SILENCE_20_MS}
+    assert set(gaps_ms(broadcast.sound)) == {20.0}
+    broadcast.splice.is_muted = False
+    broadcast.run(100, source)
+    assert broadcast.sound[-1].payload == b"live 1"
+    assert broadcast.story == ["1"]
+
+
+def test_media_that_was_held_up_on_the_way_comes_too_late_for_the_slate(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    broadcast.run(2000)
+    late = Source(1, behind_ms=1500)
+    broadcast.run(400, late)
+    assert broadcast.splice.late_units > 0
+    assert broadcast.splice.state is OnAir.SLATE
+    source.shown = 0
+    broadcast.run(400, source)
+    assert broadcast.splice.state is OnAir.LIVE
+    broadcast.check()
+
+
+def test_after_a_machine_has_slept_there_is_no_burst(broadcast: Broadcast) -> None:
+    on_air(broadcast)
+    broadcast.run(2000)
+    n_units = len(broadcast.units)
+    broadcast.now_ns += 3600 * NS_PER_S
+    broadcast.run(20)
+    assert len(broadcast.units) - n_units < 20
+    broadcast.check()
+
+
+def test_the_hold_is_no_shorter_than_its_definition() -> None:
+    splice = Splice(0, 0, lambda unit: None)
+    splice.follow(1)
+    splice.put(1, AccessUnit(Codec.H264, b"", 0, codec_config=b"c"), 0)
+    assert splice.next_deadline_ns() == HOLD_NS
