@@ -190,6 +190,8 @@ class Peer:
         except TimeoutError:
             message = f"gathering ICE candidates took more than {NEGOTIATE_TIMEOUT_S:.0f} s"
             raise self._lost(message, reason="media") from None
+        if self._remote is None:
+            self._bundle_mid = self._pc.getTransceivers()[0].mid
         self._version += 1
         # RFC 8829 §5.2.2: one session, whose version grows.
         origin = f"o=- {self._session_id} {self._version} IN IP4 0.0.0.0"
@@ -208,12 +210,13 @@ class Peer:
 
     async def _set_remote(self, description: Description, kind: str) -> None:
         assert self._pc is not None
+        self._bundle_mid = self._bundle_mid or description.bundle_mid
+        text = description.text_led_by(self._bundle_mid)
         try:
-            await self._pc.setRemoteDescription(RTCSessionDescription(description.text, kind))
+            await self._pc.setRemoteDescription(RTCSessionDescription(text, kind))
         except (AiortcInternalError, InvalidStateError, OperationError, *AIORTC_SDP_ERRORS) as error:
             raise unusable(f"the {kind} cannot be used: {error!r}") from error
         self._remote = description
-        self._bundle_mid = description.bundle_mid
         for candidate, mid, index in description.candidates:
             await self._try_candidate(candidate, mid, index)
         while self._early_candidates:

@@ -44,7 +44,7 @@ class Description:
     """A session description that has passed our checks.
 
     text        the description spelled out for aiortc. Without candidates: aiortc would keep those of the last bundled
-                section only, and use them unchecked. With rejected sections as idle members of the bundle.
+                section only, and use them unchecked. With rejected sections as idle ones.
     session     the same, parsed.
     candidates  what was taken out, each with the mid and the index of its section.
     bundle      mids of the sections that share a transport, the one that stands for it first (RFC 9143 §7.3).
@@ -80,6 +80,14 @@ class Description:
             for media in self.session.media
             if media.rtp.muxId not in carried and media.ice is not None and media.dtls is not None
         )
+
+    def text_led_by(self, carrier: str | None) -> str:
+        """The text with one bundle of all that is bundled or rejected, and the section `carrier` standing for it.
+
+        aiortc stops the transport of the section that stood for the bundle before when another one does.
+        """
+        members = sorted([*self.bundle, *sorted(self.rejected)], key=lambda mid: mid != carrier)
+        return _BUNDLE_LINE.sub(f"a=group:BUNDLE {' '.join(members)}\r\n", self.text)
 
     def codecs(self, kind: Kind) -> list[str]:
         """Codec names that the sections in use offer for a kind."""
@@ -163,9 +171,6 @@ def _split(sdp: str) -> list[str]:
 def _spell_out(text: str, session: SessionDescription, bundle: tuple[str, ...], rejected: frozenset[str]) -> str:
     """The text as aiortc can take it: see `Description.text`, and with all that a section leaves to defaults."""
     head, *sections = _split(_CANDIDATE_LINES.sub("", text))
-    if rejected:
-        members = " ".join([*bundle, *sorted(rejected)])
-        head = _BUNDLE_LINE.sub(f"a=group:BUNDLE {members}\r\n", head)
     carriers = [media for media in session.media if media.rtp.muxId in bundle[:1]]
     for index, media in enumerate(session.media):
         mid = media.rtp.muxId

@@ -76,20 +76,24 @@ class Line:
     keyframe_requested: asyncio.Event
 
 
-async def negotiate(sending: SendingPeer, receiving: ReceivingPeer) -> None:
-    await sending.accept(await receiving.answer(await sending.offer()))
+def unchanged(sdp: str) -> str:
+    return sdp
+
+
+async def negotiate(sending: SendingPeer, receiving: ReceivingPeer, edit: Callable[[str], str] = unchanged) -> None:
+    await sending.accept(await receiving.answer(edit(await sending.offer())))
 
 
 @asynccontextmanager
-async def connected_line(**options: Any) -> AsyncIterator[Line]:
-    """Both peers up, both tracks known to the receiver, `run` watching both."""
+async def connected_line(edit: Callable[[str], str] = unchanged, **options: Any) -> AsyncIterator[Line]:
+    """Both peers up and both tracks known to the receiver; `edit` changes the offer on its way."""
     requested = asyncio.Event()
     tracks = Tracks()
     async with (
         ReceivingPeer(LOOPBACK, tracks.on_track) as receiving,
         SendingPeer(LOOPBACK, requested.set, **options) as sending,
     ):
-        await negotiate(sending, receiving)
+        await negotiate(sending, receiving, edit)
         async with asyncio.timeout(PATIENCE_S):
             await sending.connected()
             await receiving.connected()

@@ -1,6 +1,5 @@
 """The encoded sender against a transport that keeps what it is given, read back by aiortc's own parser."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest

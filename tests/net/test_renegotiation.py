@@ -1,0 +1,354 @@
+"""Further offers on a connection that is up, and offers that the client makes."""
+
+import asyncio
+import re
+from collections.abc import Callable
+
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+
+from bridge.errors import LocalProtocolError, RemoteProtocolError
+from bridge.media.access_unit import Codec, Kind
+from bridge.net.codecs import H264_PROFILE_LEVEL_IDS
+from bridge.net.ice import limit_to_addresses
+from bridge.net.peer import ReceivingPeer, SendingPeer
+from tests.net.loopback import LOOPBACK, PATIENCE_S, Line, Sink, Tracks, connected_line, negotiate
+
+
+def nothing() -> None: ...
+
+
+def with_section(sdp: str, kind: str, change: Callable[[str], str]) -> str:
+    head, *sections = re.split(r"^(?=m=)", sdp, flags=re.MULTILINE)
+    return head + "".join(change(s) if s.startswith(f"m={kind}") else s for s in sections)
+
+
+def renumbered(sdp: str, numbers: dict[str, str]) -> str:
+    """Payload types changed, wherever they stand."""
+
+    def change(match: re.Match[str]) -> str:
+        return match[1] + numbers.get(match[2], match[2])
+
+    sdp = re.sub(r"(a=(?:rtpmap|fmtp|rtcp-fb):)(\d+)", change, re.sub(r"(apt=)(\d+)", change, sdp))
+    return re.sub(
+        r"^(m=(?:audio|video) \d+ \S+ )(.*)\r$",
+        lambda m: m[1] + " ".join(numbers.get(n, n) for n in m[2].split()) + "\r",
+        sdp,
+        flags=re.MULTILINE,
+    )
+
+
+def rejecting(sdp: str, kind: str) -> str:
+    """The description as browsers write it for a section that is stopped: port 0, out of the bundle, no transport."""
+    mids: list[str] = []
+
+    def reject(section: str) -> str:
+        mids.extend(re.findall(r"a=mid:(\S+)", section))
+        section = re.sub(r"^(m=\w+) \d+", r"\1 0", section)
+        section = re.sub(r"a=(?:ice-|fingerprint|setup|candidate|end-of).*\r\n", "", section)
+        return re.sub(r"a=(sendonly|recvonly|sendrecv)", "a=inactive", section)
+
+    sdp = with_section(sdp, kind, reject)
+    return re.sub(r"(a=group:BUNDLE.*) \b" + mids[0] + r"\b", r"\1", sdp)
+
+
+async def renegotiate(line: Line, edit: Callable[[str], str] = str) -> str:
+    """The answer, which the sender has accepted."""
+    offer = edit(await line.sending.renegotiate())
+    assert line.receiving.continues(offer)
+    answer = await line.receiving.answer(offer)
+    await line.sending.accept(answer)
+    return answer
+
+
+async def flows(line: Line, kind: Kind) -> int:
+    """Send one unit and wait until it is there; its payload type."""
+    sink = await line.tracks.sink(kind)
+    before = len(sink.packets)
+    await (line.sending.send_video([b"\x41x"], 0) if kind == "video" else line.sending.send_audio(b"x", 0))
+    return (await sink.arrived(before + 1))[-1].payload_type
+
+
+async def settle() -> None:
+    """What a description sets off runs in tasks of its own."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# ---------------------------------------------------------------------------------------------- the same connection
+
+
+async def test_media_goes_on_through_a_further_offer() -> None:
+    async with connected_line() as line:
+        await flows(line, "video")
+        sinks = dict(line.tracks.sinks)
+        path = line.receiving.path
+        for _ in range(3):
+            await renegotiate(line)
+            await settle()
+            await flows(line, "video")
+            await flows(line, "audio")
+        assert line.tracks.sinks == sinks
+        assert line.receiving.is_connected and line.receiving.path == path
+
+
+async def test_the_version_grows_and_the_session_stays() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        offers, answers = [await sending.offer()], []
+        for _ in range(2):
+            answers.append(await receiving.answer(offers[-1]))
+            await sending.accept(answers[-1])
+            offers.append(await sending.renegotiate())
+        for descriptions in (offers, answers):
+            origins = [re.findall(r"^o=- (\d+) (\d+) ", sdp, re.MULTILINE)[0] for sdp in descriptions]
+            assert len({session for session, _ in origins}) == 1
+            assert [int(version) for _, version in origins] == list(range(1, len(descriptions) + 1))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"101": "120", "102": "121"},
+        {"101": "102", "102": "101"},
+        {"101": "96", "96": "101"},
+    ],
+    ids=["fresh", "media and retransmission swapped", "sound and pictures swapped"],
+)
+async def test_renumbered_payload_types_are_followed(numbers: dict[str, str]) -> None:
+    async with connected_line() as line:
+        assert await flows(line, "video") == 101 and await flows(line, "audio") == 96
+        answer = await renegotiate(line, lambda offer: renumbered(offer, numbers))
+        await settle()
+        assert f"a=rtpmap:{numbers['101']} H264/90000" in answer
+        assert await flows(line, "video") == int(numbers["101"])
+        assert await flows(line, "audio") == int(numbers.get("96", "96"))
+        for kind, number, codec in (
+            ("video", numbers["101"], Codec.H264),
+            ("audio", numbers.get("96", "96"), Codec.OPUS),
+        ):
+            assert line.tracks.sinks[kind].track.codecs[int(number)] is codec  # type: ignore[index]
+
+
+async def test_retransmissions_are_understood_after_a_renumbering() -> None:
+    async with connected_line() as line:
+        await renegotiate(line, lambda offer: renumbered(offer, {"101": "102", "102": "101"}))
+        await settle()
+        await flows(line, "video")
+        sink = await line.tracks.sink("video")
+        sink.track.feedback.send_nack([sink.packets[0].sequence_number])
+        packets = await sink.arrived(2)
+        assert packets[1].is_retransmission and packets[1].payload == packets[0].payload
+        assert packets[1].payload_type == 102
+
+
+async def test_a_track_pauses_and_goes_on_as_the_direction_says() -> None:
+    async with connected_line() as line:
+        await flows(line, "video")
+        paused = await renegotiate(
+            line, lambda offer: with_section(offer, "video", lambda s: s.replace("a=sendonly", "a=inactive"))
+        )
+        assert paused.count("a=inactive") == 1 and paused.count("a=recvonly") == 1
+        await settle()
+        await line.sending.send_video([b"\x41paused"], 0)
+        await flows(line, "audio")
+        resumed = await renegotiate(line)
+        assert resumed.count("a=recvonly") == 2
+        await settle()
+        await flows(line, "video")
+        assert b"\x41paused" not in [packet.payload for packet in line.tracks.sinks["video"].packets]
+
+
+async def test_a_section_that_is_stopped_is_rejected_and_the_other_goes_on() -> None:
+    async with connected_line() as line:
+        answer = await renegotiate(line, lambda offer: rejecting(offer, "audio"))
+        assert "m=audio 0 " in answer and "m=video 0 " not in answer
+        assert "a=group:BUNDLE 1\r\n" in answer
+        await settle()
+        await flows(line, "video")
+
+
+async def test_a_section_that_is_added_delivers_its_track() -> None:
+    tracks = Tracks()
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    try:
+        first = pc.addTransceiver("video", "sendonly")
+        limit_to_addresses(first.receiver.transport.transport._connection, ["127.0.0.1"])
+        await pc.setLocalDescription()
+        async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving:
+            await pc.setRemoteDescription(
+                RTCSessionDescription(await receiving.answer(pc.localDescription.sdp), "answer")
+            )
+            await tracks.sink("video")
+            added = pc.addTransceiver("audio", "sendonly")
+            limit_to_addresses(added.receiver.transport.transport._connection, ["127.0.0.1"])
+            offer = await pc.createOffer()
+            assert receiving.continues(offer.sdp)
+            await pc.setLocalDescription(offer)
+            answer = await receiving.answer(offer.sdp)
+            assert answer.count("a=recvonly") == 2
+            await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+            assert set((await tracks.sink("audio")).track.codecs.values()) == {Codec.OPUS}
+            assert receiving.is_connected
+    finally:
+        await pc.close()
+
+
+async def test_bundled_sections_need_not_repeat_their_transport() -> None:
+    bare = re.compile(r"a=(?:ice-|fingerprint|setup|candidate|end-of).*\r\n")
+    async with connected_line() as line:
+        await renegotiate(line, lambda offer: with_section(offer, "video", lambda s: bare.sub("", s)))
+        await settle()
+        await flows(line, "video")
+
+
+async def test_the_same_offer_once_more_is_answered_once_more() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        offer = await sending.offer()
+        await receiving.answer(offer)
+        assert receiving.continues(offer)
+        await sending.accept(await receiving.answer(offer))
+        async with asyncio.timeout(PATIENCE_S):
+            await receiving.connected()
+
+
+# ---------------------------------------------------------------------------------------------- what needs a new one
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"a=ice-ufrag:.*", r"a=ice-pwd:.*", r"(?<=a=fingerprint:sha-256 ).."], ids=["user", "password", "key"]
+)
+async def test_an_ice_restart_or_another_certificate_is_no_continuation(pattern: str) -> None:
+    async with connected_line() as line:
+        offer = await line.sending.renegotiate()
+        other = re.sub(pattern, lambda m: m[0][:-2] + ("00" if m[0][-2:] != "00" else "11"), offer.replace("\r", ""))
+        assert not line.receiving.continues(other)
+        with pytest.raises(RemoteProtocolError, match="another connection") as caught:
+            await line.receiving.answer(other)
+        assert caught.value.reason == "media"
+
+
+@pytest.mark.parametrize("sdp", ["", "garbage", "v=0\r\n"])
+async def test_what_cannot_be_read_is_no_continuation(sdp: str) -> None:
+    async with connected_line() as line:
+        assert not line.receiving.continues(sdp)
+
+
+async def test_nothing_continues_before_there_is_a_connection() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        assert not receiving.continues(await sending.offer())
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (
+            lambda sdp: re.sub(r"^m=video(.|\n|\r)*", "", sdp, flags=re.MULTILINE).replace("BUNDLE 0 1", "BUNDLE 0"),
+            "no H.264",
+        ),
+        (lambda sdp: sdp.replace("a=mid:1", "a=mid:x").replace("BUNDLE 0 1", "BUNDLE 0 x"), "takes away sections"),
+        (lambda sdp: sdp + sdp[sdp.index("m=video") :].replace("a=mid:1", "a=mid:2"), "another connection|bundle"),
+        (lambda sdp: sdp.replace("a=setup:actpass", "a=setup:active"), "both ends the DTLS client"),
+        (lambda sdp: rejecting(sdp, "video"), "no H.264"),
+        (lambda sdp: sdp.replace("H264/90000", "VP9/90000"), r"no H\.264 video \(it offers VP9\)"),
+    ],
+    ids=["fewer sections", "other mid", "outside of the bundle", "other DTLS role", "no video", "other codec"],
+)
+async def test_a_change_that_cannot_be_followed_is_refused(edit: Callable[[str], str], complaint: str) -> None:
+    async with connected_line() as line:
+        offer = edit(await line.sending.renegotiate())
+        with pytest.raises(RemoteProtocolError, match=complaint):
+            await line.receiving.answer(offer)
+
+
+async def test_a_further_offer_waits_for_the_answer_to_the_first() -> None:
+    async with SendingPeer(LOOPBACK, nothing) as sending:
+        with pytest.raises(LocalProtocolError):
+            await sending.renegotiate()
+        await sending.offer()
+        with pytest.raises(LocalProtocolError):
+            await sending.renegotiate()
+
+
+# ---------------------------------------------------------------------------------------------- the client's own offer
+
+
+@pytest.mark.parametrize("profile_level_id", H264_PROFILE_LEVEL_IDS)
+async def test_the_clients_offer_is_answered_with_the_pictures_there_are(profile_level_id: str) -> None:
+    tracks = Tracks()
+    async with (
+        ReceivingPeer(LOOPBACK, tracks.on_track) as receiving,
+        SendingPeer(LOOPBACK, nothing, profile_level_id=profile_level_id) as sending,
+    ):
+        offer = await receiving.offer()
+        assert offer.count("a=recvonly") == 2 and offer.count("H264/90000") == 10 and "a=candidate:" in offer
+        answer = await sending.answer(offer)
+        assert answer.count("a=sendonly") == 2 and f"profile-level-id={profile_level_id}" in answer
+        await receiving.accept(answer)
+        line = Line(sending, receiving, tracks, asyncio.Event())
+        async with asyncio.timeout(PATIENCE_S):
+            await sending.connected()
+            await receiving.connected()
+        await flows(line, "video")
+        await flows(line, "audio")
+
+
+async def test_a_service_may_renegotiate_what_the_client_offered() -> None:
+    tracks = Tracks()
+    async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        await receiving.accept(await sending.answer(await receiving.offer()))
+        async with asyncio.timeout(PATIENCE_S):
+            await sending.connected()
+            await receiving.connected()
+        line = Line(sending, receiving, tracks, asyncio.Event())
+        await flows(line, "video")
+        await renegotiate(line)
+        await settle()
+        await flows(line, "video")
+
+
+async def test_an_offer_that_does_not_take_our_codec_is_refused() -> None:
+    async with (
+        ReceivingPeer(LOOPBACK, Sink) as receiving,
+        SendingPeer(LOOPBACK, nothing, codec=Codec.VP8) as vp8,
+        SendingPeer(LOOPBACK, nothing, profile_level_id="640c1f") as high,
+    ):
+        offer = await receiving.offer()
+        with pytest.raises(RemoteProtocolError, match="takes no VP8 video, only H264"):
+            await vp8.answer(offer)
+        with pytest.raises(RemoteProtocolError):
+            await high.answer(re.sub(r"a=(rtpmap|fmtp):105 .*\r\n", "", offer).replace("640c1f", "42e01f"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "complaint"),
+    [
+        (lambda sdp: sdp.replace("H264/90000", "VP8/90000"), r"the answer has no H\.264 video"),
+        (lambda sdp: rejecting(sdp, "video"), r"no H\.264 video \(it offers no video at all\)"),
+        (lambda sdp: re.sub(r"a=ice-ufrag.*\r\n", "", sdp), "no ICE credentials"),
+        (lambda sdp: sdp.replace("a=setup:active", "a=setup:actpass"), "cannot be used"),
+    ],
+)
+async def test_an_answer_to_the_client_that_is_no_good_is_refused(edit: Callable[[str], str], complaint: str) -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        answer = await sending.answer(await receiving.offer())
+        with pytest.raises(RemoteProtocolError, match=complaint) as caught:
+            await receiving.accept(edit(answer))
+        assert caught.value.reason == "media"
+
+
+async def test_a_service_that_rejects_the_clients_sound_is_watched_in_silence() -> None:
+    tracks = Tracks()
+    async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        await receiving.accept(rejecting(await sending.answer(await receiving.offer()), "audio"))
+        async with asyncio.timeout(PATIENCE_S):
+            await sending.connected()
+        await tracks.sink("video")
+        assert set(tracks.sinks) == {"video"}
+
+
+async def test_an_answer_without_an_offer_is_our_bug() -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        await negotiate(sending, receiving)
+        for peer in (sending, receiving):
+            with pytest.raises(LocalProtocolError):
+                await peer.accept("v=0")
