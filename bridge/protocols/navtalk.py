@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from bridge.errors import RemoteProtocolError
-
 # 20 ms at 24 kHz: the frame of Opus and of every microphone, so a live source waits for nothing else.
 LIVE_SAMPLES = 480
 # The vendor's page cuts its base64 text after 4096 characters "to avoid message size limits", which it does not state:

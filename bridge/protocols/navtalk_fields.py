@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from bridge.errors import RemoteProtocolError
 
-# The documents nest twice (data.data); once more is for whoever wraps that.
+# The documents nest twice (data.data), and show raw_data beside and inside.
 _MAX_NESTING = 3
 
 _T = TypeVar("_T")

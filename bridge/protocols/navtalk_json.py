@@ -66,7 +66,7 @@ from bridge.protocols.navtalk_write import dump, fill_shape
 
 __all__ = ["dump", "fill_shape", "parse_event", "parse_request"]
 
-# Services send four or five; more is a mistake or an attack on the resolver.
+# Services send four or five, with as many addresses; more is a mistake or an attack on the resolver.
 _MAX_ICE_SERVERS = 16
 # The longest documented name has 62; a name goes into logs and errors.
 _MAX_TYPE_LENGTH = 100
@@ -117,7 +117,7 @@ def _ice_servers(value: Any) -> tuple[IceServer, ...] | None:
     if not isinstance(entries, list):
         return None
     servers = (_ice_server({"urls": entry} if isinstance(entry, str) else entry) for entry in entries)
-    return tuple(server for server in servers if server)[:_MAX_ICE_SERVERS]
+    return tuple(server for server in servers if server)[:_MAX_ICE_SERVERS] or None
 
 
 def _ice_server(value: Any) -> IceServer | None:
@@ -125,11 +125,8 @@ def _ice_server(value: Any) -> IceServer | None:
     if fields is None:
         return None
     urls = fields.get("urls") or fields.get("url")
-    usable = tuple(
-        url
-        for url in (urls if isinstance(urls, list) else [urls])
-        if isinstance(url, str) and re.match(r"(stun|turn)s?:\S", url)
-    )
+    texts = map(string, urls[:_MAX_ICE_SERVERS] if isinstance(urls, list) else [urls])
+    usable = tuple(url for url in texts if url and re.fullmatch(r"(stun|turn)s?:\S+", url))
     username, credential = (string(fields.get(name)) or "" for name in ("username", "credential"))
     return IceServer(usable, username, credential) if usable else None
 
@@ -144,7 +141,7 @@ def _parts(value: Any) -> str | None:
     if not isinstance(value, list):
         return string(value)
     texts = [string(fields.get("text")) for fields in map(object_fields, value) if fields]
-    return "".join(text for text in texts if text) if any(text is not None for text in texts) else None
+    return "\n".join(text for text in texts if text) if any(text is not None for text in texts) else None
 
 
 # ---------------------------------------------------------------------------------------------- messages
@@ -167,7 +164,7 @@ def _ended(end: End) -> Callable[[Body], Event]:
 
 
 def _failed(body: Body) -> Event:
-    return Failed(body.within("error").text("message", "error") or body.type)
+    return Failed(body.within("error").text("message") or body.text("message", "error") or body.type)
 
 
 def _response_id(body: Body) -> str:
@@ -175,7 +172,8 @@ def _response_id(body: Body) -> str:
 
 
 def _call_id(body: Body) -> str:
-    return body.find(identifier, "call_id") or body.require(identifier, "id")
+    # An id beside it may be that of an item or of a response.
+    return body.find(identifier, "call_id") or body.find(identifier, "id") or body.require(identifier, "call_id")
 
 
 def _function_call(body: Body) -> Event:

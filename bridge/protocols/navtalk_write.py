@@ -130,7 +130,7 @@ def _data(message: Event | Request) -> dict[str, Any]:
 
 def _ice_server_data(server: IceServer) -> dict[str, Any]:
     data: dict[str, Any] = {"urls": list(server.urls)}
-    if server.username:
+    if server.username or server.credential:
         data |= {"username": server.username, "credential": server.credential}
     return data
 

@@ -1,22 +1,24 @@
 """NavTalk messages that nobody documented: every text is a message or a RemoteProtocolError."""
 
+import importlib.util
 import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.errors import RemoteProtocolError
-from bridge.protocols import navtalk
-from bridge.protocols.navtalk_json import parse_event, parse_request
+from tests.fuzz.navtalk_messages import KEYS, TYPES, broken, read_both_ways
+from tests.golden.navtalk import LINES, Line, seeds
 
-KEYS = """
-type data message raw_data sdp candidate sdpMid sdpMLineIndex iceServers ice_servers urls url username credential
-sessionId session_id content transcript delta id response_id audio item text error arguments name call_id avatarId
-voice prompt tools
-""".split()
-TYPES = [value.TYPE for value in vars(navtalk).values() if isinstance(value, type) and hasattr(value, "TYPE")]
-TYPES += [f"conversation.connected.{end}" for end in navtalk.End] + ["error", "session.updated"]
+HERE = Path(__file__).parent
+SEEDS = HERE / "seeds" / "navtalk"
+# Three seconds on one core.
+FUZZ_RUNS = 50_000
 
 leaves = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(["AAA=", "stun:a"])
@@ -34,13 +36,13 @@ messages = st.builds(
 )
 
 
-def read_both_ways(text: str) -> None:
-    for parse in (parse_event, parse_request):
-        try:
-            message: Any = parse(text)
-        except RemoteProtocolError:
-            continue
-        str(message).encode()
+@pytest.mark.parametrize("line", LINES, ids=str)
+@given(random=st.randoms(use_true_random=False), times=st.integers(1, 4))
+def test_a_documented_message_that_is_broken_is_read_or_refused(line: Line, random: Random, times: int) -> None:
+    message = line.message
+    for _ in range(times):
+        message = broken(message, random) or line.message
+    read_both_ways(json.dumps(message))
 
 
 @given(messages)
@@ -56,3 +58,37 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     read_both_ways(text)
+
+
+@pytest.mark.parametrize("seed", sorted(SEEDS.iterdir()), ids=lambda seed: seed.name)
+def test_every_kept_input_is_read_or_refused(seed: Path) -> None:
+    read_both_ways(seed.read_bytes().decode("utf-8", "replace"))
+
+
+def test_every_documented_message_is_a_seed() -> None:
+    missing = seeds().keys() - {seed.name for seed in SEEDS.iterdir()}
+    assert not missing, "write them: python -m tests.golden.navtalk tests/fuzz/seeds/navtalk"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("atheris") is None, reason="atheris has wheels for x86-64 and Python below 3.14 alone"
+)
+def test_what_coverage_finds_is_read_or_refused(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    fuzzer = subprocess.run(
+        [
+            sys.executable,
+            HERE / "atheris_navtalk.py",
+            f"-runs={FUZZ_RUNS}",
+            "-seed=1",
+            f"-artifact_prefix={tmp_path}/",
+            corpus,
+            SEEDS,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert fuzzer.returncode == 0, fuzzer.stderr
+    assert f"Done {FUZZ_RUNS} runs" in fuzzer.stderr
