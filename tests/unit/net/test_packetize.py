@@ -1,9 +1,10 @@
 import os
 
+from aiortc.codecs.vpx import VpxPayloadDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.net.packetize import MAX_PAYLOAD_BYTES, packetize_h264
+from bridge.net.packetize import MAX_PAYLOAD_BYTES, VP8_PICTURE_IDS, packetize_h264, packetize_vp8
 
 SPS = bytes([0x67]) + b"s" * 20
 PPS = bytes([0x68]) + b"p" * 5
@@ -74,3 +75,28 @@ def test_what_arrives_is_what_was_cut(shape: list[tuple[int, int]]) -> None:
     payloads = packetize_h264(nals)
     assert join(payloads) == nals
     assert all(len(payload) <= MAX_PAYLOAD_BYTES for payload in payloads)
+
+
+def test_a_vp8_frame_starts_once_and_every_packet_names_its_picture() -> None:
+    payloads = packetize_vp8(bytes(3000), 0x1234)
+    assert [payload[:4] for payload in payloads] == [b"\x90\x80\x92\x34", b"\x80\x80\x92\x34", b"\x80\x80\x92\x34"]
+
+
+def test_a_vp8_frame_without_bytes_is_no_packet() -> None:
+    assert packetize_vp8(b"", 0) == []
+
+
+@given(st.binary(max_size=5000), st.integers(0, VP8_PICTURE_IDS - 1))
+def test_a_vp8_frame_is_cut_into_packets_of_even_length(frame: bytes, picture_id: int) -> None:
+    payloads = packetize_vp8(frame, picture_id)
+    assert b"".join(payload[4:] for payload in payloads) == frame
+    assert all(len(payload) <= MAX_PAYLOAD_BYTES for payload in payloads)
+    sizes = [len(payload) for payload in payloads]
+    assert not sizes or max(sizes) - min(sizes) < len(sizes) + 1
+
+
+def test_what_aiortc_reads_of_a_vp8_packet_is_what_was_written() -> None:
+    for index, payload in enumerate(packetize_vp8(bytes(range(250)) * 10, 32767)):
+        descriptor, _ = VpxPayloadDescriptor.parse(payload)
+        assert (descriptor.partition_start, descriptor.partition_id) == (index == 0, 0)
+        assert descriptor.picture_id == 32767

@@ -1,0 +1,73 @@
+"""What opening and closing peers leaves behind: nothing."""
+
+import asyncio
+import gc
+import os
+import threading
+
+from bridge.media.access_unit import Codec
+from bridge.net.peer import ReceivingPeer, SendingPeer
+from tests.net.loopback import LOOPBACK, PATIENCE_S, Tracks, negotiate
+
+
+def open_files() -> set[str]:
+    """Sockets, pipes and files; numbers alone would name one that was closed and another that was opened alike."""
+    files = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            files.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
+        except FileNotFoundError:
+            continue  # the directory that is being listed
+    return files
+
+
+def timers() -> int:
+    loop = asyncio.get_running_loop()
+    return sum(not handle.cancelled() for handle in loop._scheduled)  # type: ignore[attr-defined]
+
+
+async def one_life(index: int) -> None:
+    tracks = Tracks()
+    async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving, SendingPeer(LOOPBACK, lambda: None) as sending:
+        if index % 4 == 3:
+            await receiving.accept(await sending.answer(await receiving.offer()))
+        else:
+            await negotiate(sending, receiving)
+        if index % 4 == 0:
+            return  # closed while it connects
+        async with asyncio.timeout(PATIENCE_S):
+            await sending.connected()
+            await receiving.connected()
+        video = await tracks.sink("video")
+        await sending.send_video([b"\x41x"], 0)
+        await video.arrived(1)
+        video.track.feedback.send_pli()
+        if index % 4 == 2:
+            await sending.accept(await receiving.answer(await sending.renegotiate()))
+
+
+async def test_twenty_pairs_leave_no_task_socket_timer_or_thread() -> None:
+    await one_life(1)  # what is made once for the process
+    gc.collect()
+    before = asyncio.all_tasks(), open_files(), threading.enumerate(), timers()
+    for index in range(20):
+        await one_life(index)
+    async with asyncio.timeout(PATIENCE_S):
+        while tasks := asyncio.all_tasks() - before[0]:
+            await asyncio.wait(tasks)
+    gc.collect()
+    assert open_files() == before[1]
+    assert threading.enumerate() == before[2]
+    assert timers() <= before[3]
+
+
+async def test_peers_that_only_offered_leave_nothing() -> None:
+    before = asyncio.all_tasks(), open_files()
+    for codec in (Codec.H264, Codec.VP8):
+        async with SendingPeer(LOOPBACK, lambda: None, codec=codec) as sending:
+            await sending.offer(candidates=False)
+        async with ReceivingPeer(LOOPBACK, Tracks().on_track) as receiving:
+            await receiving.offer()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert (asyncio.all_tasks(), open_files()) == before
