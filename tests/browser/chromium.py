@@ -19,7 +19,7 @@ from tests.conftest import require_program
 from tests.e2e.processes import COMMAND, LICENSE, PATIENCE_S, SPEECH, Program
 
 MICROPHONE_HZ = 48_000  # what Chromium's devices run at: the page's AudioContext makes 24 kHz of it
-POLL_MS = 50  # what a page can say of WebRTC's statistics is only how they are now
+POLL_MS = 50  # WebRTC's statistics announce no change
 _DIRECTORY = Path(__file__).parent
 _FLAGS = (
     # The microphone is a file, and is allowed.
@@ -27,8 +27,8 @@ _FLAGS = (
     "--use-fake-ui-for-media-stream",
     # ICE on loopback, with addresses instead of names that multicast DNS would have to resolve.
     "--allow-loopback-in-peer-connection",
-    # The last list of its kind is the one that counts: beside mDNS for ICE, what contacts the network by itself.
-    "--disable-features=WebRtcHideLocalIpsWithMdns,MediaRouter,OptimizationHints,Translate,CertificateTransparencyComponentUpdater",
+    # Only the last list of its kind counts, so playwright's is said again as far as it keeps the network quiet.
+    "--disable-features=WebRtcHideLocalIpsWithMdns,MediaRouter,OptimizationHints,Translate",
     "--autoplay-policy=no-user-gesture-required",
     "--disable-gpu",
     # Nobody is contacted: no name resolves, no service of the vendor's is asked.
@@ -109,14 +109,14 @@ class VendorFlow:
 
 
 @contextlib.asynccontextmanager
-async def vendor_flow(microphone: Path, *, is_looped: bool = False) -> AsyncIterator[VendorFlow]:
-    """A browser that shows the page; its microphone hears the file, once or again and again."""
-    once = "" if is_looped else "%noloop"
+async def vendor_flow(microphone: Path) -> AsyncIterator[VendorFlow]:
+    """A browser that shows the page; its microphone hears the WAV file once, then silence."""
+    executable = require_program("chromium")
     with _serving() as origin:
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(
-                executable_path=require_program("chromium"),
-                args=[*_FLAGS, f"--use-file-for-fake-audio-capture={microphone}{once}"],
+                executable_path=executable,
+                args=[*_FLAGS, f"--use-file-for-fake-audio-capture={microphone}%noloop"],
             )
             try:
                 page = await browser.new_page(viewport={"width": 360, "height": 640})

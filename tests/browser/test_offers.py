@@ -21,12 +21,12 @@ def microphone(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "codec"), [(("--codec", "vp8"), "video/VP8"), (("--profile", "main"), "video/H264")], ids=str
+    ("option", "value", "codec"), [("--codec", "vp8", "video/VP8"), ("--profile", "main", "video/H264")]
 )
 async def test_a_browser_decodes_what_the_service_can_be_told_to_send(
-    options: tuple[str, ...], codec: str, tmp_path: Path, microphone: Path
+    option: str, value: str, codec: str, tmp_path: Path, microphone: Path
 ) -> None:
-    async with avatar_service(tmp_path, *SMALL, *options) as (_, url), vendor_flow(microphone) as flow:
+    async with avatar_service(tmp_path, *SMALL, option, value) as (_, url), vendor_flow(microphone) as flow:
         await flow.start(url)
         await flow.pictures(ENOUGH)
         assert (await flow.media())["video"]["mimeType"] == codec
