@@ -116,8 +116,8 @@ def _ice_servers(value: Any) -> tuple[IceServer, ...] | None:
         entries = [entries]
     if not isinstance(entries, list):
         return None
-    servers = (_ice_server({"urls": entry} if isinstance(entry, str) else entry) for entry in entries)
-    return tuple(server for server in servers if server)[:_MAX_ICE_SERVERS] or None
+    listed = ({"urls": entry} if isinstance(entry, str) else entry for entry in entries[:_MAX_ICE_SERVERS])
+    return tuple(filter(None, map(_ice_server, listed))) or None
 
 
 def _ice_server(value: Any) -> IceServer | None:
