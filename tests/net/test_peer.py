@@ -420,7 +420,7 @@ async def test_the_end_of_the_sender_is_noticed_and_named() -> None:
         await line.sending.__aexit__(None, None, None)
         error = await watching
         assert isinstance(error, ProviderUnavailable)
-        assert "far end closed the media connection" in str(error)
+        assert "far end closed the media connection" in str(error) and error.reason == "media"
         assert not line.receiving.is_connected
 
 
@@ -438,7 +438,7 @@ async def test_a_path_that_is_not_there_fails_at_the_deadline(monkeypatch: pytes
         await receiving.answer(without_candidates(await stock_offer("H264")))
         error = await outcome(receiving)
         assert isinstance(error, ProviderUnavailable)
-        assert "no media connection after" in str(error)
+        assert "no media connection after" in str(error) and error.reason == "media"
 
 
 async def test_a_certificate_other_than_the_announced_one_ends_the_connection() -> None:

@@ -1,8 +1,10 @@
 """Further offers on a connection that is up, and offers that the client makes."""
 
 import asyncio
+import random
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -209,6 +211,38 @@ async def test_the_same_offer_once_more_is_answered_once_more() -> None:
         await sending.accept(await receiving.answer(offer))
         async with asyncio.timeout(PATIENCE_S):
             await receiving.connected()
+
+
+async def test_a_further_offer_names_the_stream_that_there_is_now() -> None:
+    async with connected_line() as line:
+        await flows(line, "video")
+        line.sending.restart_stream("video")
+        offer = await line.sending.renegotiate()
+        await line.sending.accept(await line.receiving.answer(offer))
+        await settle()
+        await flows(line, "video")
+        old, new = (packet.ssrc for packet in line.tracks.sinks["video"].packets)
+        assert f"a=ssrc:{new} " in offer and f"a=ssrc:{old} " not in offer
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_a_mangled_further_offer_is_answered_or_refused_by_name(seed: int) -> None:
+    rng = random.Random(seed)
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        offer = await sending.offer()
+        await receiving.answer(offer)
+        lines = (rejecting(offer, "audio") if seed % 2 else offer).splitlines()
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(lines))
+            match rng.randrange(3):
+                case 0:
+                    del lines[at]
+                case 1:
+                    lines.insert(rng.randrange(len(lines)), lines[at])
+                case 2:
+                    lines[at] = re.sub(r"\d+", lambda m: rng.choice(["0", "1", "99999", "x", m[0]]), lines[at])
+        with suppress(RemoteProtocolError):
+            assert (await receiving.answer("\r\n".join(lines))).startswith("v=0")
 
 
 # ---------------------------------------------------------------------------------------------- what needs a new one

@@ -1,12 +1,16 @@
+import re
+
 import pytest
 
 from bridge.errors import RemoteProtocolError
 from bridge.net.sdp import (
     MAX_SDP_BYTES,
+    candidates_of,
     is_usable,
     offered_codecs,
     parse_candidate,
     parse_description,
+    without_candidates,
 )
 
 SECTION = """a=ice-ufrag:abcd
@@ -124,3 +128,82 @@ def test_candidates_that_ice_must_not_try_are_told_apart(line: str) -> None:
 def test_a_description_that_cannot_work_is_refused_by_what_is_wrong(broken: str, complaint: str) -> None:
     with pytest.raises(RemoteProtocolError, match=complaint):
         parse_description(broken, "offer")
+
+
+REJECTED = "m=audio 0 UDP/TLS/RTP/SAVPF 0\na=mid:gone\na=inactive\n"
+TRANSPORT = re.compile(r"a=(ice-|fingerprint|setup).*\n")
+
+
+def test_a_rejected_section_needs_nothing_and_is_idle_for_aiortc() -> None:
+    offer = parse_description(OFFER + REJECTED, "offer")
+    assert offer.rejected == {"gone"} and offer.bundle == ("v", "a")
+    assert offer.sections == [("v", "video"), ("a", "audio"), ("gone", "audio")]
+    idle = offer.session.media[2]
+    assert (idle.direction, idle.port) == ("inactive", 9)
+    assert idle.ice is not None and idle.ice.usernameFragment == "abcd"
+    assert offer.codecs("audio") == ["opus"]
+
+
+def test_the_section_that_stands_for_the_bundle_can_be_kept() -> None:
+    offer = parse_description(OFFER + REJECTED, "offer")
+    assert "a=group:BUNDLE gone v a\r\n" in offer.text_led_by("gone")
+    assert "a=group:BUNDLE a v gone\r\n" in offer.text_led_by("a")
+    assert "a=group:BUNDLE v a gone\r\n" in offer.text_led_by(None)
+
+
+def test_an_answer_rejects_and_bundles_what_the_offer_does() -> None:
+    offer = parse_description(OFFER + REJECTED, "offer")
+    answer = offer.complete_answer(offer.text_led_by(None))
+    assert re.findall(r"m=(\w+) (\d+)", answer) == [("video", "9"), ("audio", "9"), ("audio", "0")]
+    assert "a=group:BUNDLE v a\r\n" in answer
+    loose = parse_description(OFFER.replace("a=group:BUNDLE v a\n", ""), "offer")
+    assert "BUNDLE" not in loose.complete_answer(answer)
+
+
+def test_port_0_of_a_section_that_is_bundled_only_is_no_rejection() -> None:
+    sdp = OFFER.replace("m=audio 9", "m=audio 0").replace("a=mid:a\n", "a=mid:a\na=bundle-only\n")
+    assert parse_description(sdp, "offer").rejected == set()
+
+
+@pytest.mark.parametrize(
+    "sdp",
+    [
+        OFFER.replace("m=audio 9", "m=audio 0").replace("m=video 9", "m=video 0"),
+        (OFFER + REJECTED).replace("a=group:BUNDLE v a\n", ""),
+    ],
+    ids=["all", "without a bundle"],
+)
+def test_rejected_sections_stand_beside_bundled_ones(sdp: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="rejects sections"):
+        parse_description(sdp, "offer")
+
+
+def test_a_bundled_section_inherits_the_transport() -> None:
+    first, audio = OFFER.split("m=audio")
+    offer = parse_description(f"{first}m=audio{TRANSPORT.sub('', audio)}", "offer")
+    assert len(offer.transports) == 1
+    media = offer.session.media[1]
+    assert media.ice is not None and media.ice.password == "a" * 22
+    assert media.dtls is not None and [f.value for f in media.dtls.fingerprints] == ["AA:BB"]
+
+
+def test_transports_are_told_apart_by_credentials_and_fingerprints() -> None:
+    here = parse_description(OFFER, "offer").transports
+    assert parse_description(OFFER.replace("AA:BB", "aa:bb"), "offer").transports == here
+    for old, new in (("abcd", "abce"), ("a" * 22, "b" * 22), ("AA:BB", "AA:BC")):
+        assert not parse_description(OFFER.replace(old, new), "offer").transports & here
+
+
+def test_an_offer_without_candidates_says_that_they_trickle() -> None:
+    sdp = "v=0\r\nm=audio 4000 X 96\r\nc=IN IP4 192.0.2.1\r\na=mid:0\r\na=candidate:1\r\na=end-of-candidates\r\n"
+    assert without_candidates(sdp) == (
+        "v=0\r\nm=audio 9 X 96\r\nc=IN IP4 0.0.0.0\r\na=ice-options:trickle\r\na=mid:0\r\n"
+    )
+
+
+def test_candidates_to_trickle_are_those_of_the_first_section() -> None:
+    sdp = OFFER.replace("\n", "\r\n")
+    assert candidates_of(sdp) == [
+        ("candidate:1 1 udp 2130706431 4f0d.local 5000 typ host", "v", 0),
+        ("candidate:2 1 udp 2130706430 192.0.2.1 5001 typ host", "v", 0),
+    ]
