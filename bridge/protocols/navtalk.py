@@ -285,7 +285,7 @@ class AudioBackTag:
 class AudioAppend:
     """Input sound: PCM16 little-endian, 24 kHz, mono; whole samples, at most BUFFERED_SAMPLES when we send it.
 
-    is_bare  OpenAI's flat form, as the page on the transparency mode shows it.
+    is_bare  OpenAI's flat form, as the page on the transparency mode shows it; read, the two forms are the same.
     tag      AudioBack's additions to the wrapped form.
     """
 
