@@ -118,18 +118,19 @@ class Media:
 
     async def _offer(self, connection: "_Connection") -> None:
         """Offer a connection and wait until it is up. Raises ProviderUnavailable, RemoteProtocolError."""
-        awaited = self._answer = asyncio.get_running_loop().create_future()
-        has_offered = False
+        self._answer = asyncio.get_running_loop().create_future()
+        is_unanswered = False
         try:
             async with asyncio.timeout(RECOVER_S):
                 offer = await connection.peer.offer(self.ice_servers)
                 await self._send(navtalk.Offer(offer))
-                has_offered = True
-                await connection.peer.accept(await awaited)
+                is_unanswered = True
+                answer = await self._answer
+                is_unanswered = False
+                await connection.peer.accept(answer)
                 await connection.peer.connected()
         except TimeoutError:
-            if has_offered and not awaited.done():
-                self._knowledge.answers_offers = False
+            self._knowledge.answers_offers &= not is_unanswered
             raise ProviderUnavailable(f"an offer of ours came to nothing within {RECOVER_S:g} s") from None
         finally:
             self._answer = None
