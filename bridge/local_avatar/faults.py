@@ -126,6 +126,10 @@ class Faults:
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._by_name = {fault.name: fault for fault in faults}
 
+    def and_also(self, texts: Iterable[str]) -> "Faults":
+        """These and others as they are written. Raises ValueError as `Fault.parse` does."""
+        return Faults([*self._by_name.values(), *map(Fault.parse, texts)])
+
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
 

@@ -1,9 +1,10 @@
-"""The service's side of one NavTalk v2 session: it greets, listens, and performs to one viewer."""
+"""The service's side of one NavTalk v2 session: whom it serves, how it greets, and how it ends."""
 
 import asyncio
 import secrets
-from collections import deque
-from typing import Literal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
@@ -11,107 +12,141 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from bridge.errors import BridgeError, ProviderUnavailable, RemoteProtocolError
+from bridge.local_avatar.conversation import Conversation, Role
 from bridge.local_avatar.faults import Faults
+from bridge.local_avatar.noise import Frame, Noise
 from bridge.local_avatar.options import LocalAvatarOptions
-from bridge.local_avatar.performer import PerformanceOptions, Performer
-from bridge.local_avatar.turns import SilenceGate, TurnDetector, TurnEnded, TurnStarted
-from bridge.media.access_unit import AccessUnit
-from bridge.media.h264 import parameter_sets, split_avcc
+from bridge.local_avatar.spelling import Spelling
+from bridge.local_avatar.transmission import Transmission
 from bridge.net.ice import IceSettings
-from bridge.net.peer import SendingPeer
 from bridge.protocols import navtalk
-from bridge.protocols.navtalk_json import dump, parse_request
+from bridge.protocols.navtalk_json import parse_request
 
 log = structlog.get_logger()
 
-# All look alike; the names are there so that a wrong one can be refused as the cloud refuses it.
-AVATARS = {"navtalk.Leo": "local-leo", "navtalk.Lauren": "local-lauren", "navtalk.Mia": "local-mia"}
 # A client that takes no message for this long is gone.
 SEND_TIMEOUT_S = 5.0
-# Half a second of pictures and sound at 25 and 50 units per second: the viewer has no use for older ones.
-MAX_QUEUED_UNITS = 40
-_PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}
+# Often enough to fall into every state of a client.
+NOISE_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Avatar:
+    """Somebody to talk to. Names need not differ, ids do."""
+
+    id: str
+    name: str
+
+
+# All look alike; the names are there so that a wrong one can be refused as the cloud refuses it. The newest comes last.
+AVATARS = (
+    Avatar("local-leo", "navtalk.Leo"),
+    Avatar("local-lauren", "navtalk.Lauren"),
+    Avatar("local-mia", "navtalk.Mia"),
+    Avatar("local-ava-1", "navtalk.Ava"),
+    Avatar("local-ava-2", "navtalk.Ava"),
+)
+
+# How a session ends by fault: with an event, or without a word but the reason of the WebSocket's close.
+_ENDS: Mapping[str, navtalk.Ended | None] = {
+    "bad-licence": navtalk.Ended(navtalk.End.FAIL, "Invalid license key"),
+    "balance": navtalk.Ended(navtalk.End.INSUFFICIENT_BALANCE, "The balance is used up"),
+    "points": None,
+    "gpu-full": navtalk.Ended(navtalk.End.GPU_FULL, "All GPUs are busy"),
+    "connection-limit": navtalk.Ended(navtalk.End.CONNECTION_LIMIT_EXCEEDED, "More than 5 connections"),
+    "backend-error": navtalk.Ended(navtalk.End.BACKEND_ERROR, "The backend does not answer"),
+}
 
 
 class NavTalkSession:
     """One client, from its WebSocket's opening to its close.
 
-    In the role conversation the avatar answers each turn that it hears by repeating it; in the role speak, which a
-    client asks for with `audioBack=true` or `model=transparency`, it says what it is sent, at once.
+    The role is conversation, or speak for a client that asks with `audioBack=true` or `model=transparency`. Faults are
+    those of the service and, in the URL's `fault` parameters, of this session. `stun_port` is where the service tells
+    clients their address, on the host that they reached.
     """
 
-    def __init__(self, socket: ServerConnection, options: LocalAvatarOptions, ice: IceSettings) -> None:
+    def __init__(
+        self, socket: ServerConnection, options: LocalAvatarOptions, ice: IceSettings, stun_port: int = 0
+    ) -> None:
         self._socket = socket
-        self._options = options
-        self._faults = Faults(options.faults)
-        request = socket.request
-        self._query = parse_qs(urlsplit(request.path).query) if request is not None else {}
+        self._options, self._ice, self._stun_port = options, ice, stun_port
+        self._query = parse_qs(urlsplit(socket.request.path).query) if socket.request is not None else {}
         is_mirror = self._asked("audioBack") == "true" or self._asked("model") == "transparency"
-        self.role: Literal["conversation", "speak"] = "speak" if is_mirror else "conversation"
-        self._peer = SendingPeer(
-            ice,
-            self._on_keyframe_request,
-            profile_level_id=_PROFILE_LEVEL_IDS[options.profile],
-            lost=ProviderUnavailable,
-        )
-        width_px, height_px = options.size_px
-        looks = PerformanceOptions(
-            width_px=width_px,
-            height_px=height_px,
-            fps=options.fps,
-            profile=options.profile,
-            timecode=options.timecode,
-            flash=options.flash,
-        )
-        self._performer = Performer(looks, self._queue_unit, self._queue_unit)
-        self._units: deque[AccessUnit] = deque()
-        self._unit_came = asyncio.Event()
-        self._turns = TurnDetector()
-        self._gate = SilenceGate()
-        self._n_responses = 0
-        self._lacks_keyframe = True
-        self._is_offered = False
+        self.role: Role = "speak" if is_mirror else "conversation"
+        self._faults, self._wrong_fault = Faults(options.faults), ""
+        try:
+            self._faults = self._faults.and_also(self._query.get("fault", ()))
+        except ValueError as error:
+            self._wrong_fault = str(error).splitlines()[0]
+        self._spelling = Spelling(self._faults)
+        self._noise = Noise(self._faults)
+        self._is_mute = False
+        self._transmission: Transmission | None = None
+        self._conversation: Conversation | None = None
         self.unreadable_frames = 0
-        self.dropped_units = 0
+        self.binary_frames = 0
 
     async def run(self) -> None:
         """Serve until the client leaves. What clients and networks do wrong is logged; only a bug is raised."""
-        refusal = self._refusal()
+        reason = ""
         try:
+            refusal = self._refusal()
+            end = next((name for name in _ENDS if name in self._faults and not self._faults.value(name)), None)
             if refusal:
                 await self._send(navtalk.Ended(navtalk.End.FAIL, refusal))
+            elif end is not None:
+                await self._end(end)
             else:
                 await self._serve()
         except* ProviderUnavailable as group:
-            # A client that leaves closes its media first, or takes no more messages.
-            log.info("avatar_session_ended", reason=str(group.exceptions[0]))
+            reason = str(group.exceptions[0])
         except* BridgeError as group:
+            reason = "failed"
             log.warning("avatar_session_failed", errors=[str(error) for error in group.exceptions])
         except* ConnectionClosed:
-            log.debug("avatar_client_left")
+            reason = "the connection was lost"
         finally:
             await self._socket.close()
+            self._log_end(reason)
 
     async def _serve(self) -> None:
         log.info("avatar_session_began", role=self.role)
-        async with self._peer, asyncio.TaskGroup() as tasks:
-            parts = (self._greet, self._peer.run, self._perform, self._send_media, self._drop, self._stall)
-            background = [tasks.create_task(part(), name=part.__name__) for part in parts]
-            try:
-                await self._listen()
-            finally:
-                for task in background:
-                    task.cancel()
+        async with asyncio.TaskGroup() as tasks:
+            transmission = Transmission(self._ice, self._options, self._faults, tasks, self._send)
+            name = self._choices()[-1].name.rpartition(".")[2]
+            conversation = Conversation(name, self.role, transmission.performer, tasks, self._send)
+            self._transmission, self._conversation = transmission, conversation
+            for part in (transmission.run, partial(self._greet, transmission), self._disturb, self._misbehave):
+                tasks.create_task(part())
+            await self._listen(transmission, conversation)
+            # It ends everything else that belongs to the session.
+            raise ProviderUnavailable("the client has left")
+
+    def _log_end(self, reason: str) -> None:
+        if self._transmission is None or self._conversation is None:
+            return
+        performer = self._transmission.performer
         log.info(
             "avatar_session_ended",
+            reason=reason,
             unreadable_frames=self.unreadable_frames,
-            dropped_units=self.dropped_units,
-            skipped_pictures=self._performer.skipped_pictures,
-            dropped_speech_s=self._performer.dropped_speech_s,
+            binary_frames=self.binary_frames,
+            dropped_units=self._transmission.dropped_units,
+            skipped_pictures=performer.skipped_pictures,
+            dropped_speech_s=performer.dropped_speech_s,
+            **self._conversation.counts,
         )
+
+    # ------------------------------------------------------------------------------------------ whom it serves
 
     def _asked(self, name: str) -> str:
         return self._query.get(name, [""])[0]
+
+    def _choices(self) -> list[Avatar]:
+        """The avatars that the URL asks for, the newest last; an id goes before a name."""
+        avatar_id, name = self._asked("avatarId"), self._asked("name")
+        return [avatar for avatar in AVATARS if (avatar.id == avatar_id if avatar_id else avatar.name == name)]
 
     def _refusal(self) -> str:
         """Why this client is not served, as the cloud words it; empty when it is."""
@@ -119,134 +154,113 @@ class NavTalkSession:
         expected = self._options.license
         if not license or (expected is not None and license != expected.reveal()):
             return "Invalid license key"
-        if self._asked("avatarId"):
-            return "" if self._asked("avatarId") in AVATARS.values() else "Avatar not found: no such avatarId"
-        known = ", ".join(AVATARS)
-        return "" if self._asked("name") in AVATARS else f"Avatar not found: this service has {known}"
+        if self._wrong_fault:
+            return f"fault={self._wrong_fault}"
+        if self._choices():
+            return ""
+        known = ", ".join(dict.fromkeys(avatar.name for avatar in AVATARS))
+        missing = "no such avatarId" if self._asked("avatarId") else f"this service has {known}"
+        return f"Avatar not found: {missing}"
 
     # ------------------------------------------------------------------------------------------ to the client
 
-    async def _greet(self) -> None:
-        offer = await self._peer.offer()
-        if "vp8-only" in self._faults:
-            offer = offer.replace("H264/90000", "VP9/90000")
-        self._is_offered = True
-        for step, message in (
-            ("success", navtalk.Connected(f"local-{secrets.token_hex(8)}")),
-            ("offer", navtalk.Offer(offer)),
-            ("created", navtalk.SessionCreated()),
-            ("updated", navtalk.SessionUpdated()),
-        ):
+    async def _greet(self, transmission: Transmission) -> None:
+        steps: Mapping[str, Callable[[], Awaitable[None]]] = {
+            "success": self._welcome,
+            "offer": partial(self._offer, transmission),
+            "created": partial(self._send, navtalk.SessionCreated()),
+            "updated": partial(self._send, navtalk.SessionUpdated()),
+        }
+        for step, take in steps.items():
             if self._faults.choice("close-at") == step:
                 await self._socket.close()
-            if self._faults.choice("mute-at") == step:
                 return
-            await self._send(message)
+            if self._faults.choice("mute-at") == step:
+                self._is_mute = True
+            await self._make_noise()
+            await take()
+        if "late-offer" in self._faults:
+            await asyncio.sleep(self._faults.value("late-offer"))
+            await transmission.offer()
 
-    async def _send(self, message: navtalk.Event) -> None:
+    async def _welcome(self) -> None:
+        await self._send(navtalk.Connected(f"local-{secrets.token_hex(8)}", self._ice_servers()))
+        choices = self._choices()
+        if len(choices) > 1:
+            chosen = choices[-1]
+            message = f"{len(choices)} avatars are named {chosen.name}: {chosen.id} was chosen, the newest"
+            await self._send(navtalk.Warned(message, chosen.id))
+
+    def _ice_servers(self) -> tuple[navtalk.IceServer, ...]:
+        if self._faults.choice("ice-servers") not in ("string", "list", "snake"):
+            return ()
+        host = self._socket.local_address[0]
+        return (navtalk.IceServer((f"stun:{f'[{host}]' if ':' in host else host}:{self._stun_port}",)),)
+
+    async def _offer(self, transmission: Transmission) -> None:
+        if not ("no-offer" in self._faults or "late-offer" in self._faults):
+            await transmission.offer()
+
+    async def _send(self, event: navtalk.Event) -> None:
+        await self._send_frame(self._spelling.write(event))
+
+    async def _send_frame(self, frame: Frame) -> None:
+        if self._is_mute:
+            return
         try:
             async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._socket.send(dump(message))
+                await self._socket.send(frame)
         except TimeoutError:
             raise ProviderUnavailable(f"The client takes no message for {SEND_TIMEOUT_S:g} s") from None
 
-    async def _perform(self) -> None:
-        await self._peer.connected()
-        await self._performer.run()
+    async def _make_noise(self) -> None:
+        for frame in self._noise.next_frames():
+            await self._send_frame(frame)
 
-    def _queue_unit(self, unit: AccessUnit) -> None:
-        if len(self._units) == MAX_QUEUED_UNITS:
-            self.dropped_units += len(self._units)
-            self._units.clear()
-            self._lacks_keyframe = True
-            self._performer.request_keyframe()
-        if unit.codec.kind == "video":
-            # What was dropped is referred to until then.
-            self._lacks_keyframe = self._lacks_keyframe and not unit.is_keyframe
-            if self._lacks_keyframe:
-                self.dropped_units += 1
-                return
-        self._units.append(unit)
-        self._unit_came.set()
+    async def _disturb(self) -> None:
+        while not self._noise.is_silent:
+            await asyncio.sleep(NOISE_INTERVAL_S)
+            await self._make_noise()
 
-    async def _send_media(self) -> None:
-        while True:
-            while not self._units:
-                self._unit_came.clear()
-                await self._unit_came.wait()
-            unit = self._units.popleft()
-            if unit.codec.kind == "audio":
-                await self._peer.send_audio(unit.payload, unit.pts_ns)
-                continue
-            sps, pps = parameter_sets(unit.codec_config) if unit.codec_config else ([], [])
-            await self._peer.send_video([*sps, *pps, *split_avcc(unit.payload)], unit.pts_ns)
+    # ------------------------------------------------------------------------------------------ ends
 
-    def _on_keyframe_request(self) -> None:
-        if "ignore-pli" not in self._faults:
-            self._performer.request_keyframe()
+    async def _misbehave(self) -> None:
+        await self._faults.commit(
+            {name: partial(self._end, name) for name in _ENDS} | {"ws-drop": self._drop, "ws-close": self._break}
+        )
+
+    async def _end(self, name: str) -> None:
+        end = _ENDS[name]
+        if end is None:
+            await self._socket.close(1000, "Insufficient points")
+        else:
+            await self._send(end)
+            await self._socket.close()
 
     async def _drop(self) -> None:
-        if "ws-drop" in self._faults:
-            await asyncio.sleep(self._faults.value("ws-drop"))
-            self._socket.transport.abort()
+        self._socket.transport.abort()
 
-    async def _stall(self) -> None:
-        if "media-stall" in self._faults:
-            await self._peer.connected()
-            await asyncio.sleep(self._faults.value("media-stall"))
-            self._performer.paused = True
+    async def _break(self) -> None:
+        await self._socket.close(1011, "internal error")
 
     # ------------------------------------------------------------------------------------------ from the client
 
-    async def _listen(self) -> None:
+    async def _listen(self, transmission: Transmission, conversation: Conversation) -> None:
         async for frame in self._socket:
-            if isinstance(frame, str):
-                try:
-                    request = parse_request(frame)
-                except RemoteProtocolError as error:
-                    self.unreadable_frames += 1
-                    log.warning("avatar_request_unreadable", error=str(error))
-                    continue
-                await self._handle(request)
-
-    async def _handle(self, request: navtalk.Request) -> None:
-        match request:
-            case navtalk.AudioAppend(pcm16) if self.role == "speak":
-                if self._gate.passes(pcm16):
-                    self._performer.speak(pcm16)
-            case navtalk.AudioAppend(pcm16):
-                for event in self._turns.push(pcm16):
-                    await self._take_turn(event)
-            case navtalk.AudioClear():
-                self._performer.stop_speaking()
-            case navtalk.Answer(sdp):
-                if not self._is_offered:
-                    raise RemoteProtocolError("The client answered before there was an offer")
-                await self._peer.accept(sdp)
-            case navtalk.Candidate(candidate, sdp_mid, sdp_mline_index):
-                await self._peer.add_candidate(candidate, sdp_mid, sdp_mline_index)
-            case navtalk.Unknown(type_name):
-                self.unreadable_frames += not type_name
-                log.debug("avatar_request_unknown", type=type_name[:80])
-
-    async def _take_turn(self, event: TurnStarted | TurnEnded) -> None:
-        if isinstance(event, TurnStarted):
-            # Somebody who speaks while the avatar answers is interrupting it.
-            self._performer.stop_speaking()
-            self._performer.attend("listening")
-            await self._send(navtalk.SpeechStarted())
-            return
-        self._performer.attend("idle")
-        self._performer.speak(event.pcm16)
-        self._n_responses += 1
-        response_id = f"response-{self._n_responses}"
-        heard = f"(speech, {event.duration_s:.1f} s)"
-        await self._send(navtalk.SpeechStopped())
-        await self._send(navtalk.UserTranscript(heard))
-        words = ["(repeats ", heard.strip("()"), ")"]
-        for word in words:
-            await self._send(navtalk.AvatarTranscriptDelta(word, response_id))
-        await self._send(navtalk.AvatarTranscript("".join(words), response_id))
-        for start in range(0, len(event.pcm16), 2 * navtalk.BUFFERED_SAMPLES):
-            await self._send(navtalk.AvatarAudio(event.pcm16[start : start + 2 * navtalk.BUFFERED_SAMPLES]))
-        await self._send(navtalk.AvatarAudioDone())
+            if not isinstance(frame, str):
+                self.binary_frames += 1
+                continue
+            try:
+                request = parse_request(frame)
+                match request:
+                    case navtalk.Unknown(type_name):
+                        self.unreadable_frames += not type_name
+                        log.debug("avatar_request_unknown", type=type_name[:80])
+                    case navtalk.Offer() | navtalk.Answer() | navtalk.Candidate():
+                        await transmission.take(request)
+                    case _:
+                        await conversation.take(request)
+            except RemoteProtocolError as error:
+                self.unreadable_frames += 1
+                log.warning("avatar_request_refused", error=str(error))
+                await self._send(navtalk.Failed(str(error)))

@@ -1,12 +1,13 @@
 """The local avatar service: stands in for the cloud on loopback, over real sockets."""
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
 from collections.abc import Callable
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -14,14 +15,18 @@ from websockets.http11 import Request, Response
 
 from bridge.errors import ConfigError
 from bridge.local_avatar.face import face
+from bridge.local_avatar.faults import Faults
 from bridge.local_avatar.navtalk import NavTalkSession
 from bridge.local_avatar.options import LocalAvatarOptions
+from bridge.local_avatar.stun import StunServer
 from bridge.net.ice import IceSettings
 
 log = structlog.get_logger()
 
 NAVTALK_PATH = "/wss/v2/realtime-chat"
 CLOSE_TIMEOUT_S = 1.0
+# What clients wait for an upgrade: 10 to 30 s. A fault that accepts late is to outlast them.
+OPEN_TIMEOUT_S = 60.0
 # An answer with many candidates has some 20 kB, an image up to a megabyte as base64.
 MAX_MESSAGE_BYTES = 2 * 2**20
 # The library's own log would print request lines, and licences stand in them.
@@ -39,17 +44,24 @@ class LocalAvatar:
         self._on_listening = on_listening
         self._ice = IceSettings(interfaces=("lo",) if _is_loopback(options.listen_host) else ())
         self._sessions = asyncio.TaskGroup()
+        self._stun_port = 0
 
     async def run(self) -> None:
         """Serve until cancelled. Raises ConfigError when it cannot listen."""
         # Half a second of CPU that the first client would otherwise wait for.
         await asyncio.to_thread(face, *self._options.size_px)
         server = await self._listen()
-        # Sessions live in a group of their own: the library would only log what goes wrong in its handler.
-        async with server, self._sessions:
-            if self._on_listening is not None:
-                self._on_listening(self._url(server))
-            await server.serve_forever()
+        loop = asyncio.get_running_loop()
+        stun, _ = await loop.create_datagram_endpoint(StunServer, (self._options.listen_host, 0))
+        self._stun_port = stun.get_extra_info("sockname")[1]
+        try:
+            # Sessions live in a group of their own: the library would only log what goes wrong in its handler.
+            async with server, self._sessions:
+                if self._on_listening is not None:
+                    self._on_listening(self._url(server))
+                await server.serve_forever()
+        finally:
+            stun.close()
 
     async def _listen(self) -> Server:
         host, port = self._options.listen_host, self._options.listen_port
@@ -58,9 +70,10 @@ class LocalAvatar:
                 self._serve,
                 host,
                 port,
-                process_request=_check_path,
+                process_request=self._admit,
                 max_size=MAX_MESSAGE_BYTES,
                 compression=None,
+                open_timeout=OPEN_TIMEOUT_S,
                 close_timeout=CLOSE_TIMEOUT_S,
                 server_header="avatar-bridge",
                 logger=_SILENT,
@@ -70,8 +83,18 @@ class LocalAvatar:
             reason = "the port is in use: choose another with --listen" if is_taken else error.strerror
             raise ConfigError(f"--listen {host}:{port}: {reason}") from error
 
+    async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
+        url = urlsplit(request.path)
+        if not url.path.endswith(NAVTALK_PATH):
+            return connection.respond(HTTPStatus.NOT_FOUND, f"NavTalk v2 is served at {NAVTALK_PATH}\n")
+        # Of a fault that cannot be read the session tells the client.
+        with contextlib.suppress(ValueError):
+            faults = Faults(self._options.faults).and_also(parse_qs(url.query).get("fault", ()))
+            await asyncio.sleep(faults.value("slow-accept"))
+        return None
+
     async def _serve(self, socket: ServerConnection) -> None:
-        session = NavTalkSession(socket, self._options, self._ice)
+        session = NavTalkSession(socket, self._options, self._ice, self._stun_port)
         await asyncio.wait([self._sessions.create_task(_run(session), name="avatar-session")])
 
     def _url(self, server: Server) -> str:
@@ -93,9 +116,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _check_path(connection: ServerConnection, request: Request) -> Response | None:
-    if urlsplit(request.path).path.endswith(NAVTALK_PATH):
-        return None
-    return connection.respond(HTTPStatus.NOT_FOUND, f"NavTalk v2 is served at {NAVTALK_PATH}\n")

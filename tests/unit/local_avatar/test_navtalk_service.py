@@ -1,132 +1,31 @@
-"""One session of the local NavTalk service: whom it serves, in which order it speaks, how it takes turns."""
+"""One session of the local NavTalk service: whom it serves, in which order it speaks, how it ends."""
 
-import asyncio
-from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, Self, cast
+import json
 
-import numpy as np
 import pytest
-from websockets.asyncio.server import ServerConnection
+from structlog.testing import capture_logs
 
-from bridge.local_avatar.faults import Fault
-from bridge.local_avatar.navtalk import NavTalkSession
-from bridge.local_avatar.options import LocalAvatarOptions
-from bridge.net.ice import IceSettings
 from bridge.protocols import navtalk
-from bridge.protocols.navtalk_json import dump, parse_event
+from bridge.protocols.navtalk_json import dump
 from bridge.redact import Secret
+from tests.unit.local_avatar.scripted import (
+    LEO,
+    LONG,
+    PAUSE,
+    FakePerformer,
+    audio,
+    no_media,  # noqa: F401  a fixture of this module
+    serve,
+    speech,
+)
 
-
-class FakeSocket:
-    """A client's end as two lists: what it sends, what it got. Leaves when it has sent all."""
-
-    def __init__(self, path: str, sends: Sequence[str | bytes]) -> None:
-        self.request = SimpleNamespace(path=path)
-        self.sends = sends
-        self.got: list[navtalk.Event] = []
-        self.is_closed = False
-
-    async def send(self, text: str) -> None:
-        self.got.append(parse_event(text))
-
-    async def close(self) -> None:
-        self.is_closed = True
-
-    async def __aiter__(self) -> Any:
-        for _ in range(10):  # the greeting has its turns of the loop first
-            await asyncio.sleep(0)
-        for frame in self.sends:
-            yield frame
-
-
-class FakePeer:
-    def __init__(self, *_: object, **__: object) -> None:
-        self.took: list[object] = []
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
-
-    async def offer(self) -> str:
-        return "a=rtpmap:97 H264/90000"
-
-    async def accept(self, sdp: str) -> None:
-        self.took.append(sdp)
-
-    async def add_candidate(self, *candidate: object) -> None:
-        self.took.append(candidate)
-
-    async def connected(self) -> None:
-        pass
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-
-class FakePerformer:
-    made: "FakePerformer"
-
-    def __init__(self, *_: object) -> None:
-        self.did: list[str] = []
-        self.said = b""
-        self.paused = False
-        self.skipped_pictures = 0
-        self.dropped_speech_s = 0.0
-        FakePerformer.made = self
-
-    def speak(self, pcm16: bytes) -> None:
-        self.did.append("speak")
-        self.said += pcm16
-
-    def stop_speaking(self) -> None:
-        self.did.append("stop_speaking")
-
-    def attend(self, mood: str) -> None:
-        self.did.append(mood)
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-
-@pytest.fixture(autouse=True)
-def no_media(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.local_avatar.navtalk.SendingPeer", FakePeer)
-    monkeypatch.setattr("bridge.local_avatar.navtalk.Performer", FakePerformer)
-
-
-async def serve(query: str, sends: Sequence[str | bytes] = (), **options: Any) -> tuple[FakeSocket, NavTalkSession]:
-    socket = FakeSocket(f"/wss/v2/realtime-chat?{query}", sends)
-    session = NavTalkSession(cast(ServerConnection, socket), LocalAvatarOptions(**options), IceSettings())
-    await session.run()
-    return socket, session
-
-
-def audio(pcm16: bytes) -> list[str]:
-    size = 2 * navtalk.BUFFERED_SAMPLES
-    return [dump(navtalk.AudioAppend(pcm16[start : start + size])) for start in range(0, len(pcm16), size)]
-
-
-def speech(seconds: float) -> bytes:
-    n = np.arange(round(seconds * 24_000))
-    return np.rint(8000 * np.sin(2 * np.pi * 220 * n / 24_000)).astype("<i2").tobytes()
-
-
-PAUSE = bytes(2 * 24_000)
-LEO = "license=x&name=navtalk.Leo"
+GREETING = [navtalk.Connected, navtalk.Offer, navtalk.SessionCreated, navtalk.SessionUpdated]
 
 
 async def test_the_greeting_follows_the_documents() -> None:
-    socket, _ = await serve(LEO)
-    assert [type(event) for event in socket.got] == [
-        navtalk.Connected,
-        navtalk.Offer,
-        navtalk.SessionCreated,
-        navtalk.SessionUpdated,
-    ]
-    assert socket.is_closed
+    socket, _ = await serve()
+    assert socket.got_types() == GREETING
+    assert socket.closed == (1000, "")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +34,7 @@ async def test_the_greeting_follows_the_documents() -> None:
 async def test_a_client_without_the_licence_is_refused(query: str) -> None:
     socket, _ = await serve(query, license=Secret("right"))
     assert socket.got == [navtalk.Ended(navtalk.End.FAIL, "Invalid license key")]
-    assert socket.is_closed
+    assert socket.closed == (1000, "")
 
 
 @pytest.mark.parametrize("query", ["license=x", "license=x&name=Leo", "license=x&avatarId=a&name=navtalk.Leo"])
@@ -145,49 +44,163 @@ async def test_an_unknown_avatar_is_refused(query: str) -> None:
     assert "Avatar not found" in socket.got[0].message
 
 
-@pytest.mark.parametrize("query", ["audioBack=true", "model=transparency"])
-async def test_a_mirror_says_what_it_is_sent_and_no_silence(query: str) -> None:
-    await serve(f"{LEO}&{query}", audio(PAUSE + speech(0.5) + PAUSE + PAUSE))
-    said_s = len(FakePerformer.made.said) / 48_000
-    assert 0.5 < said_s < 1.2
+async def test_of_two_avatars_with_one_name_the_newest_is_chosen_with_a_warning() -> None:
+    socket, _ = await serve("license=x&name=navtalk.Ava")
+    warning = socket.got[1]
+    assert isinstance(warning, navtalk.Warned)
+    assert warning.avatar_id == "local-ava-2"
+    assert socket.got_types() == [navtalk.Connected, navtalk.Warned, *GREETING[1:]]
 
 
-async def test_a_turn_is_answered_by_repeating_it() -> None:
-    socket, _ = await serve(LEO, audio(speech(1.0) + PAUSE))
-    assert FakePerformer.made.did == ["stop_speaking", "listening", "idle", "speak"]
-    sounds = [event.pcm16 for event in socket.got if isinstance(event, navtalk.AvatarAudio)]
-    assert b"".join(sounds) == FakePerformer.made.said
-    assert navtalk.UserTranscript("(speech, 1.0 s)") in socket.got
+async def test_an_avatar_id_goes_before_the_name_and_needs_no_warning() -> None:
+    socket, _ = await serve("license=x&name=navtalk.Ava&avatarId=local-ava-1")
+    assert socket.got_types() == GREETING
 
 
-async def test_somebody_who_speaks_again_interrupts_the_answer() -> None:
-    await serve(LEO, audio(speech(1.0) + PAUSE + speech(0.3)))
-    assert FakePerformer.made.did[-2:] == ["stop_speaking", "listening"]
-
-
-async def test_a_client_may_interrupt_by_clearing() -> None:
-    await serve(LEO, [dump(navtalk.AudioClear())])
-    assert FakePerformer.made.did == ["stop_speaking"]
+# ---------------------------------------------------------------------------------------------- what it survives
 
 
 async def test_unreadable_frames_are_survived_and_counted() -> None:
     frames = ["[object Object]", b"\0", '{"type": "realtime.input_audio_buffer.append", "data": {"audio": "A"}}', "{}"]
-    _, session = await serve(LEO, [*frames, *audio(speech(1.0) + PAUSE)])
-    assert session.unreadable_frames == 3
-    assert FakePerformer.made.did[-1] == "speak"
+    _, session = await serve(LEO, [*frames, *audio(speech(1.0) + PAUSE), dump(navtalk.AudioClear())])
+    assert (session.unreadable_frames, session.binary_frames) == (3, 1)
+    assert "speak" in FakePerformer.made.did
 
 
-async def test_the_fault_vp8_only_renames_the_codec() -> None:
-    socket, _ = await serve(LEO, faults=[Fault("vp8-only")])
-    assert navtalk.Offer("a=rtpmap:97 VP9/90000") in socket.got
+async def test_a_request_that_cannot_be_read_is_answered_with_an_error() -> None:
+    socket, _ = await serve(LEO, ['{"type": "webrtc.signaling.answer", "data": {}}'])
+    assert isinstance(socket.got[-1], navtalk.Failed)
 
 
-async def test_a_service_that_falls_mute_says_nothing_more() -> None:
-    socket, _ = await serve(LEO, faults=[Fault("mute-at", choice="created")])
-    assert [type(event) for event in socket.got] == [navtalk.Connected, navtalk.Offer]
+async def test_the_microphone_of_the_vendors_page_comes_in_bursts_and_is_understood() -> None:
+    pcm16 = speech(1.024) + PAUSE
+    # 8192 samples are five messages of 3072 bytes and one of 1024.
+    bursts = [pcm16[start : start + 16384] for start in range(0, len(pcm16), 16384)]
+    socket, _ = await serve(LEO, [message for burst in bursts for message in audio(burst)])
+    assert navtalk.UserTranscript("(speech, 1.0 s)") in socket.got
 
 
-async def test_a_media_stall_pauses_the_performance_and_keeps_the_session() -> None:
-    socket, _ = await serve(LEO, faults=[Fault("media-stall", value=0.0)])
-    assert FakePerformer.made.paused
-    assert isinstance(socket.got[-1], navtalk.SessionUpdated)
+async def test_the_end_of_a_session_is_logged_with_its_counts() -> None:
+    tool = {"type": "function", "name": "get_time", "parameters": {}}
+    sends = [
+        "[object Object]",
+        b"\0",
+        dump(navtalk.ToolList((tool,))),
+        dump(navtalk.HistoryItem("Hello")),
+        dump(navtalk.TextInput("get time")),
+    ]
+    with capture_logs() as logs:
+        await serve(LEO, sends)
+    [ended] = [entry for entry in logs if entry["event"] == "avatar_session_ended"]
+    assert ended["reason"] == "the client has left"
+    counts = {name: ended[name] for name in ("unreadable_frames", "binary_frames", "history_items", "tools")}
+    assert set(counts.values()) == {1}
+    assert (ended["texts"], ended["tool_calls"], ended["answers"]) == (1, 1, 0)
+
+
+# ---------------------------------------------------------------------------------------------- faults
+
+
+async def test_a_fault_of_the_url_is_one_of_this_session() -> None:
+    socket, _ = await serve(f"{LEO}&fault=no-offer&fault=close-at:updated")
+    assert socket.got_types() == [navtalk.Connected, navtalk.SessionCreated]
+
+
+@pytest.mark.parametrize("text", ["explode", "loss:lots"])
+async def test_a_wrong_fault_in_the_url_is_refused_by_name(text: str) -> None:
+    socket, _ = await serve(f"{LEO}&fault={text}")
+    [ended] = socket.got
+    assert isinstance(ended, navtalk.Ended)
+    assert ended.end is navtalk.End.FAIL
+    assert ended.message.startswith(f"fault={text}: ")
+    assert "\n" not in ended.message
+
+
+ENDS = {
+    "bad-licence": navtalk.End.FAIL,
+    "balance": navtalk.End.INSUFFICIENT_BALANCE,
+    "gpu-full": navtalk.End.GPU_FULL,
+    "connection-limit": navtalk.End.CONNECTION_LIMIT_EXCEEDED,
+    "backend-error": navtalk.End.BACKEND_ERROR,
+}
+
+
+@pytest.mark.parametrize(("fault", "end"), ENDS.items())
+async def test_a_session_that_is_refused_by_fault_is_told_why_and_closed(fault: str, end: navtalk.End) -> None:
+    socket, _ = await serve(LEO, [], fault)
+    [ended] = socket.got
+    assert isinstance(ended, navtalk.Ended)
+    assert ended.end is end
+    assert socket.closed == (1000, "")
+
+
+async def test_a_session_may_end_by_fault_in_its_midst() -> None:
+    socket, _ = await serve(LEO, LONG, "balance:0.001")
+    assert socket.got_types() == [*GREETING, navtalk.Ended]
+
+
+async def test_points_that_are_used_up_close_the_socket_without_an_event() -> None:
+    socket, _ = await serve(LEO, [], "points")
+    assert socket.got == []
+    assert socket.closed == (1000, "Insufficient points")
+
+
+async def test_a_service_that_closes_properly_in_the_midst_says_1011() -> None:
+    socket, _ = await serve(LEO, LONG, "ws-close:0.001")
+    assert socket.closed == (1011, "internal error")
+
+
+async def test_a_service_that_drops_resets_the_connection() -> None:
+    socket, _ = await serve(LEO, LONG, "ws-drop:0.001")
+    assert socket.was_reset
+
+
+@pytest.mark.parametrize(("step", "n_events"), [("success", 0), ("offer", 1), ("created", 2), ("updated", 3)])
+async def test_a_service_that_closes_at_a_step_has_taken_those_before(step: str, n_events: int) -> None:
+    socket, _ = await serve(LEO, LONG, f"close-at:{step}")
+    assert socket.got_types() == GREETING[:n_events]
+    assert socket.closed == (1000, "")
+
+
+async def test_a_service_that_falls_mute_says_nothing_more_whatever_it_hears() -> None:
+    socket, _ = await serve(LEO, audio(speech(1.0) + PAUSE), "mute-at:created")
+    assert socket.got_types() == [navtalk.Connected, navtalk.Offer]
+
+
+async def test_no_offer_is_the_greeting_without_it() -> None:
+    socket, _ = await serve(LEO, [], "no-offer")
+    assert navtalk.Offer not in socket.got_types()
+    assert navtalk.SessionUpdated in socket.got_types()
+
+
+async def test_a_late_offer_follows_the_greeting() -> None:
+    socket, _ = await serve(LEO, LONG, "late-offer:0.001", "ws-close:0.05")
+    assert socket.got_types() == [navtalk.Connected, navtalk.SessionCreated, navtalk.SessionUpdated, navtalk.Offer]
+
+
+@pytest.mark.parametrize("fault", ["bad-json", "unknown-events", "binary-frames", "malformed-events"])
+async def test_noise_stands_between_the_events_of_the_greeting(fault: str) -> None:
+    socket, _ = await serve(LEO, [], fault)
+    assert [kind for kind in socket.got_types() if kind is not navtalk.Unknown] == GREETING
+    assert len(socket.texts) == 2 * len(GREETING)
+
+
+async def test_noise_goes_on_in_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.local_avatar.navtalk.NOISE_INTERVAL_S", 0.0)
+    socket, _ = await serve(LEO, [], "binary-frames")
+    assert len(socket.texts) > 3 * len(GREETING)
+
+
+async def test_the_spelling_is_that_of_the_fault() -> None:
+    socket, _ = await serve(LEO, [], "nesting:flat", "spelling:snake", "sdp-string")
+    assert socket.got_types() == GREETING
+    connected, offer = (json.loads(text) for text in socket.texts[:2])
+    assert "session_id" in connected
+    assert offer["sdp"] == "offer 0 with candidates"
+
+
+@pytest.mark.parametrize("form", ["string", "list", "snake"])
+async def test_ice_servers_are_named_when_their_form_is_asked_for(form: str) -> None:
+    socket, _ = await serve(LEO, [], f"ice-servers:{form}")
+    [connected] = [event for event in socket.got if isinstance(event, navtalk.Connected)]
+    assert connected.ice_servers == (navtalk.IceServer(("stun:127.0.0.1:3478",)),)

@@ -1,0 +1,270 @@
+"""The avatar's media to one client: a performance, and the connections that carry it, with all that may befall them."""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from time import monotonic_ns
+
+import structlog
+
+from bridge.errors import ProviderUnavailable, RemoteProtocolError
+from bridge.local_avatar.coding import Profile
+from bridge.local_avatar.faults import Faults
+from bridge.local_avatar.options import LocalAvatarOptions
+from bridge.local_avatar.performer import PerformanceOptions, Performer
+from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.h264 import parameter_sets, split_avcc
+from bridge.net.aiortc_sender import SenderClock
+from bridge.net.ice import IceSettings
+from bridge.net.impairment import Impairment, RandomLoss, Reordering, in_turn
+from bridge.net.peer import SendingPeer
+from bridge.protocols import navtalk
+
+log = structlog.get_logger()
+
+# Half a second of pictures and sound at 25 and 50 units per second: the viewer has no use for older ones.
+MAX_QUEUED_UNITS = 40
+_PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}
+_OTHER_PROFILES: Mapping[Profile, Profile] = {"baseline": "main", "main": "high", "high": "main"}
+# Forwards and backwards, and by different times: whoever compares the tracks' timestamps is wrong after it.
+_VIDEO_JUMP_TICKS, _AUDIO_JUMP_TICKS = 1_000 * 90_000, -500 * 48_000
+
+
+class Transmission:
+    """Sends one performance over the newest media connection that is up; older ones are closed then.
+
+    Connections live in `tasks`, events for the client go to `send`. A connection that is lost ends no session: the
+    performance pauses until there is another.
+
+    performer      speaks, listens, shows; it begins with the first connection.
+    dropped_units  that came while too much waited to be sent.
+    """
+
+    def __init__(
+        self,
+        ice: IceSettings,
+        options: LocalAvatarOptions,
+        faults: Faults,
+        tasks: asyncio.TaskGroup,
+        send: Callable[[navtalk.Event], Awaitable[None]],
+    ) -> None:
+        self._ice, self._options, self._faults, self._tasks, self._send = ice, options, faults, tasks, send
+        width_px, height_px = options.size_px
+        self._looks = PerformanceOptions(
+            width_px=width_px,
+            height_px=height_px,
+            fps=options.fps,
+            codec=Codec.VP8 if "vp8-only" in faults else options.codec,
+            profile=options.profile,
+            timecode=options.timecode,
+            flash=options.flash,
+        )
+        self._now_ns = drifting_clock(faults.value("clock-drift"))
+        self.performer = Performer(self._looks, self._queue_unit, self._queue_unit, now_ns=self._now_ns)
+        self.dropped_units = 0
+        self._units: deque[AccessUnit] = deque()
+        self._unit_came = asyncio.Event()
+        self._lacks_keyframe = True
+        self._serving: dict[SendingPeer, asyncio.Task[None]] = {}  # the oldest connection first
+        self._negotiating: SendingPeer | None = None
+        self._on_air: SendingPeer | None = None
+        self._began = asyncio.Event()
+        self._is_stalled = False
+
+    async def run(self) -> None:
+        """Perform from the first connection on, until cancelled."""
+        await self._began.wait()
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self.performer.run(), name="avatar-performer")
+            parts.create_task(self._send_units(), name="avatar-sending")
+            parts.create_task(self._misbehave(), name="avatar-media-faults")
+
+    # ------------------------------------------------------------------------------------------ signalling
+
+    async def offer(self) -> None:
+        """Offer the client a further connection."""
+        peer = self._open()
+        early, late = "early-candidates" in self._faults, "trickle-only" in self._faults
+        offer = await peer.offer(candidates=not (early or late))
+        candidates = [navtalk.Candidate(*candidate) for candidate in peer.candidates()] if early or late else []
+        for candidate in candidates if early else ():
+            await self._send(candidate)
+        await self._send_offer(peer, offer)
+        for candidate in candidates if late else ():
+            await self._send(candidate)
+
+    async def take(self, message: navtalk.Signalling) -> None:
+        """Take the client's part. Raises RemoteProtocolError when it does not fit; what is on air goes on."""
+        match message:
+            case navtalk.Offer(sdp):
+                await self._answer(sdp)
+            case navtalk.Answer(sdp):
+                if self._negotiating is None:
+                    raise RemoteProtocolError("an answer before there was an offer")
+                await self._negotiating.accept(sdp)
+            case navtalk.Candidate(candidate, sdp_mid, sdp_mline_index) if self._negotiating is not None:
+                await self._negotiating.add_candidate(candidate, sdp_mid, sdp_mline_index)
+
+    async def _answer(self, offer: str) -> None:
+        peer = self._open()
+        try:
+            answer = await peer.answer(offer)
+        except RemoteProtocolError:
+            self._serving[peer].cancel()
+            raise
+        self._negotiating = peer
+        await self._send(navtalk.Answer(answer))
+
+    async def _send_offer(self, peer: SendingPeer, offer: str) -> None:
+        self._negotiating = peer
+        await self._send(navtalk.Offer(offer))
+
+    # ------------------------------------------------------------------------------------------ connections
+
+    def _open(self) -> SendingPeer:
+        peer = SendingPeer(
+            self._ice,
+            self._on_keyframe_request,
+            codec=self._looks.codec,
+            profile_level_id=_PROFILE_LEVEL_IDS[self._options.profile],
+            clock=SenderClock(self._now_ns),
+            impairment=self._impairment(),
+            first_report_s=math.inf if "no-reports" in self._faults else self._faults.value("late-reports"),
+            lost=ProviderUnavailable,
+        )
+        self._serving[peer] = self._tasks.create_task(self._serve(peer), name="avatar-media")
+        return peer
+
+    async def _serve(self, peer: SendingPeer) -> None:
+        try:
+            async with peer, asyncio.TaskGroup() as parts:
+                parts.create_task(peer.run(), name="avatar-media-watch")
+                await peer.connected()
+                if peer.is_connected:
+                    self._take_over(peer)
+        except* ProviderUnavailable as group:
+            log.info("avatar_media_lost", reason=str(group.exceptions[0]))
+        finally:
+            del self._serving[peer]
+            if self._on_air is peer:
+                self._on_air = None
+                self._pause_or_go_on()
+
+    def _take_over(self, peer: SendingPeer) -> None:
+        for older, serving in self._serving.items():
+            if older is peer:
+                break
+            serving.cancel()
+        self._on_air = peer
+        self._units.clear()
+        self._lacks_keyframe = True
+        self.performer.request_keyframe()
+        self._pause_or_go_on()
+        self._began.set()
+
+    def _pause_or_go_on(self) -> None:
+        self.performer.paused = self._is_stalled or self._on_air is None
+
+    def _impairment(self) -> Impairment | None:
+        shares = {name: self._faults.value(name) / 100 for name in ("loss", "reorder")}
+        kinds: tuple[Impairment, ...] = (RandomLoss(shares["loss"]), Reordering(shares["reorder"]))
+        return in_turn(*kinds) if any(shares.values()) else None
+
+    def _on_keyframe_request(self) -> None:
+        if "ignore-pli" not in self._faults:
+            self.performer.request_keyframe()
+
+    # ------------------------------------------------------------------------------------------ media
+
+    def _queue_unit(self, unit: AccessUnit) -> None:
+        if len(self._units) == MAX_QUEUED_UNITS:
+            self.dropped_units += len(self._units)
+            self._units.clear()
+            self._lacks_keyframe = True
+            self.performer.request_keyframe()
+        if unit.codec.kind == "video":
+            # What was dropped is referred to until then.
+            self._lacks_keyframe = self._lacks_keyframe and not unit.is_keyframe
+            if self._lacks_keyframe:
+                self.dropped_units += 1
+                return
+        self._units.append(unit)
+        self._unit_came.set()
+
+    async def _send_units(self) -> None:
+        while True:
+            while not self._units:
+                self._unit_came.clear()
+                await self._unit_came.wait()
+            unit, peer = self._units.popleft(), self._on_air
+            if peer is None:
+                continue
+            match unit.codec:
+                case Codec.OPUS:
+                    await peer.send_audio(unit.payload, unit.pts_ns)
+                case Codec.VP8:
+                    await peer.send_vp8(unit.payload, unit.pts_ns)
+                case _:
+                    sps, pps = parameter_sets(unit.codec_config) if unit.codec_config else ([], [])
+                    await peer.send_video([*sps, *pps, *split_avcc(unit.payload)], unit.pts_ns)
+
+    # ------------------------------------------------------------------------------------------ faults
+
+    async def _misbehave(self) -> None:
+        await self._faults.commit(
+            {
+                "duplicate-offers": self.offer,
+                "renegotiate": self._renegotiate,
+                "media-close": self._close_media,
+                "media-stall": self._stall,
+                "size-change": self._change_size,
+                "sps-change": self._change_profile,
+                "timestamp-reset": self._reset_timestamps,
+                "ssrc-change": self._restart_streams,
+            }
+        )
+
+    async def _renegotiate(self) -> None:
+        if self._on_air is not None:
+            await self._send_offer(self._on_air, await self._on_air.renegotiate())
+
+    async def _close_media(self) -> None:
+        for serving in self._serving.values():
+            serving.cancel()
+
+    async def _stall(self) -> None:
+        self._is_stalled = True
+        self._pause_or_go_on()
+
+    async def _change_size(self) -> None:
+        width_px, height_px = self._looks.width_px, self._looks.height_px
+        if width_px == height_px:
+            height_px = max(64, width_px // 4 * 2)
+        self._change(replace(self._looks, width_px=height_px, height_px=width_px))
+
+    async def _change_profile(self) -> None:
+        self._change(replace(self._looks, profile=_OTHER_PROFILES[self._looks.profile]))
+
+    def _change(self, looks: PerformanceOptions) -> None:
+        self._looks = looks
+        self.performer.change(looks)
+
+    async def _reset_timestamps(self) -> None:
+        if self._on_air is not None:
+            self._on_air.shift_timestamps("video", _VIDEO_JUMP_TICKS)
+            self._on_air.shift_timestamps("audio", _AUDIO_JUMP_TICKS)
+
+    async def _restart_streams(self) -> None:
+        if self._on_air is not None:
+            self._on_air.restart_stream("video")
+            self._on_air.restart_stream("audio")
+
+
+def drifting_clock(ppm: float, now_ns: Callable[[], int] = monotonic_ns) -> Callable[[], int]:
+    """A clock that agrees with `now_ns` now and gains so many millionths from then on."""
+    if not ppm:
+        return now_ns
+    began_ns = now_ns()
+    return lambda: began_ns + round((now_ns() - began_ns) * (1 + ppm / 1e6))
