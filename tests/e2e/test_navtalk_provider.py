@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,17 @@ import structlog
 from websockets.asyncio.client import connect
 
 from bridge.errors import BridgeError, ConfigError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
+from bridge.local_avatar.faults import Fault
 from bridge.local_avatar.navtalk import NavTalkSession
-from bridge.local_avatar.options import Fault, LocalAvatarOptions
+from bridge.local_avatar.options import LocalAvatarOptions
 from bridge.local_avatar.server import LocalAvatar
+from bridge.local_avatar.transmission import Transmission
+from bridge.media.access_unit import Codec
 from bridge.media.rtp import RtpPacket, SenderReport
 from bridge.net.ice import IceSettings
-from bridge.ports import AvatarEvent, AvatarLink, RemoteTrack
+from bridge.net.peer import ReceivingPeer
+from bridge.ports import AvatarEvent, AvatarLink, RemoteTrack, ToolCall
+from bridge.protocols import navtalk
 from bridge.providers.navtalk import NavTalkProvider
 from bridge.providers.navtalk_options import NavTalkOptions
 from bridge.redact import Secret
@@ -53,12 +59,16 @@ class Listener:
     def __init__(self) -> None:
         self.sinks: dict[str, Sink] = {"audio": Sink(), "video": Sink()}
         self.tracks: dict[str, RemoteTrack] = {}
+        self.n_tracks = 0
         self.ready: asyncio.Future[AvatarLink] = asyncio.get_running_loop().create_future()
         self.events: list[AvatarEvent] = []
+        self.calls: list[ToolCall] = []
         self.changed = asyncio.Event()
 
     def on_track(self, track: RemoteTrack) -> Sink:
         self.tracks[track.kind] = track
+        self.n_tracks += 1
+        self.changed.set()
         return self.sinks[track.kind]
 
     def on_ready(self, link: AvatarLink) -> None:
@@ -67,6 +77,19 @@ class Listener:
     def on_event(self, event: AvatarEvent) -> None:
         self.events.append(event)
         self.changed.set()
+
+    def on_tool_call(self, call: ToolCall) -> None:
+        self.calls.append(call)
+        self.changed.set()
+
+    async def saw_tracks(self, n_tracks: int) -> None:
+        while self.n_tracks < n_tracks:
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def goes_on(self) -> None:
+        """Wait for a second's worth of pictures and sound from now on."""
+        await asyncio.gather(*(sink.received(len(sink.packets) + 50) for sink in self.sinks.values()))
 
     async def heard(self, kind: str) -> AvatarEvent:
         while True:
@@ -96,9 +119,9 @@ async def local_avatar(**options: Any) -> AsyncIterator[str]:
         yield await listening
 
 
-def provider(url: str, **options: Any) -> NavTalkProvider:
+def provider(url: str, history: Sequence[str] = (), **options: Any) -> NavTalkProvider:
     given = {"url": Secret.url(url), "license": Secret("sk_navtalk_test"), "name": "navtalk.Leo"} | options
-    return NavTalkProvider(NavTalkOptions(**given), LO)
+    return NavTalkProvider(NavTalkOptions(**given), LO, history)
 
 
 def tone(seconds: float) -> bytes:
@@ -186,7 +209,7 @@ async def test_what_the_operator_got_wrong_is_rejected(options: dict[str, Any], 
 
 
 async def test_an_offer_without_h264_breaks_the_protocol() -> None:
-    async with local_avatar(faults=[Fault("no-h264")]) as url:
+    async with local_avatar(faults=[Fault("vp8-only")]) as url:
         error = await failure_of(provider(url).run(Listener()))
         assert isinstance(error, RemoteProtocolError)
         assert "NavTalk at ws://127.0.0.1" in str(error)
@@ -194,9 +217,129 @@ async def test_an_offer_without_h264_breaks_the_protocol() -> None:
 
 
 async def test_a_dropped_websocket_is_a_loss() -> None:
-    async with local_avatar(faults=[Fault("ws-drop", after_s=0.5)]) as url:
+    async with local_avatar(faults=[Fault("ws-drop", 0.5)]) as url:
         error = await failure_of(provider(url).run(Listener()))
         assert isinstance(error, ProviderUnavailable)
+        assert error.reason == "disconnected"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["trickle-only", "early-candidates", "sdp-string", "nesting:double", "spelling:upper", "ice-servers:string"],
+)
+async def test_media_arrives_however_the_service_spells_its_signalling(fault: str) -> None:
+    async with local_avatar(faults=[Fault.parse(fault)]) as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url).run(listener)):
+            await listener.goes_on()
+
+
+async def test_a_session_survives_all_that_it_cannot_read() -> None:
+    noise = ("bad-json", "unknown-events", "binary-frames", "malformed-events")
+    async with local_avatar(faults=[Fault(name) for name in noise]) as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url).run(listener)) as serving:
+            await asyncio.gather(listener.heard("unknown"), listener.heard("malformed"), listener.goes_on())
+            assert not serving.done()
+
+
+# ---------------------------------------------------------------------------------------------- handover, recovery
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[ReceivingPeer]:
+    """The peers that answered an offer, in the order of the answers."""
+    answered: list[ReceivingPeer] = []
+    answer = ReceivingPeer.answer
+
+    async def note(peer: ReceivingPeer, *args: Any) -> str:
+        sdp = await answer(peer, *args)
+        answered.append(peer)
+        return sdp
+
+    monkeypatch.setattr(ReceivingPeer, "answer", note)
+    return answered
+
+
+async def test_media_goes_on_over_the_connection_that_a_second_offer_brings(answers: list[ReceivingPeer]) -> None:
+    async with local_avatar(faults=[Fault("duplicate-offers", 0.5)]) as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url).run(listener)) as serving:
+            await listener.saw_tracks(4)
+            await listener.goes_on()
+            assert not serving.done()
+    first, second = answers
+    assert first is not second
+
+
+async def test_a_further_offer_on_the_same_connection_is_answered_on_it(answers: list[ReceivingPeer]) -> None:
+    async with local_avatar(faults=[Fault("renegotiate", 0.5)]) as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url).run(listener)) as serving:
+            while len(answers) < 2:
+                await listener.goes_on()
+            await listener.goes_on()
+            assert not serving.done()
+        assert listener.n_tracks == 2
+    first, second = answers
+    assert first is second
+
+
+async def test_a_media_connection_that_the_service_closes_is_replaced_by_an_offer_of_ours() -> None:
+    with structlog.testing.capture_logs() as logged:
+        async with local_avatar(faults=[Fault("media-close", 0.5)]) as url, asyncio.timeout(PATIENCE_S):
+            listener = Listener()
+            async with running(provider(url).run(listener)) as serving:
+                await listener.saw_tracks(4)
+                await listener.goes_on()
+                assert not serving.done()
+    assert len([line for line in logged if line["event"] == "avatar_media_lost" and "recovery" in line]) == 1
+
+
+async def test_a_second_offer_that_cannot_be_used_leaves_the_first_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def offer_vp8(transmission: Transmission) -> None:
+        transmission._looks = replace(transmission._looks, codec=Codec.VP8)
+        peer = transmission._open()
+        await transmission._send(navtalk.Offer(await peer.offer()))
+
+    monkeypatch.setattr(Transmission, "_renegotiate", offer_vp8)
+    async with local_avatar(faults=[Fault("renegotiate", 0.5)]) as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url).run(listener)) as serving:
+            warning = await listener.heard("warning")
+            assert "VP8" in warning.text
+            await listener.goes_on()
+            assert not serving.done()
+        assert listener.n_tracks == 2
+
+
+# ---------------------------------------------------------------------------------------------- text and tools
+
+
+async def test_an_avatar_reads_text_calls_a_tool_and_says_what_it_gave() -> None:
+    tool = {"type": "function", "name": "weather", "description": "", "parameters": {"type": "object"}}
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url, tools=(tool,)).run(listener)):
+            link = await listener.ready
+            await link.say("What is the weather like?")
+            await listener.heard("tool_call")
+            (call,) = listener.calls
+            assert call.name == "weather"
+            await link.answer_tool(call.call_id, "It rains.")
+            assert (await listener.heard("avatar_transcript")).text == "It rains."
+            await listener.heard("response_done")
+
+
+async def test_what_users_said_before_is_known_in_the_next_session() -> None:
+    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+        listener = Listener()
+        async with running(provider(url, history=["My name is Ann."]).run(listener)):
+            await (await listener.ready).say("What did I say?")
+            assert (await listener.heard("avatar_transcript")).text == "You said: My name is Ann."
+
+
+# ---------------------------------------------------------------------------------------------- hand-shake
 
 
 STEPS = {
@@ -209,7 +352,7 @@ STEPS = {
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_service_that_closes_in_the_hand_shake_is_unavailable(step: str) -> None:
-    async with local_avatar(faults=[Fault("close-at", step=step)]) as url:
+    async with local_avatar(faults=[Fault("close-at", choice=step)]) as url:
         error = await failure_of(provider(url).run(Listener()))
         assert isinstance(error, ProviderUnavailable)
         assert f"while {STEPS[step]} was awaited" in str(error)
@@ -217,7 +360,7 @@ async def test_a_service_that_closes_in_the_hand_shake_is_unavailable(step: str)
 
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_service_that_falls_mute_in_the_hand_shake_is_unavailable(step: str) -> None:
-    async with local_avatar(faults=[Fault("mute-at", step=step)]) as url:
+    async with local_avatar(faults=[Fault("mute-at", choice=step)]) as url:
         error = await failure_of(provider(url, step_s=0.5).run(Listener()))
         assert isinstance(error, ProviderUnavailable)
         assert f"within 0.5 s (waiting for {STEPS[step]})" in str(error)
@@ -301,8 +444,8 @@ async def test_frames_that_are_not_json_are_survived() -> None:
             await socket.send("[object Object]")
             await socket.send(b"\x00\x01")
             await socket.send('{"type": "realtime.input_audio_buffer.append", "data": {"audio": "A"}}')
-            types = [(await socket.recv())[:60] for _ in range(4)]
-            assert "session.updated" in types[3]
+            while "session.updated" not in await socket.recv():
+                pass
             await socket.send("[object Object]")
             pong = await socket.ping()
             await pong
