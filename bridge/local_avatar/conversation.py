@@ -159,6 +159,7 @@ class Conversation:
 
     async def _say(self, words: str, pcm16: bytes = b"") -> None:
         """Say words, whose sound there may be already, and what is seen on a picture that has not been spoken of."""
+        words = words.strip()
         sound = pcm16 or (await speak_text(words) if words else b"")
         picture, self._picture = self._picture, ""
         if picture:

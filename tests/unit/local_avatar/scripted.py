@@ -28,7 +28,8 @@ LONG: Script = (None,)
 class FakeSocket:
     """A client's end as two lists: what it sends, what it got. It leaves when it has sent all, or is closed.
 
-    At a None in `sends` it waits for that. `texts` are the frames as they came; `closed`: code and reason, once it is.
+    At a None in `sends` it stays, for what `say` sends. `texts` are the frames as they came; `closed`: code and reason,
+    once it is.
     """
 
     local_address = ("127.0.0.1", 8811)
@@ -42,6 +43,26 @@ class FakeSocket:
         self.closed: tuple[int, str] | None = None
         self.was_reset = False
         self._gone = asyncio.Event()
+        self._said: asyncio.Queue[str | None] = asyncio.Queue()
+        self._has_sent_all = asyncio.Event()
+        self._came = asyncio.Condition()
+
+    async def say(self, *texts: str) -> None:
+        """Send these too, and wait until all that follows has happened."""
+        for text in texts:
+            self._said.put_nowait(text)
+        await self._said.join()
+        await settle()
+
+    async def sent_all(self) -> None:
+        """Wait until the script is through, and all that follows has happened."""
+        await self._has_sent_all.wait()
+        await settle()
+
+    async def got_one(self, kind: type[navtalk.Event]) -> None:
+        """Wait for an event of this type."""
+        async with self._came:
+            await self._came.wait_for(lambda: kind in self.got_types())
 
     async def send(self, frame: str | bytes) -> None:
         self.texts.append(frame)
@@ -49,15 +70,21 @@ class FakeSocket:
             try:
                 self.got.append(parse_event(frame))
             except RemoteProtocolError:
-                pass  # the service was asked for such frames
+                return  # the service was asked for such frames
+            async with self._came:
+                self._came.notify_all()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         self.closed = self.closed or (code, reason)
-        self._gone.set()
+        self._leave()
 
     def _abort(self) -> None:
         self.was_reset = True
+        self._leave()
+
+    def _leave(self) -> None:
         self._gone.set()
+        self._said.put_nowait(None)
 
     async def __aiter__(self) -> AsyncIterator[str | bytes]:
         for frame in self.sends:
@@ -65,10 +92,14 @@ class FakeSocket:
                 await asyncio.sleep(0)
             if self._gone.is_set():
                 return
-            if frame is None:
-                await self._gone.wait()
-                return
-            yield frame
+            if frame is not None:
+                yield frame
+                continue
+            self._has_sent_all.set()
+            while (said := await self._said.get()) is not None:
+                yield said
+                self._said.task_done()
+            return
         await settle()
 
     def got_types(self) -> list[type[navtalk.Event]]:
@@ -224,7 +255,7 @@ async def serving(sends: Script = (), *faults: str, **options: Any) -> AsyncIter
     settings = LocalAvatarOptions(faults=[Fault.parse(text) for text in faults], **options)
     session = NavTalkSession(cast(ServerConnection, socket), settings, IceSettings(), stun_port=3478)
     running = asyncio.create_task(session.run())
-    await settle()
+    await socket.sent_all()
     try:
         yield socket
     finally:
