@@ -41,6 +41,11 @@ def draw(drawing: str, box: Box, width_px: int, height_px: int) -> Picture:
     return rgba
 
 
+def path(*steps: str | float) -> str:
+    """SVG path data from commands and numbers."""
+    return " ".join(step if isinstance(step, str) else f"{step:.1f}" for step in steps)
+
+
 def over(front: Picture, back: Picture) -> Picture:
     return front + back * (1 - front[..., 3:])
 

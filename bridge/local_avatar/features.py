@@ -1,123 +1,146 @@
-"""The parts of the face that change shape: mouth, eyes and brows as SVG, from a few numbers each.
+"""The parts of the face that change shape, and the hair: SVG from a few numbers each.
 
-Every function returns the inside of a drawing whose origin is the middle of the part; lengths are in the units of
-portrait.svg, in which the face is 330 wide.
+Every part but the hair is the inside of a drawing whose origin is the middle of the part; lengths are in the units
+of portrait.svg, in which the face is 312 wide. The light comes from the upper left: what is on the presenter's left,
+right in the picture, is darker.
 """
 
-from zlib import crc32
+import random
+from typing import Literal
 
-LIP = "#c9786a"
-LIP_SHADE = "#a44d48"
-CREASE = "#b9774f"
-CAVITY = "#4a1720"
-TONGUE = "#d1646b"
-TEETH = "#fbf7f2"
-HAIR = "#432a1e"
+from bridge.local_avatar.drawing import path
+
+Side = Literal["left", "right"]  # in the picture
+
+_LASH = "#20120e"
+_SKIN = {"left": "#efc4a3", "right": "#e4b08d"}
+_LID = {"left": ("#d59f7f", "#eec3a4", "#c98f70"), "right": ("#c58c6c", "#e0ae8d", "#b97e60")}
+_HAIR_SHADES = ("#1f120c", "#6d4630", "#b98a5f")
+
+# Cubic curves along which the hair falls, from the parting outwards: x and y of four points each.
+_LOCKS = (
+    (
+        (310, 318, 270, 334, 238, 376, 229, 440, 217, 540, 214, 700, 262, 818),
+        (320, 272, 240, 300, 204, 370, 198, 460, 188, 560, 184, 720, 222, 844),
+        (366, 196, 250, 210, 178, 310, 170, 430, 158, 560, 140, 720, 172, 836),
+    ),
+    (
+        (310, 318, 410, 366, 486, 396, 499, 458, 514, 540, 506, 710, 458, 818),
+        (322, 268, 430, 300, 512, 380, 522, 470, 540, 570, 540, 720, 500, 846),
+        (368, 196, 460, 204, 534, 300, 547, 430, 562, 560, 582, 720, 548, 836),
+    ),
+)
 
 
-def mouth(openness: float, spread: float, hiss: float = 0.0, smile: float = 0.0) -> str:
-    """Lips, teeth and tongue.
-
-    openness  0 closed .. 1 a shouted "a".  spread  -1 round as in "o" .. 1 wide as in "e".
-    hiss      1: the teeth meet, or bite the lip, as in "s" and "f".  smile  1: corners up.
-    """
-    half = 47 + 15 * spread - 6 * openness * (spread < 0) + 6 * smile
-    drop = openness * (46 - 8 * max(0.0, spread)) + 7 * hiss
-    rise = openness * (10 - 4 * min(0.0, spread)) + 3 * hiss
-    corner = -9 * smile - 2 * max(0.0, spread) + 3 * openness
-    upper_lip = 6.5 + 3 * max(0.0, -spread)
-    lower_lip = 10 + 4 * max(0.0, -spread)
-    inner = half - 5
-    # How far out the curves stay full: wide mouths are lenses, deep ones ellipses.
-    belly = 0.58 - 0.1 * spread
-    jaw = 0.55 + 0.55 * min(1.0, drop / inner)
-    top = f"C {-inner * belly:.1f} {-rise:.1f} {inner * belly:.1f} {-rise:.1f} {inner:.1f} {corner:.1f}"
-    sag = drop * 1.3 + 8 * smile + 1.5
-    bottom = f"C {inner * jaw:.1f} {sag:.1f} {-inner * jaw:.1f} {sag:.1f} {-inner:.1f} {corner:.1f}"
-    opening = f"M {-inner:.1f} {corner:.1f} {top} {bottom} Z"
-    bow = upper_lip + rise * 0.75
-    jowl, hem = half * (jaw + 0.12), sag + lower_lip * 1.2
-    lips = (
-        f"M {-half:.1f} {corner:.1f} C {-half * 0.6:.1f} {-bow * 0.8:.1f} {-half * 0.3:.1f} {-bow * 1.25:.1f} "
-        f"{-half * 0.14:.1f} {-bow * 1.12:.1f} Q 0 {-bow * 0.86:.1f} {half * 0.14:.1f} {-bow * 1.12:.1f} "
-        f"C {half * 0.3:.1f} {-bow * 1.25:.1f} {half * 0.6:.1f} {-bow * 0.8:.1f} {half:.1f} {corner:.1f} "
-        f"C {jowl:.1f} {hem:.1f} {-jowl:.1f} {hem:.1f} {-half:.1f} {corner:.1f} Z"
-    )
-    parts = [f'<path d="{lips}" fill="{LIP}"/>']
-    if drop < 2:
-        parts.append(
-            f'<path d="M {-half:.1f} {corner:.1f} Q {-half * 0.4:.1f} {sag * 0.8:.1f} 0 {sag * 0.55:.1f} '
-            f'Q {half * 0.4:.1f} {sag * 0.8:.1f} {half:.1f} {corner:.1f}" fill="none" stroke="{LIP_SHADE}" '
-            f'stroke-width="3.5" stroke-linecap="round"/>'
-        )
-    else:
-        teeth_down = -rise * 0.7 + 5 + 7 * openness + 9 * hiss
-        tongue_y = drop * (1.06 - 0.1 * openness)
-        parts.append(f'<path d="{opening}" fill="{CAVITY}"/>')
-        parts.append(
-            _clipped(
-                opening,
-                f'<ellipse cx="0" cy="{tongue_y:.1f}" rx="{inner * 0.62:.1f}" '
-                f'ry="{4 + drop * 0.34:.1f}" fill="{TONGUE}"/>'
-                f'<rect x="{-inner * 0.8:.1f}" y="{-rise - 14:.1f}" width="{inner * 1.6:.1f}" '
-                f'height="{teeth_down + rise + 14:.1f}" rx="6" fill="{TEETH}"/>',
+def strands(count: int = 30, seed: int = 5) -> str:
+    """Fine hair over the two halves of the hairdo, in its place: shadows, body and gloss."""
+    chance = random.Random(seed)
+    paths: dict[str, list[str]] = {shade: [] for shade in _HAIR_SHADES}
+    for guides in _LOCKS:
+        for index in range(count):
+            across = (index + chance.random()) / count * (len(guides) - 1)
+            near, part = guides[int(across)], across % 1
+            far = guides[min(int(across) + 1, len(guides) - 1)]
+            drift = chance.uniform(-4, 4)
+            x0, y0, *curve = (
+                a + (b - a) * part + drift * (step / 14) for step, (a, b) in enumerate(zip(near, far, strict=True))
             )
-        )
-    shade = sag * 0.86 + lower_lip * 1.25 + 9
-    parts.append(
-        f'<path d="M {-half * 0.36:.1f} {shade:.1f} Q 0 {shade + 5:.1f} {half * 0.36:.1f} {shade:.1f}" fill="none" '
-        f'stroke="{CREASE}" stroke-width="4" stroke-linecap="round" opacity="0.45"/>'
+            shade = chance.choices(_HAIR_SHADES, (3, 4, 2))[0]
+            paths[shade].append(f"M{x0:.0f} {y0:.0f}C" + " ".join(f"{value:.0f}" for value in curve))
+    return "".join(
+        f'<path d="{" ".join(lines)}" fill="none" stroke="{shade}" stroke-width="{width}" stroke-opacity="{opacity}" '
+        'stroke-linecap="round"/>'
+        for (shade, lines), width, opacity in zip(paths.items(), (3.0, 2.4, 1.6), (0.4, 0.5, 0.42), strict=True)
     )
-    return "".join(parts)
 
 
-def eye(open_part: float, gaze_x: float, gaze_y: float) -> str:
-    """One eye, its nose on the left. open_part: 0 closed .. 1; gaze: -1..1, right and down are positive."""
-    half, upper, lower = 37.0, 25.0 * open_part, 15.0 * (0.35 + 0.65 * open_part)
-    if open_part < 0.12:
-        return (
-            '<path d="M -38 2 Q 2 19 40 -1" fill="none" stroke="#2b1a14" stroke-width="5.5" stroke-linecap="round"/>'
-            f'<path d="M -34 -12 Q 2 -16 37 -14" fill="none" stroke="{CREASE}" stroke-width="2.5" '
-            'stroke-linecap="round" opacity="0.5"/>'
-        )
-    lid = f"C {-half * 0.55:.1f} {-upper * 1.25:.1f} {half * 0.5:.1f} {-upper * 1.35:.1f} {half:.1f} -2"
-    shape = f"M {-half} 3 {lid} C {half * 0.6:.1f} {lower:.1f} {-half * 0.55:.1f} {lower * 1.2:.1f} {-half} 3 Z"
-    x, y = 7.5 * gaze_x, 4.5 * gaze_y - 2
-    ball = (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="19" fill="#2f5f7d"/>'
-        f'<circle cx="{x:.1f}" cy="{y + 3:.1f}" r="14" fill="#4f8fae"/>'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="#10202c"/>'
-        f'<circle cx="{x - 6.5:.1f}" cy="{y - 7:.1f}" r="5" fill="#ffffff"/>'
-        f'<circle cx="{x + 6:.1f}" cy="{y + 6:.1f}" r="2.4" fill="#ffffff" opacity="0.7"/>'
-        f'<path d="M {-half} -30 H {half} V {-upper * 0.62:.1f} Q 0 {-upper * 0.8 + 9:.1f} {-half} 2 Z" fill="#8a6f78" '
-        'opacity="0.28"/>'
-    )
+def eyeball(side: Side) -> str:
+    """The white of one eye, larger than what the lids leave of it."""
+    inner = 1 if side == "left" else -1
     return (
-        f'<path d="{shape}" fill="#fdfcfa"/>{_clipped(shape, ball)}'
-        f'<path d="M {-half} 3 {lid} L {half + 2:.1f} -4" fill="none" stroke="#2b1a14" stroke-width="5" '
-        'stroke-linecap="round" stroke-linejoin="round"/>'
-        f'<path d="M {-half + 5:.1f} {-upper - 4:.1f} Q 2 {-upper * 1.1 - 13:.1f} {half - 1:.1f} {-upper - 6:.1f}" '
-        f'fill="none" stroke="{CREASE}" stroke-width="2.5" stroke-linecap="round" opacity="0.6"/>'
+        f'<radialGradient id="w{side}" cx="0.45" cy="0.5" r="0.55"><stop offset="0" stop-color="#fcf9f5"/>'
+        '<stop offset="0.6" stop-color="#efe8e2"/><stop offset="1" stop-color="#cdb9ae"/></radialGradient>'
+        f'<ellipse cx="0" cy="0" rx="41" ry="22" fill="url(#w{side})"/>'
+        f'<ellipse cx="{inner * 34}" cy="6" rx="6.5" ry="5" fill="#d99283"/>'
     )
 
 
-def brow(raised: float) -> str:
-    """One eyebrow, its nose on the left. raised: 0 at rest .. 1 asking."""
-    arch = 6 + 7 * raised
+def iris() -> str:
+    """Iris, pupil and what they reflect: the lamp, and a little of the room."""
+    fibres = "".join(f'<path d="M0 -7.500V-14.500" transform="rotate({angle})"/>' for angle in range(0, 360, 24))
     return (
-        f'<path d="M -42 {5 - 2 * raised:.1f} C -22 {-arch - 3:.1f} 14 {-arch - 7:.1f} 44 {4 + raised:.1f} '
-        f'C 16 {-arch + 4:.1f} -16 {-arch + 10:.1f} -39 {14 - 2 * raised:.1f} Q -45 11 -42 {5 - 2 * raised:.1f} Z" '
-        f'fill="{HAIR}"/>'
+        '<radialGradient id="iris" cx="0.5" cy="0.62" r="0.56"><stop offset="0.2" stop-color="#8fb4ae"/>'
+        '<stop offset="0.55" stop-color="#4f8088"/><stop offset="0.85" stop-color="#2d5566"/>'
+        '<stop offset="1" stop-color="#152c39"/></radialGradient>'
+        '<circle r="17" fill="#33464f" fill-opacity="0.35"/><circle r="16" fill="url(#iris)"/>'
+        f'<g fill="none" stroke="#b7d3d6" stroke-opacity="0.35">{fibres}</g><circle r="7.500" fill="#0b1117"/>'
+        '<ellipse cx="-5.500" cy="-6.500" rx="4.200" ry="4.600" fill="#ffffff" fill-opacity="0.95"/>'
+        '<ellipse cx="6" cy="7" rx="3.400" ry="2.200" fill="#d9f0f2" fill-opacity="0.4"/>'
     )
 
 
-def pair(right: str, left: str, distance: float) -> str:
-    """A part on the right and one, mirrored, on the left, each `distance` from the middle."""
+def lids(open_part: float, side: Side) -> str:
+    """The skin around one eye, with a hole that is the opening. open_part: 0 closed .. 1 open .. 1.1 wide."""
+    shut = 1 - open_part
+    # Drawn for the eye whose nose is on the left: its inner corner is at -36, 6, its outer one at 38, `tail`.
+    tail = -4 + 5 * shut
+    upper = (-22, 15 * shut - 25 * open_part, 15, 14 * shut - 29 * open_part)
+    hole = path("M -36 6 C", *upper, 38, tail, "C", 20, 17 - 2.5 * shut, -20, 18 - 2.5 * shut, -36, 6, "Z")
+    crease = path("C", -24, -20 * shut - 34 * open_part, 16, -22 * shut - 38 * open_part, 43, 4 * shut - 11)
+    lid = path("M -36 6", crease, "L", 38, tail, "C", *upper[2:], *upper[:2], -36, 6, "Z")
+    lashes = path(
+        *("M -36 6 C", *upper, 38, tail, "L", 46, 15 * shut - 10, "Q", 40, 3 * shut - 4, 34, 6 * shut - 3.5),
+        *("C", 14, 17 * shut - 24.5 * open_part, -22, 17 * shut - 21 * open_part, -36, 6, "Z"),
+    )
+    rim = path("M", 38, tail, "C", 20, 17 - 2.5 * shut, -20, 18 - 2.5 * shut, -36, 6)
+    fold, bulge, edge = _LID[side]
     return (
-        f'<g transform="translate({distance})">{right}</g><g transform="translate(-{distance}) scale(-1 1)">{left}</g>'
+        f'<radialGradient id="skin"><stop offset="0.72" stop-color="{_SKIN[side]}"/>'
+        f'<stop offset="1" stop-color="{_SKIN[side]}" stop-opacity="0"/></radialGradient>'
+        '<linearGradient id="lid" gradientUnits="userSpaceOnUse" x1="0" x2="0" y1="-28" '
+        f'y2="{16 * shut - 18 * open_part:.1f}"><stop offset="0" stop-color="{fold}"/>'
+        f'<stop offset="0.5" stop-color="{bulge}"/><stop offset="1" stop-color="{edge}"/></linearGradient>'
+        '<linearGradient id="shade" gradientUnits="userSpaceOnUse" x1="0" x2="0" '
+        f'y1="{10 * shut - 20 * open_part:.1f}" y2="{14 * shut - 6 * open_part:.1f}">'
+        '<stop offset="0" stop-color="#3a2320" stop-opacity="0.5"/>'
+        '<stop offset="1" stop-color="#3a2320" stop-opacity="0"/></linearGradient>'
+        f'<g transform="scale({-1 if side == "left" else 1} 1)">'
+        f'<path d="M -56 0 A 56 38 0 1 1 56 0 A 56 38 0 1 1 -56 0 Z {hole}" fill="url(#skin)" fill-rule="evenodd"/>'
+        f'<path d="{lid}" fill="url(#lid)"/>'
+        + (f'<path d="{hole}" fill="url(#shade)"/>' if open_part > 0.1 else "")
+        + f'<path d="M -35 3 {crease}" fill="none" stroke="#8a4f36" stroke-width="2.2" stroke-linecap="round" '
+        f'stroke-opacity="{0.5 * min(1, open_part) + 0.2:.2f}"/>'
+        f'<path d="{rim}" fill="none" stroke="#9a5a48" stroke-width="1.6" stroke-opacity="0.5"/>'
+        f'<path d="{lashes}" fill="{_LASH}" stroke="{_LASH}" stroke-width="1.4" stroke-linejoin="round"/></g>'
     )
 
 
-def _clipped(shape: str, inside: str) -> str:
-    name = f"clip{crc32(shape.encode()):x}"
-    return f'<clipPath id="{name}"><path d="{shape}"/></clipPath><g clip-path="url(#{name})">{inside}</g>'
+def brow(raised: float, gathered: float, side: Side) -> str:
+    """One eyebrow. raised: 0 at rest .. 1 asking; gathered: 1 drawn together over the nose."""
+    head_x, head_y = -38 - 4 * gathered, 6 + 6 * gathered - 2 * raised
+    peak, tail = -9 - 7 * raised + 3 * gathered, 3 + raised
+    body = path(
+        *("M", head_x + 2, head_y - 4, "C", -18, peak - 4, 12, peak - 7.5, 45, tail),
+        *("C", 14, peak - 1, -14, peak + 5, head_x + 3, head_y + 5, "Q", head_x - 3, head_y + 1),
+        *(head_x + 2, head_y - 4, "Z"),
+    )
+    hairs = []
+    for index in range(24):
+        part = 0.9 * index / 23
+        x, y = _on_curve((head_x, head_y, -18, peak + 1, 12, peak - 5, 45, tail), part)
+        thick = 5.6 * (1 - part) ** 0.6 + 0.6
+        hairs.append(path("M", x, y + thick * 0.7, "l", 2 + 8 * part, -thick * (1.15 - 0.6 * part)))
+    return (
+        '<linearGradient id="brow"><stop offset="0" stop-color="#5a3a28" stop-opacity="0.3"/>'
+        '<stop offset="0.25" stop-color="#50331f" stop-opacity="0.8"/><stop offset="1" stop-color="#47301f"/>'
+        f'</linearGradient><g transform="scale({-1 if side == "left" else 1} 1)">'
+        f'<path d="{body}" fill="url(#brow)"/><path d="{" ".join(hairs)}" fill="none" stroke="#3a2418" '
+        'stroke-width="1.500" stroke-linecap="round" stroke-opacity="0.42"/></g>'
+    )
+
+
+def _on_curve(cubic: tuple[float, ...], part: float) -> tuple[float, float]:
+    rest = 1 - part
+    weights = (rest**3, 3 * rest**2 * part, 3 * rest * part**2, part**3)
+    x, y = (sum(weight * at for weight, at in zip(weights, cubic[axis::2], strict=True)) for axis in (0, 1))
+    return x, y
