@@ -43,10 +43,9 @@ class FakePeer:
 
     made: list["FakePeer"]
 
-    datagrams_rejected: Counter[str] = Counter()
-    path = ""
-
     def __init__(self, ice: IceSettings, on_track: Callable[[RemoteTrack], TrackSink]) -> None:
+        self.datagrams_rejected = Counter[str]()
+        self.path = ""
         self.candidates: list[str] = []
         self.ice_servers: Sequence[IceServer] = ()
         self.is_closed = False
@@ -237,6 +236,17 @@ async def test_the_service_gets_the_licence_as_it_is() -> None:
 
 async def test_a_cancelled_session_is_closed_with_code_1000() -> None:
     async with running(Service(HAND_SHAKE)) as service:
+        async with session(service) as listener:
+            await listener.ready
+        assert await service.close_code.get() == 1000
+
+
+async def test_a_cancelled_session_is_closed_properly_though_messages_wait_to_be_read() -> None:
+    async def go_on(socket: ServerConnection) -> None:
+        while True:
+            await socket.send(dump(navtalk.AvatarAudio(bytes(4096))))
+
+    async with running(Service(HAND_SHAKE, go_on)) as service:
         async with session(service) as listener:
             await listener.ready
         assert await service.close_code.get() == 1000

@@ -322,6 +322,7 @@ async def test_an_avatar_reads_text_calls_a_tool_and_says_what_it_gave() -> None
         listener = Listener()
         async with running(provider(url, tools=(tool,)).run(listener)):
             link = await listener.ready
+            await listener.goes_on()
             await link.say("What is the weather like?")
             await listener.heard("tool_call")
             (call,) = listener.calls
@@ -335,6 +336,7 @@ async def test_what_users_said_before_is_known_in_the_next_session() -> None:
     async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
         listener = Listener()
         async with running(provider(url, history=["My name is Ann."]).run(listener)):
+            await listener.goes_on()
             await (await listener.ready).say("What did I say?")
             assert (await listener.heard("avatar_transcript")).text == "You said: My name is Ann."
 
