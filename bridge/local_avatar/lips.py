@@ -27,7 +27,7 @@ def mouth(openness: float, spread: float, *, hiss: float = 0.0, smile: float = 0
     """
     narrow, wide = max(0.0, -spread), max(0.0, spread)
     half = 49 + 9 * wide - (17 - 4 * openness) * narrow + 8 * smile - 4 * openness * (1 - wide) - 2 * press
-    drop = openness * (44 - 10 * wide - 7 * narrow) + 9 * hiss
+    drop = openness * (40 - 8 * wide - 6 * narrow) + 7 * hiss
     rise = openness * (8 - 3 * wide - narrow) + 3 * hiss
     corner = -9 * smile - 1.5 * wide + 3 * openness + 1.5 * press
     upper = (10.5 + 3 * narrow - 2 * smile) * (1 - 0.45 * press)
