@@ -133,7 +133,10 @@ async def avatar_service(directory: Path, *options: str) -> AsyncIterator[tuple[
     license_file.write_text(LICENSE)
     command = (*COMMAND, "avatar", "--listen", "127.0.0.1:0", "--license-file", license_file, *options)
     async with Program(*command) as avatar:
-        yield avatar, await avatar.said()
+        try:
+            yield avatar, await avatar.said()
+        finally:
+            print(avatar.everything())  # pytest shows it beside a failure
 
 
 @contextlib.contextmanager

@@ -165,12 +165,13 @@ def test_the_avatar_is_heard_while_it_speaks_and_silent_before(visit: Visit) -> 
 
 
 def test_the_mouth_moves_while_the_avatar_is_heard_and_rests_while_it_is_silent(visit: Visit) -> None:
-    first_heard = int(np.argmax(visit.sound > SPEAKING_RMS))
-    before = visit.pictures[:first_heard][visit.sound[:first_heard] < SILENT_RMS]
-    speaking = visit.pictures[visit.sound > SPEAKING_RMS]
-    # The first mouth opens a little before its sound is heard: `before` need not be wholly at rest.
-    resting = np.percentile(_travel(before[: FPS // 2]), 90)
-    assert np.percentile(_travel(speaking), 90) > 3 * resting + 10
+    mouth = visit.pictures[(slice(None), *MOUTH)].astype(np.int64)
+    moved = np.abs(np.diff(mouth, axis=0)).mean(axis=(1, 2))
+    # Somebody who listens nods and smiles, and a mouth opens before it is heard: single pictures prove nothing.
+    resting = np.median(moved[visit.sound[1:] < SILENT_RMS])
+    speaking = np.median(moved[visit.sound[1:] > SPEAKING_RMS])
+    print(f"\nMouth: {resting:.2f} from picture to picture at rest, {speaking:.2f} in speech")
+    assert speaking > 3 * resting + 1.0
 
 
 def test_a_tool_is_called_and_its_output_is_spoken(visit: Visit) -> None:
@@ -193,9 +194,3 @@ def test_twenty_seconds_are_played_at_the_rate_of_the_avatar_without_a_freeze(vi
     assert elapsed_s >= PLAYED_S
     assert fps >= FPS - 1
     assert figures["freezeCount"] == figures["packetsLost"] == 0
-
-
-def _travel(pictures: Pictures) -> npt.NDArray[np.int64]:
-    """How far each sample of the mouth goes between its darkest and its brightest."""
-    mouth = pictures[(slice(None), *MOUTH)].astype(np.int64)
-    return mouth.max(axis=0) - mouth.min(axis=0)
