@@ -1,20 +1,24 @@
 """What a session with NavTalk makes of the service's events, and what it tells the avatar."""
 
+import contextlib
 import json
+from random import Random
 from typing import Any
 
 import pytest
 import structlog
 
-from bridge.errors import BridgeError, ProviderRejected, ProviderUnavailable
+from bridge.errors import BridgeError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
 from bridge.ports import ToolCall
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk import End, Ended
-from bridge.protocols.navtalk_json import dump
+from bridge.protocols.navtalk_json import dump, parse_event
 from bridge.providers import navtalk_session
 from bridge.providers.navtalk_events import MAX_ARGUMENT_CHARACTERS, MAX_OPEN_CALLS
 from bridge.providers.navtalk_knowledge import MAX_TOLD, Knowledge
 from bridge.redact import Secret
+from tests.fuzz.navtalk_messages import broken
+from tests.golden.navtalk import LINES, Line
 from tests.unit.providers.fakes import CONNECTED, CREATED, HAND_SHAKE, UPDATED, Scene, scene
 
 TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
@@ -27,6 +31,12 @@ def failure(scene: Scene) -> BridgeError:
     error = scene.task.exception()
     assert isinstance(error, BridgeError)
     return error
+
+
+def is_end(text: str) -> bool:
+    with contextlib.suppress(RemoteProtocolError):
+        return isinstance(parse_event(text), Ended)
+    return False
 
 
 def logged_events(logged: list[Any]) -> list[str]:
@@ -74,6 +84,20 @@ async def test_an_event_without_what_it_is_for_is_reported_each_time_and_logged_
                 "realtime.response.audio.delta",
             ]
     assert logged_events(logged).count("avatar_service_event_malformed") == 2
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.from_service], ids=str)
+async def test_no_broken_event_but_an_end_ends_a_session_that_has_media(line: Line) -> None:
+    random = Random(str(line))
+    async with scene() as it:
+        await it.socket.say(*HAND_SHAKE, navtalk.Offer("room/1"))
+        it.peers[0].connect("audio", "video")
+        it.peers[0].carry("video")
+        for _ in range(50):
+            text = json.dumps(broken(line.message, random))
+            if not is_end(text):
+                await it.socket.say(text)
+                assert not it.task.done(), text
 
 
 async def test_unknown_events_are_reported_each_time_and_logged_once_per_name() -> None:
