@@ -3,8 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import av
@@ -61,8 +60,14 @@ class Show:
     async def play(self, seconds: float, until: Callable[[], bool] = lambda: False) -> "Show":
         self._until = until
         self._end_ns = self.now_ns + round(seconds * NS_PER_S)
-        async with running(self.performer):
-            await self._done.wait()
+        tasks = {asyncio.create_task(self.performer.run()), done := asyncio.create_task(self._done.wait())}
+        finished, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        for task in finished:
+            await task
+        assert done in finished
         return self
 
     def decoded(self, first: int = 0, end: int | None = None) -> list[np.ndarray]:
@@ -83,17 +88,6 @@ class Show:
         decoder.sample_rate, decoder.layout = 48_000, "mono"
         frames = [frame for unit in self.sounds for frame in decoder.decode(av.Packet(unit.payload))]
         return [frame.to_ndarray().ravel().astype(float) / 32768 for frame in frames]
-
-
-@asynccontextmanager
-async def running(performer: Performer) -> AsyncIterator[None]:
-    task = asyncio.create_task(performer.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
 
 
 def keyframes(show: Show) -> list[int]:
