@@ -90,7 +90,9 @@ async def _synthesise(program: str, text: str) -> bytes:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.wait()
+        # What is left in the pipe, 64 KiB at most: Python 3.11 and 3.12 wait for its end too (python/cpython#119710).
+        await stdout.read()
+        await process.wait()
     return wav
 
 
