@@ -63,6 +63,7 @@ class Visit:
     """What browser and service had to say afterwards.
 
     before, after  inbound-rtp statistics by kind: after the first second of pictures, and PLAYED_S later.
+    tracks         kinds of media in the stream that the page plays.
     sound          RMS of what was heard beside each picture of the first answer.
     pictures       those pictures, each 64 rows of 36.
     """
@@ -71,6 +72,7 @@ class Visit:
     sent: list[str]
     problems: list[str]
     size_px: list[int]
+    tracks: list[str]
     tool_arguments: Any
     before: Mapping[str, Mapping[str, Any]]
     after: Mapping[str, Mapping[str, Any]]
@@ -106,6 +108,7 @@ async def _visit(directory: Path) -> Visit:
         await flow.page.screenshot(path=directory / "afterwards.png")
         names = ["events", "sent", "problems", "toolArguments"]
         events, sent, problems, tool_arguments = await flow.look("argument.map((name) => flow[name])", names)
+        tracks = await flow.look("avatar.srcObject.getTracks().map(({ kind }) => kind).sort()")
         size_px = await flow.look("[avatar.videoWidth, avatar.videoHeight]")
         await flow.look("flow.close()")
         service_log = await avatar.logged("avatar_session_ended")
@@ -117,6 +120,7 @@ async def _visit(directory: Path) -> Visit:
         sent=sent,
         problems=problems,
         size_px=size_px,
+        tracks=tracks,
         tool_arguments=tool_arguments,
         before=before,
         after=after,
@@ -154,6 +158,10 @@ def test_the_picture_is_720_by_1280_and_h264(visit: Visit) -> None:
 
 def test_the_page_shows_a_picture_with_contrast(visit: Visit) -> None:
     assert visit.pictures.std(axis=(1, 2)).min() > 20.0
+
+
+def test_sound_and_picture_come_in_one_stream_since_the_page_plays_no_second_one(visit: Visit) -> None:
+    assert visit.tracks == ["audio", "video"]
 
 
 def test_the_avatar_is_heard_while_it_speaks_and_silent_before(visit: Visit) -> None:
