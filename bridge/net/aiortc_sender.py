@@ -89,6 +89,8 @@ class SenderClock:
         self.monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
         self._ntp_at_pts_0_ns: int | None = None
+        # Tracks of one clock belong together: RFC 8830 §2 calls them a MediaStream, and a page plays one at a time.
+        self.stream_id = str(uuid4())
         self._ntp_at_monotonic_0_ns = 0
 
     def report_at(self, now_ns: int, pts_ns: int) -> tuple[int, int]:
@@ -140,7 +142,7 @@ class EncodedSender:
         self._next_report_ns: float | None = None
         self._begin_stream(origin)
         # Read by RTCPeerConnection and RTCDtlsTransport, like the SSRCs.
-        self._stream_id = str(uuid4())
+        self._stream_id = clock.stream_id
         self._track_id = str(uuid4())
         self._enabled = True
 
