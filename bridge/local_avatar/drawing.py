@@ -47,7 +47,9 @@ def path(*steps: str | float) -> str:
 
 
 def over(front: Picture, back: Picture) -> Picture:
-    return front + back * (1 - front[..., 3:])
+    picture: Picture = back * (1 - front[..., 3:])
+    picture += front
+    return picture
 
 
 def planes(picture: Picture) -> list[Picture]:

@@ -6,9 +6,11 @@ lids with a hole over both.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
+from typing import TypeVar
 
 from bridge.local_avatar import features
 from bridge.local_avatar.drawing import Canvas, Patch, draw
@@ -19,18 +21,21 @@ from bridge.local_avatar.visemes import MouthShape
 
 # All of these are in the units of portrait.svg, in which a 720x1280 picture shows x 0..720 and y 0..1280.
 _TURN_UNITS = 9.0  # how far the features go beyond the head
-_GAZE_UNITS = (8.5, 5.0)  # how far an iris goes
+_GAZE_UNITS = (11.0, 7.0)  # how far an iris goes
 _TILT = (
     1.3 * SWAY_UNITS / 630
 )  # how far a feature beside the middle goes down, per unit: the head leans, it is not bent
-_EYE_X, _EYE_Y = 74.0, 512.0
+_EYE_X, _EYE_Y = 75.0, 512.0
+_ZOOM = 1.12  # of eyes and brows against what features.py draws
 _CAPTION = (232, 56)
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 _SIDES: tuple[Side, ...] = ("left", "right")
 _LIDS = (0.0, 0.2, 0.45, 0.7, 0.85, 0.93, 1.0, 1.1)
 _RAISED = (0.0, 0.35, 0.7, 1.0)
 _GATHERED = (0.0, 0.6)
-_OPENNESS = (0.1, 0.22, 0.36, 0.52, 0.74, 1.0)
+_OPENNESS = (0.12, 0.28, 0.46, 0.7, 1.0)
 _SPREADS = (-1.0, -0.45, 0.1, 0.9)
 _SMILES = (0.0, 0.3, 0.6, 1.0)
 _PRESSES = (0.5, 1.0)
@@ -70,17 +75,17 @@ class _Place:
     depth: float = 1.0
 
 
-_BROWS = {side: _Place(x, 458, (144, 76)) for side, x in zip(_SIDES, (-76.0, 76.0), strict=True)}
-_EYES = {side: _Place(x, _EYE_Y, (152, 112)) for side, x in zip(_SIDES, (-_EYE_X, _EYE_X), strict=True)}
-_WHITES = {side: _Place(place.x, place.y, (116, 80)) for side, place in _EYES.items()}
-_IRISES = {side: _Place(place.x, place.y, (68, 68)) for side, place in _EYES.items()}
+_BROWS = {side: _Place(x, 454, (152, 84)) for side, x in zip(_SIDES, (-77.0, 77.0), strict=True)}
+_EYES = {side: _Place(x, _EYE_Y, (160, 112)) for side, x in zip(_SIDES, (-_EYE_X, _EYE_X), strict=True)}
+_WHITES = {side: _Place(place.x, place.y, (124, 84)) for side, place in _EYES.items()}
+_IRISES = {side: _Place(place.x, place.y, (72, 72)) for side, place in _EYES.items()}
 _NOSE = _Place(0, 582, (124, 184), depth=1.3)
 _MOUTH = _Place(0, 662, (184, 188), depth=1.1)
 
 
 @lru_cache(maxsize=4)
 def face(width_px: int, height_px: int) -> "Face":
-    """The face in one size, drawn at the first call: about 0.5 s of CPU for 720x1280."""
+    """The face in one size, drawn at the first call: about 0.6 s of CPU for 720x1280."""
     return Face(width_px, height_px)
 
 
@@ -91,27 +96,30 @@ class Face:
         self.width_px, self.height_px = width_px, height_px
         self._frame = Framing.of(width_px, height_px)
         self._figure = Figure(self._frame)
-        self._brows = {
-            (side, raised, gathered): self._patch(_BROWS[side].size, features.brow(raised, gathered, side))
-            for side in _SIDES
-            for raised in _RAISED
-            for gathered in _GATHERED
-        }
-        self._whites = {side: self._patch(_WHITES[side].size, features.eyeball(side)) for side in _SIDES}
-        self._iris = self._patch(_IRISES["left"].size, features.iris())
-        self._lids = {
-            (side, part): self._patch(_EYES[side].size, features.lids(part, side)) for side in _SIDES for part in _LIDS
-        }
+        self._brows = self._patches(
+            _BROWS["left"].size,
+            {
+                (side, raised, gathered): features.brow(raised, gathered, side)
+                for side, raised, gathered in product(_SIDES, _RAISED, _GATHERED)
+            },
+            _ZOOM,
+        )
+        self._whites = self._patches(_WHITES["left"].size, {side: features.eyeball(side) for side in _SIDES}, _ZOOM)
+        self._iris = self._patch(_IRISES["left"].size, features.iris(), _ZOOM)
+        self._lids = self._patches(
+            _EYES["left"].size,
+            {(side, part): features.lids(part, side) for side, part in product(_SIDES, _LIDS)},
+            _ZOOM,
+        )
         self._nose = self._patch(_NOSE.size, parts()["defs"] + parts()["nose"])
         self._caption = self._patch(_CAPTION, parts()["caption"])
-        self._mouths = {
-            (openness, spread): self._patch(_MOUTH.size, mouth(openness, spread))
-            for openness in _OPENNESS
-            for spread in _SPREADS
-        }
+        self._mouths = self._patches(
+            _MOUTH.size,
+            {(openness, spread): mouth(openness, spread) for openness, spread in product(_OPENNESS, _SPREADS)},
+        )
         self._hiss = self._patch(_MOUTH.size, mouth(0.1, 0.45, hiss=1.0))
-        self._smiles = {part: self._patch(_MOUTH.size, mouth(0, 0, smile=part)) for part in _SMILES}
-        self._pressed = {part: self._patch(_MOUTH.size, mouth(0, 0, press=part)) for part in _PRESSES}
+        self._smiles = self._patches(_MOUTH.size, {part: mouth(0, 0, smile=part) for part in _SMILES})
+        self._pressed = self._patches(_MOUTH.size, {part: mouth(0, 0, press=part) for part in _PRESSES})
 
     def compose(self, canvas: Canvas, pose: Pose, shape: MouthShape) -> None:
         """Fill the canvas with the face in that pose, speaking that shape."""
@@ -153,11 +161,16 @@ class Face:
         left, top = self._frame.place(x - width / 2, y - height / 2)
         patch.lay(canvas, left, top)
 
-    def _patch(self, size: tuple[int, int], drawing: str) -> Patch:
-        width, height = size
-        width_px, height_px = (math.ceil(side * self._frame.scale / 2) * 2 for side in size)
-        box = (-width / 2, -height / 2, width_px / self._frame.scale, height_px / self._frame.scale)
-        return Patch.of(draw(drawing, box, width_px, height_px))
+    def _patches(self, size: tuple[int, int], drawings: Mapping[_Key, str], zoom: float = 1.0) -> dict[_Key, Patch]:
+        return {key: self._patch(size, drawing, zoom) for key, drawing in drawings.items()}
+
+    def _patch(self, size: tuple[int, int], drawing: str, zoom: float = 1.0) -> Patch:
+        scale = self._frame.scale
+        width_px, height_px = (math.ceil(side * scale / 2) * 2 for side in size)
+        left, top = (-side / 2 / zoom for side in size)
+        return Patch.of(
+            draw(drawing, (left, top, width_px / scale / zoom, height_px / scale / zoom), width_px, height_px)
+        )
 
 
 def _nearest(choices: Iterable[float], wanted: float) -> float:

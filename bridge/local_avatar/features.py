@@ -20,14 +20,14 @@ _HAIR_SHADES = ("#1f120c", "#6d4630", "#b98a5f")
 # Cubic curves along which the hair falls, from the parting outwards: x and y of four points each.
 _LOCKS = (
     (
-        (310, 318, 270, 334, 238, 376, 229, 440, 217, 540, 214, 700, 262, 818),
-        (320, 272, 240, 300, 204, 370, 198, 460, 188, 560, 184, 720, 222, 844),
-        (366, 196, 250, 210, 178, 310, 170, 430, 158, 560, 140, 720, 172, 836),
+        (310, 318, 270, 334, 240, 376, 231, 440, 218, 540, 216, 690, 272, 806),
+        (320, 272, 242, 300, 208, 370, 202, 460, 192, 560, 188, 720, 232, 836),
+        (366, 197, 252, 212, 182, 310, 174, 430, 164, 560, 146, 740, 194, 832),
     ),
     (
-        (310, 318, 410, 366, 486, 396, 499, 458, 514, 540, 506, 710, 458, 818),
-        (322, 268, 430, 300, 512, 380, 522, 470, 540, 570, 540, 720, 500, 846),
-        (368, 196, 460, 204, 534, 300, 547, 430, 562, 560, 582, 720, 548, 836),
+        (310, 318, 410, 366, 486, 396, 499, 458, 512, 540, 504, 690, 448, 806),
+        (322, 268, 430, 300, 510, 380, 519, 470, 534, 570, 534, 720, 488, 838),
+        (368, 197, 460, 206, 530, 300, 543, 430, 556, 560, 574, 740, 526, 832),
     ),
 )
 
@@ -50,7 +50,7 @@ def strands(count: int = 30, seed: int = 5) -> str:
     return "".join(
         f'<path d="{" ".join(lines)}" fill="none" stroke="{shade}" stroke-width="{width}" stroke-opacity="{opacity}" '
         'stroke-linecap="round"/>'
-        for (shade, lines), width, opacity in zip(paths.items(), (3.0, 2.4, 1.6), (0.4, 0.5, 0.42), strict=True)
+        for (shade, lines), width, opacity in zip(paths.items(), (2.2, 2.4, 1.5), (0.34, 0.5, 0.36), strict=True)
     )
 
 
@@ -89,7 +89,7 @@ def lids(open_part: float, side: Side) -> str:
     crease = path("C", -24, -20 * shut - 34 * open_part, 16, -22 * shut - 38 * open_part, 43, 4 * shut - 11)
     lid = path("M -36 6", crease, "L", 38, tail, "C", *upper[2:], *upper[:2], -36, 6, "Z")
     lashes = path(
-        *("M -36 6 C", *upper, 38, tail, "L", 46, 15 * shut - 10, "Q", 40, 3 * shut - 4, 34, 6 * shut - 3.5),
+        *("M -36 6 C", *upper, 38, tail, "L", 46, 7 * shut - 10, "Q", 40, 3 * shut - 4, 34, 6 * shut - 3.5),
         *("C", 14, 17 * shut - 24.5 * open_part, -22, 17 * shut - 21 * open_part, -36, 6, "Z"),
     )
     rim = path("M", 38, tail, "C", 20, 17 - 2.5 * shut, -20, 18 - 2.5 * shut, -36, 6)

@@ -88,7 +88,7 @@ class Gestures:
             brow_left=_within(raised + think * (0.75 if side < 0 else 0.1)),
             brow_right=_within(raised + think * (0.75 if side > 0 else 0.1)),
             frown=think,
-            smile=max(0.0, 0.55 - 0.1 * hear - 0.55 * think - 0.3 * talk),
+            smile=max(0.0, 0.75 - 0.2 * hear - 0.75 * think - 0.5 * talk),
             press=0.9 * think,
         )
 

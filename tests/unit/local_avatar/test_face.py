@@ -1,5 +1,6 @@
 """Pictures of the presenter: whole in every pose, and moving where they should."""
 
+import itertools
 import time
 
 import numpy as np
@@ -70,7 +71,54 @@ def test_the_mouth_is_symmetrical(small: Face) -> None:
 
 def test_a_blink_changes_the_eyes_only(small: Face) -> None:
     top, bottom, left, right = changed_box(picture(small), picture(small, Pose(smile=0.0, lids=0.0)))
-    assert 240 <= top and bottom <= 280 and 115 <= left and right <= 245
+    assert 230 <= top and bottom <= 285 and 110 <= left and right <= 250
+
+
+@pytest.mark.parametrize(("gaze_x", "gaze_y"), [(-1.0, 0.0), (1.0, 0.0), (0.0, -1.0), (0.0, 1.0)])
+def test_the_irises_go_where_the_eyes_look(small: Face, gaze_x: float, gaze_y: float) -> None:
+    def pupil(canvas: Canvas) -> tuple[float, float]:
+        """Row and column of the middle of what is black between the lids of the left eye."""
+        rows, columns = np.nonzero(canvas.luma[248:268, 124:160] < 40)
+        return float(rows.mean()), float(columns.mean())
+
+    # Without the lashes, which are as black: they stay.
+    wide = Pose(smile=0.0, lids=1.1)
+    row, column = pupil(picture(small, wide))
+    moved_row, moved_column = pupil(picture(small, Pose(smile=0.0, lids=1.1, gaze_x=gaze_x, gaze_y=gaze_y)))
+    assert np.sign(round(moved_column - column)) == gaze_x
+    assert np.sign(round(moved_row - row)) == gaze_y
+
+
+def test_shut_lids_hide_where_the_eyes_look(small: Face) -> None:
+    shut, aside = Pose(lids=0.0), Pose(lids=0.0, gaze_x=1.0, gaze_y=-1.0)
+    assert np.array_equal(picture(small, shut).data, picture(small, aside).data)
+
+
+def test_one_brow_goes_up_alone(small: Face) -> None:
+    top, bottom, left, right = changed_box(picture(small), picture(small, Pose(smile=0.0, brow_right=1.0)))
+    assert 205 <= top and bottom <= 245 and 185 <= left and right <= 250
+
+
+def test_a_frown_draws_the_brows_together(small: Face) -> None:
+    top, bottom, left, right = changed_box(picture(small), picture(small, Pose(smile=0.0, frown=1.0)))
+    assert 205 <= top and bottom <= 250 and 110 <= left and right <= 250
+
+
+def test_a_smile_and_pressed_lips_show_in_a_mouth_that_does_not_speak(small: Face) -> None:
+    manners = [Pose(smile=0.0), Pose(smile=1.0), Pose(smile=0.0, press=1.0)]
+    for one, other in itertools.combinations([picture(small, pose) for pose in manners], 2):
+        top, bottom, left, right = changed_box(one, other)
+        assert 305 <= top and bottom <= 355 and 140 <= left and right <= 220
+    assert np.array_equal(picture(small, manners[0], A).data, picture(small, manners[1], A).data)
+
+
+def test_the_chin_falls_as_the_mouth_opens(small: Face) -> None:
+    def chin(shape: MouthShape) -> int:
+        """The row in which skin ends and the shade of the neck begins."""
+        column = picture(small, TALKING, shape).luma[365:400, 180].astype(int)
+        return int(np.argmin(np.diff(column)))
+
+    assert chin(A) >= chin(REST) + 3
 
 
 def test_sway_moves_the_head_and_leaves_the_shoulders(small: Face) -> None:
