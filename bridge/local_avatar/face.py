@@ -32,7 +32,7 @@ _CAPTION = (232, 56)
 _Key = TypeVar("_Key", bound=Hashable)
 
 _SIDES: tuple[Side, ...] = ("left", "right")
-_LIDS = (0.0, 0.2, 0.45, 0.7, 0.85, 0.93, 1.0, 1.1)
+_LIDS = (0.0, 0.2, 0.45, 0.7, 0.9, 1.0, 1.1)
 _RAISED = (0.0, 0.35, 0.7, 1.0)
 _GATHERED = (0.0, 0.6)
 _OPENNESS = (0.12, 0.28, 0.46, 0.7, 1.0)
