@@ -169,7 +169,7 @@ class Media:
         """Go on with another connection if there is one or may be one. Raises what the session ends with otherwise."""
         assert self._newest is not None
         if connection is not self._newest:
-            log.info("avatar_media_closed_before_handover", error=str(error))
+            # Its successor is on the way, and need not wait for its own media any more.
             self._put_on_air(self._newest)
         elif connection is not self._on_air and isinstance(error, RemoteProtocolError):
             self._warn(error)
@@ -190,6 +190,7 @@ class Media:
         """Give the listener the tracks of this connection in place of those before."""
         replaced = self._on_air.kinds if self._on_air is not None else ()
         self._on_air = connection
+        log.info("avatar_media_handed_over", has_media=connection.has_media)
         # A track that comes a second time ends all of its old connection: those of the new one follow it.
         for tap in sorted(connection.taps, key=lambda tap: tap.track.kind not in replaced):
             tap.sink = self._listener.on_track(tap.track)
@@ -205,7 +206,6 @@ class Media:
         if on_air is not None and on_air is not connection and connection is self._newest:
             self._put_on_air(connection)
             on_air.cancel()
-            log.info("avatar_media_handed_over")
 
     def _warn(self, error: RemoteProtocolError) -> None:
         """An offer cannot be used, and what is on air goes on."""
