@@ -53,8 +53,9 @@ class Figure:
         self._margin_px = margin = math.ceil(1.2 * max(SWAY_UNITS, 2 * NOD_UNITS) * scale / 8) * 8
         width, height = frame.width_px + 2 * margin, frame.height_px + 2 * margin
         box = (frame.left - margin / scale, frame.top - margin / scale, width / scale, height / scale)
-        # The studio is out of focus: one pixel in 36 holds all there is to see.
-        backdrop = _enlarged(draw(drawn["defs"] + drawn["backdrop"], box, width // 6, height // 6), width, height)
+        # The studio is out of focus: one pixel for every 6 units holds all there is to see.
+        step = max(1, round(6 * scale))
+        backdrop = _enlarged(draw(drawn["defs"] + drawn["backdrop"], box, width // step, height // step), width, height)
         figure = draw(
             "".join(drawn[name] for name in _LAYERS) + features.strands() + drawn["gloss"], box, width, height
         )
