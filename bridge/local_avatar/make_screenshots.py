@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bridge.local_avatar.drawing import SVG_NAMESPACE, Canvas
 from bridge.local_avatar.face import Pose, face
 from bridge.local_avatar.gestures import Gestures, Mood
-from bridge.local_avatar.visemes import REST, WINDOW_SAMPLES, MouthShape, MouthTracker
+from bridge.local_avatar.visemes import REST, WINDOW_SAMPLES, MouthShape, MouthTracker, level_dbfs
 from bridge.media.clock import AVATAR_RATE_HZ
 
 SHEET_FILE = Path(__file__).with_name("screenshots.jpg")
@@ -31,7 +31,10 @@ _ROWS_PX = slice(64, 484)  # head and shoulders
 _CAPTION_PX = 40
 _COLUMNS = 4
 
+_AUDIBLE_DBFS = -50.0
+
 Rgb = NDArray[np.uint8]
+Pcm = NDArray[np.int16]
 
 
 def main() -> None:
@@ -41,8 +44,9 @@ def main() -> None:
 def scenes() -> dict[str, tuple[Pose, MouthShape]]:
     """What is shown, by its caption."""
     idle = list(_quiet("idle", 12))
-    spoken = list(_speech())
-    ended = max(index for index, (_, shape) in enumerate(spoken) if shape != REST and shape.openness > 0.1)
+    windows = _sample_windows()
+    spoken = list(_speech(windows))
+    ended = max(index for index, window in enumerate(windows) if level_dbfs(window) > _AUDIBLE_DBFS)
     seen = [(pose, shape) for pose, shape in spoken if pose.lids > 0.85]
     return {
         "idle": idle[3 * _FPS],
@@ -66,11 +70,9 @@ def _quiet(mood: Mood, seconds: int) -> Iterator[tuple[Pose, MouthShape]]:
         yield gestures.pose(index / _FPS, speaking=False, mood=mood, openness=0.0), REST
 
 
-def _speech() -> Iterator[tuple[Pose, MouthShape]]:
+def _speech(windows: Pcm) -> Iterator[tuple[Pose, MouthShape]]:
     gestures, tracker = Gestures(seed=2), MouthTracker(1 / _FPS)
     heard = -_TALKING_PICTURES
-    windows = _sample_speech()
-    windows = windows[: len(windows) // WINDOW_SAMPLES * WINDOW_SAMPLES].reshape(-1, WINDOW_SAMPLES)
     for index, window in enumerate(windows):
         shape = tracker.follow(window)
         if shape.openness > 0.1:
@@ -79,12 +81,13 @@ def _speech() -> Iterator[tuple[Pose, MouthShape]]:
         yield gestures.pose(index / _FPS, speaking=speaking, mood="idle", openness=shape.openness), shape
 
 
-def _sample_speech() -> NDArray[np.int16]:
+def _sample_windows() -> Pcm:
+    """The sample speech, one row for each picture."""
     resampler = av.AudioResampler("s16", "mono", AVATAR_RATE_HZ)
     with av.open(BytesIO(files("bridge").joinpath("samples/speech.flac").read_bytes()), "r") as container:
         blocks = [block for frame in container.decode(audio=0) for block in resampler.resample(frame)]
-    speech: NDArray[np.int16] = np.concatenate([block.to_ndarray()[0] for block in blocks])
-    return speech
+    speech: Pcm = np.concatenate([block.to_ndarray()[0] for block in blocks])
+    return speech[: len(speech) // WINDOW_SAMPLES * WINDOW_SAMPLES].reshape(-1, WINDOW_SAMPLES)
 
 
 def _sheet(shown: dict[str, tuple[Pose, MouthShape]]) -> Rgb:
