@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 # Half a second of pictures and sound at 25 and 50 units per second: the viewer has no use for older ones.
 MAX_QUEUED_UNITS = 40
+# A client that has lost its media offers anew at once, and has the connection up or has given up after this time.
+MEDIA_GRACE_S = 10.0
 _PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}
 _OTHER_PROFILES: Mapping[Profile, Profile] = {"baseline": "main", "main": "high", "high": "main"}
 # Forwards and backwards, and by different times: whoever compares the tracks' timestamps is wrong after it.
@@ -35,8 +37,9 @@ _VIDEO_JUMP_TICKS, _AUDIO_JUMP_TICKS = 1_000 * 90_000, -500 * 48_000
 class Transmission:
     """Sends one performance over the newest media connection that is up; older ones are closed then.
 
-    Connections live in `tasks`, events for the client go to `send`. A connection that is lost ends no session: the
-    performance pauses until there is another.
+    Connections live in `tasks`, events for the client go to `send`. A connection that is lost pauses the performance
+    until there is another; a client that has none `MEDIA_GRACE_S` later is gone, which ends `tasks` with
+    ProviderUnavailable.
 
     performer      speaks, listens, shows; it begins with the first connection.
     dropped_units  that came while too much waited to be sent.
@@ -70,12 +73,12 @@ class Transmission:
         self._serving: dict[SendingPeer, asyncio.Task[None]] = {}  # the oldest connection first
         self._negotiating: SendingPeer | None = None
         self._on_air: SendingPeer | None = None
-        self._began = asyncio.Event()
+        self._is_up = asyncio.Event()
         self._is_stalled = False
 
     async def run(self) -> None:
         """Perform from the first connection on, until cancelled."""
-        await self._began.wait()
+        await self._is_up.wait()
         async with asyncio.TaskGroup() as parts:
             parts.create_task(self.performer.run(), name="avatar-performer")
             parts.create_task(self._send_units(), name="avatar-sending")
@@ -150,7 +153,13 @@ class Transmission:
             del self._serving[peer]
             if self._on_air is peer:
                 self._on_air = None
+                self._is_up.clear()
                 self._pause_or_go_on()
+        try:
+            async with asyncio.timeout(MEDIA_GRACE_S):
+                await self._is_up.wait()
+        except TimeoutError:
+            raise ProviderUnavailable(f"the client has had no media for {MEDIA_GRACE_S:g} s") from None
 
     def _take_over(self, peer: SendingPeer) -> None:
         for older, serving in self._serving.items():
@@ -162,7 +171,7 @@ class Transmission:
         self._lacks_keyframe = True
         self.performer.request_keyframe()
         self._pause_or_go_on()
-        self._began.set()
+        self._is_up.set()
 
     def _pause_or_go_on(self) -> None:
         self.performer.paused = self._is_stalled or self._on_air is None

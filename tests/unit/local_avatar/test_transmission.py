@@ -125,6 +125,14 @@ async def test_without_a_connection_the_performance_pauses(is_lost: bool) -> Non
         assert socket.closed is None
 
 
+async def test_a_client_that_lost_its_media_and_brings_none_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.local_avatar.transmission.MEDIA_GRACE_S", 0.0)
+    async with serving([ANSWER]) as socket:
+        FakePeer.made[0].lose()
+        await settle()
+        assert socket.closed == (1000, "")
+
+
 # ---------------------------------------------------------------------------------------------- media
 
 
