@@ -102,7 +102,7 @@ async def test_a_service_that_closes_at_each_step_of_the_hand_shake_is_tried_aga
     steps = ["conversation.connected.success", "realtime.session.created", "realtime.session.updated"]
     assert awaited == sorted(awaited, key=steps.index)
     assert (awaited[0], awaited[-1]) == (steps[0], steps[-1])
-    assert metrics.total("provider_reconnects_total", reason="unavailable") == 4
+    assert metrics.total("provider_reconnects_total", reason="disconnected") == 4
     assert recorded.n_pictures(recording) >= 25
 
 
@@ -167,7 +167,7 @@ async def test_a_service_that_ignores_keyframe_requests_is_told_of(nginx: NginxR
 
 
 async def test_an_offer_without_h264_is_named_and_tried_again(tmp_path: Path) -> None:
-    async with faulty_avatar(tmp_path, "no-h264") as (_, url):
+    async with faulty_avatar(tmp_path, "vp8-only") as (_, url):
         setting = Setting(tmp_path, url)
         setting.recording()
         async with setting.daemon() as daemon:
@@ -176,7 +176,7 @@ async def test_an_offer_without_h264_is_named_and_tried_again(tmp_path: Path) ->
             assert await daemon.stop() == 0
     assert "H.264" in lost["error"]
     assert url in lost["error"]
-    assert metrics.total("provider_reconnects_total", reason="protocol") >= 1
+    assert metrics.total("provider_reconnects_total", reason="media") >= 1
 
 
 async def test_a_broadcast_goes_on_evenly_across_the_wraps_of_rtp(
