@@ -8,6 +8,7 @@ import json
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -49,9 +50,12 @@ def main() -> NoReturn:
     except ExceptionGroup as group:
         # Tasks that fail together; a bug among them deserves its traceback.
         errors = list(_leaves(group))
-        if not all(isinstance(error, BridgeError) for error in errors):
-            raise
-        status = _complain(2 if any(isinstance(error, ConfigError) for error in errors) else 1, *errors)
+        if all(isinstance(error, BridgeError) for error in errors):
+            status = _complain(2 if any(isinstance(error, ConfigError) for error in errors) else 1, *errors)
+        else:
+            status = _show_bug(group)
+    except Exception as bug:
+        status = _show_bug(bug)
     sys.exit(status)
 
 
@@ -60,6 +64,12 @@ def _complain(status: int, *errors: Exception) -> int:
         for line in mask(str(error)).splitlines():
             print(f"avatar-bridge: {line}", file=sys.stderr)
     return status
+
+
+def _show_bug(bug: Exception) -> int:
+    """Show it whole, as Python would, but for the secrets in it."""
+    print(mask("".join(traceback.format_exception(bug))), end="", file=sys.stderr)
+    return 1
 
 
 def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:

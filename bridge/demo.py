@@ -28,7 +28,7 @@ from bridge.daemon import Daemon
 from bridge.errors import ConfigError, ProviderUnavailable
 from bridge.ops.logs import configure_logging
 from bridge.outputs.runner import OutputState
-from bridge.redact import Secret
+from bridge.redact import Secret, mask
 from bridge.samples import SPEECH
 from bridge.session import SessionStatus
 from bridge.signals import RELOAD_SIGNALS, STOP_SIGNALS, on_signals
@@ -200,9 +200,9 @@ def _summary(status: SessionStatus) -> Table:
     table.add_row("added latency", f"median {_ms(media.added_latency_s)}, 99 % {_ms(media.added_latency_p99_s)}")
     for output in status.outputs:
         said = f"{output.bytes_total / 1e6:.1f} MB, {output.protocol}, {output.state.value}"
-        table.add_row(output.name, f"{said}; {output.last_error}" if output.last_error else said)
+        table.add_row(output.name, f"{said}; {mask(output.last_error)}" if output.last_error else said)
     if status.error:
-        table.add_row("last error", status.error)
+        table.add_row("last error", mask(status.error))
     return table
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 from bridge.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from bridge.media.access_unit import Kind
@@ -330,6 +330,7 @@ class RtmpPublisher:
         values = (value for _, value in parse_qsl(query) + parse_qsl(app_query))
         # Masking "1" of backup=1 would only spoil the server's words.
         secrets = {self._address.stream_name, name, *(value for value in values if len(value) >= 4)}
+        secrets |= {form(secret, safe="") for secret in secrets for form in (quote, quote_plus)}
         for secret in sorted(secrets, key=len, reverse=True):
             words = words.replace(secret, "***")
         return "".join(c if c.isprintable() else " " for c in words)[:_MAX_WORDS]
