@@ -22,7 +22,7 @@ _FRAME_SAMPLES = AVATAR_RATE_HZ // 200  # 5 ms: formants move by less than their
 _FRAMES_PER_S = AVATAR_RATE_HZ // _FRAME_SAMPLES
 _PEAK = 32767 * 10 ** (-6 / 20)
 
-_PITCH_HZ = 132.0
+_PITCH_HZ = 200.0
 # Declination, stress and question are shares of the pitch; a statement falls by 2 to 3 semitones.
 _FALL = 0.16
 _STRESS = 0.12

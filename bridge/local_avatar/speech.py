@@ -27,7 +27,7 @@ MAX_CHARACTERS = 1000
 DEADLINE_S = 10.0
 _PROGRAM = "espeak-ng"
 # Words a minute. Below the default of 175: the mouth of the face follows.
-_ARGUMENTS = ("--stdin", "--stdout", "-b", "1", "-v", "en-us", "-s", "160")
+_ARGUMENTS = ("--stdin", "--stdout", "-b", "1", "-v", "en-us+f3", "-s", "160")
 # What the voice keeps, in WAV of up to 48 kHz.
 _MAX_WAV_BYTES = 2 * 2 * MAX_QUEUED_SAMPLES
 # Speech as services deliver it, with room for the codec to overshoot.
