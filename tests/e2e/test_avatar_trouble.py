@@ -187,7 +187,7 @@ async def test_a_broadcast_goes_on_evenly_across_the_wraps_of_rtp(
         "video_origin": RtpOrigin(sequence_number=2**16 - 500, timestamp=2**32 - 10 * 90_000),
         "audio_origin": RtpOrigin(sequence_number=2**16 - 500, timestamp=2**32 - 10 * 48_000),
     }
-    monkeypatch.setattr("bridge.local_avatar.navtalk.SendingPeer", functools.partial(SendingPeer, **origins))
+    monkeypatch.setattr("bridge.local_avatar.transmission.SendingPeer", functools.partial(SendingPeer, **origins))
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     service = asyncio.create_task(LocalAvatar(LocalAvatarOptions(size_px=(180, 320)), listening.set_result).run())
     try:
