@@ -70,7 +70,12 @@ class Peer:
             return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._pc.close()
+                # The far end may have closed first: aiortc then waits on a future that all its closers share, and one
+                # that is cancelled would take it along.
+                await asyncio.shield(self._pc.close())
+                for connection in self._connections:
+                    # aioice asks for consent once it has connected, even if it was closed in that moment.
+                    await connection.close()
         except TimeoutError:
             log.warning("webrtc_close_timed_out", timeout_s=CLOSE_TIMEOUT_S)
         finally:

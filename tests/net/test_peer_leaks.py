@@ -5,6 +5,8 @@ import gc
 import os
 import threading
 
+import pytest
+
 from bridge.media.access_unit import Codec
 from bridge.net.peer import ReceivingPeer, SendingPeer
 from tests.net.loopback import LOOPBACK, PATIENCE_S, Tracks, negotiate
@@ -71,3 +73,18 @@ async def test_peers_that_only_offered_leave_nothing() -> None:
     await asyncio.sleep(0)
     gc.collect()
     assert (asyncio.all_tasks(), open_files()) == before
+
+
+@pytest.mark.parametrize("moment_ms", range(0, 60, 3))
+async def test_a_peer_that_is_closed_just_as_it_connects_asks_for_no_consent_afterwards(moment_ms: int) -> None:
+    before = asyncio.all_tasks()
+    async with (
+        ReceivingPeer(LOOPBACK, Tracks().on_track) as receiving,
+        SendingPeer(LOOPBACK, lambda: None) as sending,
+    ):
+        await negotiate(sending, receiving)
+        await asyncio.sleep(moment_ms / 1000)
+    for _ in range(3):  # what was cancelled ends
+        await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() - before if "query_consent" in repr(task.get_coro())]
+    assert not left
