@@ -23,7 +23,11 @@ from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
 from bridge.net.sdp import AIORTC_SDP_ERRORS, Description, is_usable, parse_candidate, parse_description, unusable
 
-PRIVATE_NAMES = ("aiortc.rtcicetransport:RTCIceTransport._connection", "aioice.ice:Connection._nominated")
+PRIVATE_NAMES = (
+    "aiortc.rtcicetransport:RTCIceTransport._connection",
+    "aioice.ice:Connection._nominated",
+    "aioice.ice:Connection.query_consent",
+)
 
 # ICE checks of a loaded list and DTLS with one lost flight (1 s, RFC 6347 §4.2.4.1) take less than 3 s on the worst
 # paths; a path that is not there after 10 s will not come.
@@ -36,6 +40,10 @@ CLOSE_TIMEOUT_S = 2.0
 MAX_REMOTE_CANDIDATES = 100
 
 log = structlog.get_logger()
+
+
+async def _no_consent() -> None:
+    """In the place of asking a far end whether it still wants our packets (RFC 7675)."""
 
 
 class Peer:
@@ -68,16 +76,17 @@ class Peer:
     ) -> None:
         if self._pc is None:
             return
+        for connection in self._connections:
+            # aioice begins to ask for consent once it has connected, even if it was closed in that moment.
+            setattr(connection, "query_consent", _no_consent)  # noqa: B010  mypy refuses to assign to a method
+        # In a task of its own: where the far end has closed first aiortc waits on a future that all its closers share,
+        # and one that is cancelled would take it along.
+        closing = asyncio.create_task(self._pc.close(), name="webrtc close")
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                # The far end may have closed first: aiortc then waits on a future that all its closers share, and one
-                # that is cancelled would take it along.
-                await asyncio.shield(self._pc.close())
-                for connection in self._connections:
-                    # aioice asks for consent once it has connected, even if it was closed in that moment.
-                    await connection.close()
-        except TimeoutError:
-            log.warning("webrtc_close_timed_out", timeout_s=CLOSE_TIMEOUT_S)
+            await asyncio.wait((closing,), timeout=CLOSE_TIMEOUT_S)
+            if not closing.done():
+                log.warning("webrtc_close_timed_out", timeout_s=CLOSE_TIMEOUT_S)
+                closing.cancel()
         finally:
             for connection in self._connections:
                 guard_of(connection).close_sockets()
