@@ -137,12 +137,18 @@ def test_a_secret_in_an_error_is_masked(run: Run, config_file: str, monkeypatch:
     assert "canary" not in run("run", config_file)[2]
 
 
-def test_a_bug_keeps_its_traceback(config_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(
+    config_file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     answering(monkeypatch, bridge.daemon, "run_daemon", ExceptionGroup("", [ValueError("bug")]))
     monkeypatch.setattr(sys, "argv", ["avatar-bridge", "run", config_file])
     monkeypatch.setattr(cli, "_configure_logging", lambda config: None)
-    with pytest.raises(ExceptionGroup):
+    with pytest.raises(SystemExit) as ended:
         cli.main()
+    assert ended.value.code == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "ValueError: bug" in shown
 
 
 def test_demo_hands_over_checked_options(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
