@@ -53,9 +53,9 @@ def main() -> NoReturn:
         if all(isinstance(error, BridgeError) for error in errors):
             status = _complain(2 if any(isinstance(error, ConfigError) for error in errors) else 1, *errors)
         else:
-            status = _show_bug(group)
+            status = _show_bug(traceback.format_exception(group))
     except Exception as bug:
-        status = _show_bug(bug)
+        status = _show_bug(traceback.format_exception(bug))
     sys.exit(status)
 
 
@@ -66,9 +66,9 @@ def _complain(status: int, *errors: Exception) -> int:
     return status
 
 
-def _show_bug(bug: Exception) -> int:
+def _show_bug(lines: list[str]) -> int:
     """Show it whole, as Python would, but for the secrets in it."""
-    print(mask("".join(traceback.format_exception(bug))), end="", file=sys.stderr)
+    print(mask("".join(lines)), end="", file=sys.stderr)
     return 1
 
 

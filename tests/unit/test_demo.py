@@ -38,6 +38,7 @@ def status(*, n_pictures: int, input_is_finished: bool = False, error: str = "")
         name="demo",
         state=SessionState.LIVE,
         error=error,
+        capabilities=frozenset(),
         media=MediaStatus(**media),  # type: ignore[arg-type]
         spoken_s=1.0,
         input_is_finished=input_is_finished,
