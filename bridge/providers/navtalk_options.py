@@ -56,8 +56,10 @@ class NavTalkOptions:
         avatar = {"avatarId": self.avatar_id} if self.avatar_id else {"name": self.name or ""}
         # No page of the vendor's describes audioBack; two independent workers of third parties rely on it.
         role = {"audioBack": "true"} if self.role == "speak" and not self.is_transparent else {}
-        query = dict(parse_qsl(parts.query)) | avatar | role | dict(self.query) | {"license": self.license.reveal()}
-        return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(query, quote_via=quote, safe=""), ""))
+        ours = avatar | role | dict(self.query) | {"license": self.license.reveal()}
+        theirs = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in ours]
+        query = urlencode([*theirs, *ours.items()], quote_via=quote, safe="")
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
 
     @property
     def pacing(self) -> UplinkPacing:

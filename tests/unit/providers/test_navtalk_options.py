@@ -55,6 +55,15 @@ def test_a_query_of_the_configured_url_is_kept() -> None:
     assert query(url=Secret.url(f"{URL}?region=eu"))["region"] == "eu"
 
 
+def test_parameters_of_the_configured_url_stay_in_order_also_repeated_ones() -> None:
+    url = Secret.url(f"{URL}?fault=loss:2&region=eu&fault=bad-json&blank=&name=other&license=other")
+    asked = parse_qsl(urlsplit(options(url=url).request_url()).query, keep_blank_values=True)
+    assert asked == [
+        *(("fault", "loss:2"), ("region", "eu"), ("fault", "bad-json"), ("blank", "")),
+        *(("name", "navtalk.Leo"), ("license", "sk navtalk/1&2")),
+    ]
+
+
 def test_the_options_show_no_secret() -> None:
     shown = repr(options(query={"token": "hunter2hunter2"}))
     assert "sk navtalk" not in shown
