@@ -5,6 +5,7 @@ Three lines of defence, each enough on its own where it applies: values are `Sec
 and finds URLs in text.
 """
 
+import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -98,11 +99,14 @@ def redact_url(url: str) -> str:
 
 
 def remember(value: str, *, is_passing: bool = False) -> None:
-    """Let `mask` hide this value, as it is and as it stands in a URL: for good, or while it is among the newest."""
+    """Let `mask` hide this value, as it is and as it stands in a URL, in JSON and in Python's quotes.
+
+    For good, or while it is among the newest.
+    """
     global _pattern
     if len(value) < _SHORTEST_MASKED or value == MASK:
         return
-    for form in {value, quote(value, safe=""), quote(value), quote_plus(value)} - _kept:
+    for form in _forms(value) - _kept:
         if form not in _passing:
             _pattern = None
         if is_passing:
@@ -113,6 +117,12 @@ def remember(value: str, *, is_passing: bool = False) -> None:
             _kept.add(form)
     while len(_passing) > _MOST_PASSING:
         _passing.popitem(last=False)
+
+
+def _forms(value: str) -> set[str]:
+    in_urls = {quote(value, safe=""), quote(value), quote_plus(value)}
+    in_quotes = {json.dumps(value), json.dumps(value, ensure_ascii=False), repr(value)}
+    return {value} | in_urls | {form[1:-1] for form in in_quotes}
 
 
 def mask(text: str) -> str:

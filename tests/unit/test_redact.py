@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 import string
 from urllib.parse import quote
@@ -120,6 +121,15 @@ def test_a_secret_is_masked_in_any_text_also_as_it_stands_in_a_query(canary: str
     Secret(canary)
     assert canary not in mask(f"before{canary}after")
     assert quote(canary, safe="") not in mask(f"GET /x?y={quote(canary, safe='')} failed")
+
+
+@pytest.mark.parametrize(
+    "secret", ['quote"canary\\slash', "both\"canary'quotes", "tab\tcanary", "canary-é-ß", "a canary\x7f"]
+)
+def test_a_secret_is_masked_as_json_and_python_quote_it(secret: str) -> None:
+    Secret(secret)
+    for text in (json.dumps(secret), json.dumps([secret], ensure_ascii=False), repr(secret), str([secret])):
+        assert "canary" not in mask(text), text
 
 
 def test_a_secret_that_begins_with_another_one_is_masked_whole() -> None:
