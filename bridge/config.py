@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -31,7 +31,7 @@ from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, Liter
 from bridge.errors import ConfigError
 from bridge.media.recording_name import check_is_below, check_name
 from bridge.protocols import rtmp
-from bridge.redact import HARMLESS_QUERY, MASK, Secret
+from bridge.redact import HARMLESS_QUERY, MASK, Secret, remember
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
 
@@ -265,7 +265,18 @@ class AvatarConfig(Model):
         if not re.match(r"wss?://[^/]", url.reveal()):
             raise ValueError("must be wss://HOST/PATH or ws://HOST/PATH")
         _check_host(url.reveal())
+        # Basic authentication (RFC 7617 §2) has no way to write one.
+        if ":" in unquote(urlsplit(url.reveal()).username or ""):
+            raise ValueError("holds a user name with a colon (%3A), which no server could tell from the password")
         return url
+
+    @field_validator("query")
+    @classmethod
+    def _remember_values(cls, query: dict[str, str]) -> dict[str, str]:
+        for name, value in query.items():
+            if name not in HARMLESS_QUERY:
+                remember(value)
+        return query
 
     @field_validator("tools")
     @classmethod

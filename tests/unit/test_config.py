@@ -132,6 +132,11 @@ WRONG: dict[str, tuple[str, str, str]] = {
     ),
     "variable without end": ("navtalk.Leo", "${NAVTALK", "bridge.yaml:4: sessions.leo.avatar.name: a ${ without"),
     "no avatar": ("name: navtalk.Leo", "voice: ash", "bridge.yaml:3: sessions.leo.avatar: name or avatar_id is needed"),
+    "colon in a user name": (
+        "name: navtalk.Leo",
+        "name: x\n      url: wss://us%3Aer:secret@x/y",
+        "bridge.yaml:5: sessions.leo.avatar.url: holds a user name with a colon",
+    ),
     "avatar url": ("name: navtalk.Leo", "name: x\n      url: https://x/y", "avatar.url: must be wss://HOST/PATH"),
     "two inputs": (
         "      question:",
@@ -281,6 +286,15 @@ def test_keys_are_text_whatever_yaml_thinks_of_them(load: Load) -> None:
 def test_what_was_substituted_counts_as_secret(load: Load) -> None:
     load(GOOD.replace("navtalk.Leo", "a ${STREAM}"))
     assert mask("published live_canary_key") == "published ***"
+
+
+def test_values_of_the_avatars_query_are_masked_but_for_harmless_ones(load: Load) -> None:
+    load(
+        GOOD.replace(
+            "license: ${NAVTALK}", "license: ${NAVTALK}\n      query: {token: tok_canary, model: transparency}"
+        )
+    )
+    assert mask("refused tok_canary for transparency") == "refused *** for transparency"
 
 
 def test_a_secret_is_read_from_a_file_and_its_line_end_is_not_part_of_it(load: Load, tmp_path: Path) -> None:
