@@ -17,6 +17,7 @@ from bridge.outputs import open_output
 from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, ToolCall, TrackSink
 from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
+from bridge.redact import mask
 from bridge.uplink import Uplink
 
 # Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
@@ -33,7 +34,8 @@ async def check_connections(config: Config) -> bool:
         async for what, finding in _findings(config, session):
             failed = isinstance(finding, BridgeError)
             is_well = is_well and not failed
-            print(f"{'FAILED' if failed else 'ok':6}  {name}.{what}: {finding}", flush=True)
+            # A finding may repeat what a far end has said.
+            print(f"{'FAILED' if failed else 'ok':6}  {name}.{what}: {mask(str(finding))}", flush=True)
     return is_well
 
 

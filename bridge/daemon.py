@@ -15,6 +15,7 @@ from bridge.net.backoff import Backoff
 from bridge.ops.api import HttpServer
 from bridge.ops.metrics import EventLoopLag, Metrics, SessionMetrics
 from bridge.providers import ice_settings
+from bridge.redact import mask
 from bridge.session import Session, SessionStatus
 from bridge.signals import RELOAD_SIGNALS, STOP_SIGNALS, on_signals
 
@@ -129,7 +130,7 @@ class Supervisor:
     def unreadiness(self) -> str | None:
         """Why traffic should not be sent here: the session has not been on air yet, or has failed."""
         if self.has_failed:
-            return f"session {self.name} has failed: {self._error}"
+            return f"session {self.name} has failed: {mask(self._error)}"
         if self._session is None or not self._session.has_been_on_air:
             return f"session {self.name} has not been on air yet"
         return None

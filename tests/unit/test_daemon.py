@@ -226,13 +226,15 @@ async def test_it_is_ready_once_every_session_has_been_on_air(config: Callable[.
 
 
 async def test_it_is_not_ready_with_a_session_that_has_failed(config: Callable[..., Config]) -> None:
-    FakeSession.behaviours = {"leo": [raising(ProviderRejected("a wrong licence"))], "mia": [until_drained]}
+    Secret("sk_canary_unready")
+    rejected = ProviderRejected("a wrong licence, sk_canary_unready of yours")
+    FakeSession.behaviours = {"leo": [raising(rejected)], "mia": [until_drained]}
     daemon = Daemon(config("leo", "mia"))
     running = asyncio.create_task(daemon.run())
     await settle()
     for session in FakeSession.made:
         session.has_been_on_air = True
-    assert FakeHttpServer.last.readiness() == "session leo has failed: a wrong licence"
+    assert FakeHttpServer.last.readiness() == "session leo has failed: a wrong licence, *** of yours"
     daemon.stop()
     async with asyncio.timeout(PATIENCE_S):
         await running

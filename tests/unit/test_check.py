@@ -1,0 +1,36 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bridge import check
+from bridge.config import Config, SessionConfig
+from bridge.config_file import load_config
+from bridge.errors import BridgeError, ProviderRejected
+from bridge.redact import Secret
+
+CONFIG = """\
+sessions:
+  leo:
+    avatar: {name: navtalk.Leo, license: "${NAVTALK}"}
+    inputs: {question: {url: "file:question.wav"}}
+    outputs: {archive: {url: "file:leo.mp4"}}
+"""
+
+
+async def test_findings_are_printed_without_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def findings(config: Config, session: SessionConfig) -> AsyncIterator[tuple[str, str | BridgeError]]:
+        yield "avatar", ProviderRejected("the service says sk_canary_check")
+        yield "outputs.archive", "sk_canary_check may be written"
+
+    monkeypatch.setattr(check, "_findings", findings)
+    Secret("sk_canary_check")
+    (tmp_path / "bridge.yaml").write_text(CONFIG)
+    config = load_config(str(tmp_path / "bridge.yaml"), {"NAVTALK": "sk_canary_licence"})
+    assert not await check.check_connections(config)
+    assert capsys.readouterr().out.splitlines() == [
+        "FAILED  leo.avatar: the service says ***",
+        "ok      leo.outputs.archive: *** may be written",
+    ]
