@@ -27,7 +27,7 @@ from bridge.protocols.rtmp import (
     State,
     parse_url,
 )
-from bridge.redact import MASK, Secret, redact_url
+from bridge.redact import MASK, Secret, mask, redact_url
 
 # What the kernel may hold beyond what is in flight: 0.17 s of a 6 Mb/s stream. The next unit is taken from the queue
 # once the last one is all there: the queue drops whole GOPs; bytes handed over cannot be.
@@ -42,6 +42,8 @@ _WEDGED_BELOW_BYTES = 4_096
 _NEXT_ADDRESS_S = 0.25
 # A wedge is found within 5 % of its window.
 _LOOKS_PER_WINDOW = 20
+
+_MAX_WORDS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,11 +285,11 @@ class _Link(asyncio.Protocol):
             for event in self._publisher.receive_data(data):
                 match event:
                     case Refused(request, words, True):
-                        self._fail(OutputLost(f"{self._name}: {request}: {words}"))
+                        self._fail(OutputLost(f"{self._name}: {request}: {shown_words(words)}"))
                     case Refused(request, words):
-                        self._fail(OutputRejected(f"{self._name}: {request}: {words}"))
+                        self._fail(OutputRejected(f"{self._name}: {request}: {shown_words(words)}"))
                     case Ended(words):
-                        self._fail(OutputLost(f"{self._name}: the server ended the broadcast: {words}"))
+                        self._fail(OutputLost(f"{self._name}: the server ended the broadcast: {shown_words(words)}"))
                     case Published():
                         pass
         except RemoteProtocolError as error:
@@ -331,6 +333,11 @@ class _Link(asyncio.Protocol):
             self._failure = failure
             failure.__cause__ = cause or failure.__cause__
         self._changed.set()
+
+
+def shown_words(words: str) -> str:
+    """What a server has said, fit to be shown: without secrets, in one line, at most `_MAX_WORDS` characters."""
+    return "".join(c if c.isprintable() else " " for c in mask(words))[:_MAX_WORDS]
 
 
 def _common(error: OSError) -> OSError:

@@ -68,8 +68,9 @@ __all__ = ["dump", "fill_shape", "parse_event", "parse_request"]
 
 # Services send four or five, with as many addresses; more is a mistake or an attack on the resolver.
 _MAX_ICE_SERVERS = 16
-# The longest documented name has 62; a name goes into logs and errors.
-_MAX_TYPE_LENGTH = 100
+# The longest documented name has 62. A name goes into logs and errors, masked and then cut to less: what is cut here
+# is longer than any secret that could be cut in half.
+_MAX_TYPE_LENGTH = 4096
 
 _M = TypeVar("_M")
 

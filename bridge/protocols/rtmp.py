@@ -28,7 +28,6 @@ CHUNK_BYTES = 65_536
 _MAX_INCOMING_BYTES = 65_536
 # Nothing waits for the acknowledgements we ask for: progress is read from the socket. 2.5 MB is FMLE's value.
 _WINDOW_BYTES = 2_500_000
-_MAX_WORDS = 200
 
 _HANDSHAKE_BYTES = 1536
 _VERSION = 3
@@ -145,7 +144,7 @@ class Refused:
     """The server said no before the broadcast began.
 
     request       what was answered: "the answer to publish" and so on.
-    words         the server's own code and description, without the stream key.
+    words         the server's own code and description, without the stream key; as long and as odd as they came.
     is_transient  it passes by itself, as when the name is still taken by a connection that was lost.
     """
 
@@ -333,7 +332,7 @@ class RtmpPublisher:
         secrets |= {form(secret, safe="") for secret in secrets for form in (quote, quote_plus)}
         for secret in sorted(secrets, key=len, reverse=True):
             words = words.replace(secret, "***")
-        return "".join(c if c.isprintable() else " " for c in words)[:_MAX_WORDS]
+        return words
 
     # ------------------------------------------------------------------------------------------ outgoing messages
 

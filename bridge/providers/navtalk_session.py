@@ -31,6 +31,8 @@ SEND_TIMEOUT_S = 5.0
 SLOWEST_BYTES_PER_S = 128 * 1024
 # A photograph of any camera; what the control API takes.
 MAX_IMAGE_BYTES = 8 * 2**20
+# A name as the service spells it, and what is wrong.
+_MAX_ERROR_CHARACTERS = 200
 
 # What each step of the hand-shake is for.
 _PURPOSES: Mapping[str, str] = {
@@ -208,7 +210,9 @@ class ClientSession:
         except RemoteProtocolError as error:
             type_name = shown_type(string((object_fields(frame) or {}).get("type")) or "")
             if self._knowledge.is_news("malformed", type_name):
-                log.warning("avatar_service_event_malformed", type=type_name, error=mask(str(error)))
+                log.warning(
+                    "avatar_service_event_malformed", type=type_name, error=mask(str(error))[:_MAX_ERROR_CHARACTERS]
+                )
             self._listener.on_event(AvatarEvent("malformed", type_name))
             return
         await self._handle(event)

@@ -129,6 +129,13 @@ async def test_a_service_that_makes_up_types_fills_no_log_and_shows_no_secret() 
     assert logged_events(logged).count("avatar_service_event_unknown") == MAX_TOLD
 
 
+async def test_a_secret_where_a_long_type_is_cut_is_masked_before() -> None:
+    Secret("sk_canary_" * 20)
+    async with scene() as it:
+        await it.socket.say(json.dumps({"type": f"x {'sk_canary_' * 20} y"}))
+        assert [event.type for event in it.listener.told("unknown")] == ["x *** y"]
+
+
 async def test_what_went_wrong_in_the_service_is_a_warning_and_the_session_goes_on() -> None:
     with structlog.testing.capture_logs() as logged:
         async with scene() as it:
