@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ class ClientSession:
         self._has_replayed = False
         self._tasks = asyncio.TaskGroup()
         has_begun = self._steps[navtalk.Connected.TYPE]
-        self._media = Media(ice, listener, knowledge, self._tasks, self._send, has_begun, where)
+        self._media = Media(ice, listener, knowledge, self._tasks, self._announce, has_begun, where)
         self._media.ice_servers = options.ice_servers or ()
 
     async def run(self) -> None:
@@ -89,7 +90,7 @@ class ClientSession:
                 self._tasks.create_task(self._watch_handshake(), name="navtalk-handshake")
                 config = navtalk.InputConfig(self._options.voice, self._options.prompt, self._options.tools)
                 if config.settings:
-                    await self._send(config)
+                    await self._announce(config)
                 while True:
                     await self._take(await self._receive())
         except ExceptionGroup as group:
@@ -134,12 +135,15 @@ class ClientSession:
             raise self._refusal(f"takes pictures of at most {MAX_IMAGE_BYTES} bytes, not {len(image)}")
         if not re.fullmatch(r"image/[\w.+-]+", media_type, re.ASCII):
             raise self._refusal("takes pictures with a type such as image/jpeg")
+        # For a picture of some MiB this takes tens of milliseconds, in which sound would wait.
+        await self._send(await asyncio.to_thread(self._image_message, image, media_type, wants_answer))
+
+    def _image_message(self, image: bytes, media_type: str, wants_answer: bool) -> str:
         data_url = f"data:{media_type};base64,{base64.b64encode(image).decode()}"
         shape = self._options.shapes.get("input_image")
         if shape is None:
-            await self._send(navtalk.ImageInput(data_url, wants_answer))
-        else:
-            await self._send(fill_shape(shape, {"image": data_url, "reply": int(wants_answer)}))
+            return dump(navtalk.ImageInput(data_url, wants_answer))
+        return fill_shape(shape, {"image": data_url, "reply": int(wants_answer)})
 
     async def interrupt(self) -> None:
         """Make the service forget the sound that it has not spoken. The message is not documented."""
@@ -161,6 +165,19 @@ class ClientSession:
     # ------------------------------------------------------------------------------------------ the socket
 
     async def _send(self, message: navtalk.Request | str) -> None:
+        """Send for the bridge. Raises ProviderError once the session is over; why is for `run` to find out."""
+        try:
+            await self._write(message)
+        except ConnectionClosed as closed:
+            end = self._end_of(closed)
+            raise end if isinstance(end, BridgeError) else self._error(end) from None
+
+    async def _announce(self, message: navtalk.Request) -> None:
+        """Send what belongs to the session's own flow: `run` still reads what came before the connection's end."""
+        with contextlib.suppress(ConnectionClosed):
+            await self._write(message)
+
+    async def _write(self, message: navtalk.Request | str) -> None:
         text = message if isinstance(message, str) else dump(message)
         waiting_bytes = self._socket.transport.get_write_buffer_size() + len(text)
         try:
@@ -172,27 +189,26 @@ class ClientSession:
             self._socket.transport.abort()
             await self._socket.wait_closed()
             raise self._stopped_reading() from None
-        except ConnectionClosed as closed:
-            raise self._closed(closed) from None
 
     async def _receive(self) -> str | bytes:
         try:
             return await self._socket.recv()
         except ConnectionClosed as closed:
-            raise self._closed(closed) from None
+            end = self._end_of(closed)
+            raise end if isinstance(end, BridgeError) else self._end(end) from None
 
     def _stopped_reading(self) -> ProviderUnavailable:
         what = f"{self._where} has stopped reading for {SEND_TIMEOUT_S:g} s"
         return ProviderUnavailable(what, reason=navtalk.End.DISCONNECTED.value)
 
-    def _closed(self, closed: ConnectionClosed) -> BridgeError:
-        if self._has_stopped_reading:
-            return self._stopped_reading()
-        end = end_of(closed, self._where)
-        return end if isinstance(end, BridgeError) else self._end(end)
+    def _end_of(self, closed: ConnectionClosed) -> navtalk.Ended | BridgeError:
+        return self._stopped_reading() if self._has_stopped_reading else end_of(closed, self._where)
 
     def _end(self, ended: navtalk.Ended) -> BridgeError:
-        self._ended = self._ended or ended
+        self._ended = ended
+        return self._error(ended)
+
+    def _error(self, ended: navtalk.Ended) -> BridgeError:
         awaited = next((type_name for type_name, done in self._steps.items() if not done.is_set()), None)
         return ended_error(ended, self._where, awaited)
 
@@ -264,7 +280,7 @@ class ClientSession:
             return
         self._has_replayed = True
         for text in tuple(self._history):
-            await self._send(navtalk.HistoryItem(text))
+            await self._announce(navtalk.HistoryItem(text))
 
     async def _watch_handshake(self) -> None:
         """Raises ProviderUnavailable when a step of the hand-shake does not come in time."""

@@ -360,13 +360,26 @@ async def test_a_close_ends_as_its_words_say_whatever_its_code(
         assert [(event.type, event.text) for event in it.listener.told("ended")] == [(reason, words)]
 
 
-async def test_an_end_found_out_by_sending_is_told_too() -> None:
+async def test_an_end_that_waits_behind_what_the_session_sends_decides() -> None:
     async with scene(["said before"]) as it:
         await it.socket.say(CONNECTED)
-        it.socket.refuse(1000, "Insufficient points")
-        await it.socket.say(CREATED)
-        assert isinstance(failure(it), ProviderRejected)
-        assert [event.type for event in it.listener.told("ended")] == ["insufficient_balance"]
+        it.socket.refuse(1000)
+        # The history cannot be sent any more.
+        await it.socket.say(CREATED, Ended(End.GPU_FULL, "busy"))
+        assert failure(it).reason == "gpu_full"
+        assert [(event.type, event.text) for event in it.listener.told("ended")] == [("gpu_full", "busy")]
+
+
+async def test_an_end_that_the_bridge_runs_into_first_is_still_told_as_what_it_is() -> None:
+    async with scene() as it:
+        await it.socket.say(*HAND_SHAKE)
+        it.socket.refuse(1000)
+        with pytest.raises(ProviderUnavailable, match="the connection is gone"):
+            await it.session.send_audio(bytes(960))
+        assert not it.task.done()
+        await it.socket.say(Ended(End.GPU_FULL, "busy"))
+        assert failure(it).reason == "gpu_full"
+        assert [event.type for event in it.listener.told("ended")] == ["gpu_full"]
 
 
 async def test_the_end_is_told_without_secrets() -> None:
