@@ -81,10 +81,15 @@ class NavTalkProvider:
         except ssl.SSLCertVerificationError as error:
             what = f"{self._where} shows a certificate that is not trusted: {error.verify_message}"
             raise ProviderRejected(what, reason="unreachable") from None
+        except ssl.SSLError as error:
+            raise self._unreachable(f"cannot be reached: TLS failed ({error.reason}); does the port take it?") from None
         except OSError as error:
-            raise self._unreachable(f"cannot be reached: {error.strerror or str(error)}") from None
-        # A malformed host or port is a ValueError of the URL's reader, or a UnicodeError of the resolver.
-        except (InvalidURI, ValueError):
+            # asyncio has no words for a far end that closes instead of shaking hands.
+            why = error.strerror or str(error) or "it closed the connection; does the port take TLS?"
+            raise self._unreachable(f"cannot be reached: {why}") from None
+        # A malformed host or port is a ValueError of the URL's reader, or a UnicodeError of the resolver; with a colon
+        # in the user name an assertion of the library fails.
+        except (InvalidURI, ValueError, AssertionError):
             raise ProviderRejected(f"{self._where}: avatar.url is no WebSocket URL", reason="unreachable") from None
         except (WebSocketException, EOFError) as error:
             name = type(error).__name__

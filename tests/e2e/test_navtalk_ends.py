@@ -344,6 +344,13 @@ async def test_what_only_the_operator_can_change_is_rejected(script: list[str], 
         assert "check the licence" in str(error) or "top up the account" in str(error)
 
 
+@pytest.mark.parametrize("end", [End.FAIL, End.GPU_FULL])
+async def test_an_end_at_once_is_read_although_our_configuration_cannot_be_sent_any_more(end: End) -> None:
+    async with running(Service([dump(Ended(end, "no"))], closing(1000))) as service:
+        error = await failure(service, prompt="Be kind." * 10_000)
+        assert error.reason == end.value
+
+
 @pytest.mark.parametrize("end", [End.GPU_FULL, End.CONNECTION_LIMIT_EXCEEDED, End.BACKEND_ERROR, End.CLOSE])
 async def test_what_passes_by_itself_is_unavailable(end: End) -> None:
     async with running(Service([dump(Ended(end, "later"))])) as service:
@@ -386,6 +393,30 @@ async def test_a_malformed_url_is_rejected_and_named(url: str) -> None:
     error = await failure(Service(url=url))
     assert isinstance(error, ProviderRejected)
     assert "avatar.url" in str(error)
+
+
+async def test_a_colon_in_a_user_name_is_rejected_as_a_malformed_url_is() -> None:
+    async with running(Service()) as service:
+        service.url = service.url.replace("//", "//us%3Aer:word@")
+        error = await failure(service)
+        assert isinstance(error, ProviderRejected)
+        assert "avatar.url" in str(error)
+
+
+async def test_a_plain_port_in_place_of_a_tls_one_is_named() -> None:
+    async with running(Service()) as service:
+        service.url = service.url.replace("ws:", "wss:")
+        error = await failure(service)
+        assert isinstance(error, ProviderUnavailable)
+        assert "does the port take TLS?" in str(error)
+
+
+async def test_a_port_that_speaks_something_else_than_tls_is_named() -> None:
+    async with raw_server(b"220 mail.example ESMTP\r\n") as service:
+        service.url = service.url.replace("ws:", "wss:")
+        error = await failure(service)
+        assert isinstance(error, ProviderUnavailable)
+        assert "TLS failed (WRONG_VERSION_NUMBER)" in str(error)
 
 
 @asynccontextmanager
