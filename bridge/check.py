@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from bridge.config import Config, OutputConfig, SessionConfig
 from bridge.dsp.chain import SpeechChain
@@ -17,7 +17,7 @@ from bridge.outputs import open_output
 from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, ToolCall, TrackSink
 from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
-from bridge.uplink import Uplink
+from bridge.uplink import Silence, Uplink
 
 # Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
 AVATAR_S = 30.0
@@ -99,22 +99,12 @@ async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError
         viewer.reception.close()
 
 
-class _Silence:
-    """A source that says nothing: the uplink then sends what the service wants while idle."""
-
-    name = "silence"
-    is_live = False
-
-    async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
-        await asyncio.Event().wait()
-
-
 class _Viewer:
     """Listens to an avatar until its first keyframe and its first sound, and sends it silence meanwhile."""
 
     def __init__(self) -> None:
-        self.silence = Uplink(_Silence(), SpeechChain())
-        self.reception = Reception(time.monotonic_ns(), self._on_unit)
+        self.silence = Uplink(Silence(), SpeechChain())
+        self.reception = Reception(time.monotonic_ns(), self._on_unit, {})
         self.has_seen = asyncio.Event()
         self._link: AvatarLink | None = None
         self._units: dict[str, AccessUnit] = {}

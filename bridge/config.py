@@ -30,13 +30,13 @@ from pydantic import (
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
 from bridge.errors import ConfigError
 from bridge.media.recording_name import check_is_below, check_name
-from bridge.protocols import rtmp
+from bridge.protocols import rtmp, whip
 from bridge.redact import HARMLESS_QUERY, MASK, Secret
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
 
 INPUT_SCHEMES = ("file",)
-OUTPUT_SCHEMES = ("rtmp", "rtmps", "file")
+OUTPUT_SCHEMES = ("rtmp", "rtmps", *whip.SCHEMES, "file")
 
 
 class Model(BaseModel):
@@ -235,6 +235,8 @@ class AvatarConfig(Model):
     history_file    what was said before, read at the start and appended to; see `bridge.history`.
     ice_servers     replaces the list that the service sends.
     idle_audio      what flows while no input speaks; a service's video stalls without audio.
+    max_session_s   how long the service lets a session last: the next one takes over before. None: no limit.
+    max_starts_per_hour  sessions that the service may be asked to start in any hour: a guard against bills.
     shapes          messages whose shape the service does not document, in JSON's terms: "{text}", "{image}" (a data
                     URL) and "{reply}" (0 or 1) stand for their values. None: as `protocols.navtalk_json` infers it.
     """
@@ -257,6 +259,8 @@ class AvatarConfig(Model):
     history_file: Path | None = None
     ice_servers: tuple[IceServer, ...] | None = None
     idle_audio: Literal["silence", "none"] = "silence"
+    max_session_s: float | None = Field(default=None, ge=30.0)
+    max_starts_per_hour: int = Field(default=60, ge=1)
     shapes: dict[Literal["input_text", "input_image"], dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("url")
@@ -324,10 +328,12 @@ class InputConfig(Model):
 class OutputConfig(Model):
     """One place to publish to.
 
-    url            rtmp://HOST/APP[/KEY], rtmps: likewise, file:NAME.(mp4|mkv|flv|ts); the name may hold
-                   `{start:FORMAT}`, the start in UTC as strftime prints it.
+    url            rtmp://HOST/APP[/KEY], rtmps: likewise, whip+https://HOST/PATH, whip+http: likewise,
+                   file:NAME.(mp4|mkv|flv|ts); the name may hold `{start:FORMAT}`, the start in UTC as strftime prints it.
     url_file       a file that holds the URL.
     stream_key     the part of an RTMP URL that is a secret.
+    token          what a WHIP server knows us by (RFC 6750).
+    ice_servers    of a WHIP output, replaces the general list.
     keyframe_s     how far keyframes may lie apart; the avatar service is asked for one that often.
     audio_bitrate  of AAC, bits per second; "128k" is 128000.
     """
@@ -338,6 +344,11 @@ class OutputConfig(Model):
     stream_key_file: FileSecret | None = None
     stream_key_env: EnvSecret | None = None
     stream_key_credential: CredentialSecret | None = None
+    token: LiteralSecret | None = None
+    token_file: FileSecret | None = None
+    token_env: EnvSecret | None = None
+    token_credential: CredentialSecret | None = None
+    ice_servers: tuple[IceServer, ...] | None = None
     keyframe_s: float = Field(default=2.0, ge=0.5, le=60.0)
     audio_bitrate: Bitrate = 128_000
 
@@ -350,6 +361,10 @@ class OutputConfig(Model):
         if scheme == "file":
             _apply(check_name, rest)
             return url
+        if scheme in whip.SCHEMES:
+            _apply(whip.parse_url, url.reveal())
+            _check_host(url.reveal())
+            return url
         if not re.fullmatch(r"//[^/]+/[^/].*", rest):
             raise ValueError(f"must be {scheme}://HOST/APP, with the stream key behind it or in stream_key_file")
         _check_host(url.reveal())
@@ -359,11 +374,19 @@ class OutputConfig(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.scheme != "file":
+        if self.is_whip:
+            _apply(whip.parse_url, self.address.reveal(), self.bearer.reveal() if self.bearer else None)
+        elif self.bearer is not None or self.ice_servers is not None:
+            raise ValueError("token and ice_servers are for whip+https: and whip+http: alone")
+        if self.scheme.startswith("rtmp"):
             _apply(rtmp.parse_url, self.address.reveal(), self.key.reveal() if self.key else None)
         elif self.key is not None:
-            raise ValueError("a file has no stream key")
+            raise ValueError("a stream key is for rtmp: and rtmps: alone")
         return self
+
+    @property
+    def is_whip(self) -> bool:
+        return self.scheme in whip.SCHEMES
 
     @property
     def scheme(self) -> str:
@@ -381,6 +404,11 @@ class OutputConfig(Model):
         """The stream key, unless the URL ends in it."""
         keys = ("stream_key", "stream_key_file", "stream_key_env", "stream_key_credential")
         return _one_of(self, *keys, required=False)
+
+    @property
+    def bearer(self) -> Secret | None:
+        """The token of a WHIP output."""
+        return _one_of(self, "token", "token_file", "token_env", "token_credential", required=False)
 
 
 def _schemes(schemes: tuple[str, ...]) -> str:
@@ -402,9 +430,30 @@ def _below_storage_dir(output: OutputConfig) -> OutputConfig:
     return output
 
 
+class SlateConfig(Model):
+    """What viewers see while the avatar is away.
+
+    picture  card: a drawn one.  last: the last live picture.  image, clip: from that file, fitted into the live size.
+    after_s  without pictures; until then the last one is held.
+    """
+
+    picture: Literal["card", "last", "image", "clip"] = "card"
+    image: Path | None = None
+    clip: Path | None = None
+    after_s: float = Field(default=1.0, ge=0.5, le=60.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for picture in ("image", "clip"):
+            if (self.picture == picture) != (getattr(self, picture) is not None):
+                raise ValueError(f"picture: {picture} and a file in {picture} go together")
+        return self
+
+
 class SessionConfig(Model):
     avatar: AvatarConfig
     inputs: dict[Name, InputConfig]
+    slate: SlateConfig = SlateConfig()
     outputs: dict[Name, Annotated[OutputConfig, AfterValidator(_below_storage_dir)]] = Field(min_length=1)
 
     @field_validator("inputs")

@@ -130,6 +130,8 @@ class Supervisor:
         """Why traffic should not be sent here: the session has not been on air yet, or has failed."""
         if self.has_failed:
             return f"session {self.name} has failed: {self._error}"
+        if self._session is not None and (rejection := self._session.rejection):
+            return f"session {self.name} shows its slate: {rejection}"
         if self._session is None or not self._session.has_been_on_air:
             return f"session {self.name} has not been on air yet"
         return None

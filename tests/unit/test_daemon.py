@@ -42,6 +42,7 @@ class FakeSession:
     def __init__(self, name: str, config: SessionConfig, **_: Any) -> None:
         self.name = name
         self.has_been_on_air = False
+        self.rejection = ""
         self.drained = asyncio.Event()
         self.drained_within_s: float | None = None
         self.was_cancelled = False
@@ -221,6 +222,21 @@ async def test_it_is_ready_once_every_session_has_been_on_air(config: Callable[.
     assert readiness() is None
     daemon.stop()
     assert readiness() == "draining"
+    async with asyncio.timeout(PATIENCE_S):
+        await running
+
+
+async def test_it_is_not_ready_while_a_session_waits_for_its_operator(config: Callable[..., Config]) -> None:
+    FakeSession.behaviours = {"leo": [until_drained]}
+    daemon = Daemon(config("leo"))
+    running = asyncio.create_task(daemon.run())
+    await settle()
+    (session,) = FakeSession.made
+    session.has_been_on_air = True
+    assert FakeHttpServer.last.readiness() is None
+    session.rejection = "top up the account"
+    assert FakeHttpServer.last.readiness() == "session leo shows its slate: top up the account"
+    daemon.stop()
     async with asyncio.timeout(PATIENCE_S):
         await running
 
