@@ -329,7 +329,8 @@ class OutputConfig(Model):
     """One place to publish to.
 
     url            rtmp://HOST/APP[/KEY], rtmps: likewise, whip+https://HOST/PATH, whip+http: likewise,
-                   file:NAME.(mp4|mkv|flv|ts); the name may hold `{start:FORMAT}`, the start in UTC as strftime prints it.
+                   file:NAME.(mp4|mkv|flv|ts); the name may hold `{start:FORMAT}`, the start in UTC as strftime
+                   prints it.
     url_file       a file that holds the URL.
     stream_key     the part of an RTMP URL that is a secret.
     token          what a WHIP server knows us by (RFC 6750).
@@ -381,7 +382,7 @@ class OutputConfig(Model):
         if self.scheme.startswith("rtmp"):
             _apply(rtmp.parse_url, self.address.reveal(), self.key.reveal() if self.key else None)
         elif self.key is not None:
-            raise ValueError("a stream key is for rtmp: and rtmps: alone")
+            raise ValueError("a WHIP server has a token, no stream key" if self.is_whip else "a file has no stream key")
         return self
 
     @property

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from uuid import uuid4
 
 from aiortc import RTCBundlePolicy, RTCRtpTransceiver
 
@@ -52,6 +53,7 @@ class SendingPeer(Peer):
         self._impairment = impairment
         self._first_report_s = first_report_s
         self._senders: dict[Kind, EncodedSender] = {}
+        self._stream_id = str(uuid4())
         self._picture_id = secrets.randbelow(VP8_PICTURE_IDS)
 
     async def offer(self, ice_servers: Sequence[IceServer] = (), *, candidates: bool = True) -> str:
@@ -102,21 +104,27 @@ class SendingPeer(Peer):
         self._negotiated.set()
         return answer
 
-    async def send_video(self, nals: Iterable[bytes], pts_ns: int) -> None:
+    @property
+    def payload_bytes_sent(self) -> int:
+        """Bytes of media handed to the network, without headers and repetitions."""
+        return sum(sender.payload_bytes_sent for sender in self._senders.values())
+
+    async def send_video(self, nals: Iterable[bytes], pts_ns: int) -> bool:
         """Send one H.264 picture: its NAL units, SPS and PPS before an IDR picture, as `media.h264` splits them.
 
         Like `send_vp8` and `send_audio`, drops the unit while the connection is not up: live media does not wait.
+        Returns whether it has left.
         """
-        await self._send_unit("video", packetize_h264(nals), pts_ns)
+        return await self._send_unit("video", packetize_h264(nals), pts_ns)
 
-    async def send_vp8(self, frame: bytes, pts_ns: int) -> None:
+    async def send_vp8(self, frame: bytes, pts_ns: int) -> bool:
         """Send one VP8 frame."""
         self._picture_id = (self._picture_id + 1) % VP8_PICTURE_IDS
-        await self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns)
+        return await self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns)
 
-    async def send_audio(self, packet: bytes, pts_ns: int) -> None:
+    async def send_audio(self, packet: bytes, pts_ns: int) -> bool:
         """Send one Opus packet."""
-        await self._send_unit("audio", [packet], pts_ns)
+        return await self._send_unit("audio", [packet], pts_ns)
 
     def restart_stream(self, kind: Kind) -> None:
         """From the next unit on the track is another RTP stream: SSRC, sequence number and timestamp start afresh."""
@@ -128,14 +136,16 @@ class SendingPeer(Peer):
         if kind in self._senders:
             self._senders[kind].shift_timestamps(ticks)
 
-    async def _send_unit(self, kind: Kind, payloads: Sequence[bytes], pts_ns: int) -> None:
+    async def _send_unit(self, kind: Kind, payloads: Sequence[bytes], pts_ns: int) -> bool:
         sender = self._senders.get(kind)
         if sender is None or not sender.is_sending:
-            return
+            return False
         try:
             await sender.send_unit(payloads, pts_ns)
         except ConnectionError:
             self._gone.set()
+            return False
+        return True
 
     def _prepare(self, kind: Kind, transceiver: RTCRtpTransceiver) -> None:
         sender = self._senders[kind] = EncodedSender(
@@ -146,6 +156,7 @@ class SendingPeer(Peer):
             self._on_keyframe_request,
             self._impairment,
             self._first_report_s,
+            self._stream_id,
         )
         install_encoded_sender(transceiver, sender)
         codec = self._codecs[kind]

@@ -1,30 +1,46 @@
 """Stage 6, publishing: `open_output` turns a configured output into what its runner opens for every attempt."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from bridge.config import OutputConfig, StorageConfig
 from bridge.errors import ConfigError
 from bridge.ports import Output
 
+if TYPE_CHECKING:
+    from bridge.net.ice import IceSettings
 
-def open_output(name: str, config: OutputConfig, storage: StorageConfig) -> Callable[[], Output]:
-    """What makes the connection, or the file, of each attempt at this output.
+
+def open_output(
+    name: str, config: OutputConfig, storage: StorageConfig, ice: "IceSettings | None" = None
+) -> Callable[[], Output]:
+    """What makes the connection, or the file, of each attempt at this output. `ice` is the program's, for WebRTC.
 
     Raises ConfigError, naming the output, if its URL cannot be used.
     """
     try:
-        return _opener(config, storage)
+        return _opener(config, storage, ice)
     except ConfigError as error:
         raise ConfigError(f"outputs.{name}: {error}") from None
 
 
-def _opener(config: OutputConfig, storage: StorageConfig) -> Callable[[], Output]:
-    # Each kind brings what it needs only where it is used: libav, TLS.
+def _opener(config: OutputConfig, storage: StorageConfig, ice: "IceSettings | None") -> Callable[[], Output]:
+    # Each kind brings what it needs only where it is used: libav, TLS, WebRTC.
     if config.scheme == "file":
         from bridge.outputs.container import ContainerOutput, RecordingNames
 
         names = RecordingNames(storage.dir, config.address.reveal().partition(":")[2])
         return lambda: ContainerOutput(names, min_free_bytes=storage.min_free, keyframe_s=config.keyframe_s)
+
+    if config.is_whip:
+        from bridge.net.ice import IceServer, IceSettings
+        from bridge.outputs.whip import WhipOutput
+
+        settings = ice or IceSettings()
+        if config.ice_servers is not None:
+            own = (IceServer(server.urls, server.username or "", server.password) for server in config.ice_servers)
+            settings = IceSettings(settings.interfaces, tuple(own))
+        return lambda: WhipOutput(config.address.reveal(), config.bearer, settings, keyframe_s=config.keyframe_s)
 
     from bridge.outputs.rtmp import RtmpOutput
 

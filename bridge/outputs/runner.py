@@ -187,6 +187,9 @@ class OutputRunner:
     def on_written(self, unit: AccessUnit) -> None:
         self._on_written(unit)
 
+    def on_keyframe_request(self) -> None:
+        self._request_keyframe()
+
     # ------------------------------------------------------------------------------------- one attempt
 
     async def _attempt(self) -> Exception | None:
