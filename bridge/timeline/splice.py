@@ -74,6 +74,7 @@ class Splice:
         self._frozen_at_ns = 0
         self._slate_began_ns = 0
         self._slate_index = 0
+        self._slate_on_air: SlatePictures | None = None
 
     @property
     def wants_keyframe(self) -> bool:
@@ -174,9 +175,13 @@ class Splice:
         while (pts_ns := self._slate_due_ns(slate)) <= now_ns - SLATE_BEHIND_NS:
             if now_ns - pts_ns > _LONGEST_FILL_NS:
                 pts_ns = now_ns - SLATE_BEHIND_NS
+            if self._slate_on_air is not slate:  # a new one begins with its keyframe
+                self._slate_on_air, self._slate_index = slate, 0
             index = self._slate_index % len(slate.payloads)
             unit = AccessUnit(Codec.H264, slate.payloads[index], pts_ns, is_keyframe=False)
-            self._show(unit if index else replace(unit, is_keyframe=True, codec_config=slate.codec_config))
+            if index in slate.keyframes:
+                unit = replace(unit, is_keyframe=True, codec_config=slate.codec_config)
+            self._show(unit)
             self._slate_index += 1
             if self._sound_ends_ns is None:
                 self._sound_ends_ns = pts_ns  # the broadcast begins here, with silence

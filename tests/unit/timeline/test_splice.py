@@ -325,3 +325,27 @@ def test_the_hold_is_no_shorter_than_its_definition() -> None:
     splice.follow(1)
     splice.put(1, AccessUnit(Codec.H264, b"", 0, codec_config=b"c"), 0)
     assert splice.next_deadline_ns() == HOLD_NS
+
+
+def test_every_keyframe_of_a_slate_says_how_it_is_decoded(broadcast: Broadcast) -> None:
+    payloads = (b"slate idr", b"slate p", b"slate idr", b"slate p", b"slate p")
+    broadcast.splice.slate = SlatePictures(b"slate config", payloads, 40 * MS, frozenset({0, 2}))
+    on_air(broadcast)
+    broadcast.run(3000)
+    slate = [unit for unit in broadcast.pictures if unit.payload.startswith(b"slate")]
+    assert [unit.payload for unit in slate[:10]] == [*payloads, *payloads]
+    assert all(unit.is_keyframe == (unit.payload == b"slate idr") == bool(unit.codec_config) for unit in slate)
+    broadcast.check()
+
+
+def test_a_slate_that_replaces_one_on_air_begins_with_its_keyframe(broadcast: Broadcast) -> None:
+    on_air(broadcast)
+    broadcast.run(2000)
+    n_before = len(broadcast.pictures)
+    broadcast.splice.slate = SlatePictures(b"other config", (b"slate other idr", b"slate other p"), 40 * MS)
+    broadcast.run(200)
+    first, second = broadcast.pictures[n_before : n_before + 2]
+    assert (first.payload, first.is_keyframe, first.codec_config) == (b"slate other idr", True, b"other config")
+    assert (second.payload, second.is_keyframe) == (b"slate other p", False)
+    assert set(gaps_ms(broadcast.pictures[n_before - 1 :])) == {40.0}
+    broadcast.check()
