@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 from bridge.config import Config, OutputConfig, SessionConfig
 from bridge.dsp.chain import SpeechChain
-from bridge.errors import BridgeError, OutputError, ProviderUnavailable, SourceLost
+from bridge.errors import BridgeError, OutputError, ProviderUnavailable, RemoteProtocolError, SourceLost
 from bridge.inputs import open_source
-from bridge.media.access_unit import AccessUnit
+from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.audio import AudioBlock
-from bridge.media.h264 import PROFILE_NAMES, parameter_sets, parse_sps
+from bridge.media.h264 import PROFILE_NAMES, decoder_configuration, parameter_sets, parse_sps
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
 from bridge.outputs import open_output
@@ -23,7 +23,9 @@ from bridge.uplink import Silence, Uplink
 AVATAR_S = 30.0
 INPUT_S = 10.0
 # Longer than the sum of an output's own deadlines, which give the better reason.
-OUTPUT_S = 30.0
+OUTPUT_S = 40.0
+# An offer to a WHIP server names the profile of a picture; this is what WebRTC's senders begin with. It is not sent.
+_PICTURE = AccessUnit(Codec.H264, b"", 0, codec_config=decoder_configuration(bytes.fromhex("6742e01f"), b"\x68"))
 
 
 async def check_connections(config: Config) -> bool:
@@ -43,7 +45,7 @@ async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tup
     yield "avatar", await _avatar(session, ice_settings(config.ice))
     for name, output in session.outputs.items():
         try:
-            opened = open_output(name, output, config.storage)()
+            opened = open_output(name, output, config.storage, ice_settings(config.ice))()
         except BridgeError as error:
             yield f"outputs.{name}", error
         else:
@@ -137,14 +139,16 @@ class _Viewer:
             self.has_seen.set()
 
 
-async def _output(config: OutputConfig, output: Output) -> str | OutputError:
+async def _output(config: OutputConfig, output: Output) -> str | BridgeError:
     publication = _Publication()
     if config.scheme == "file":
         publication.units.finish()  # a recording begins with a picture: what can be tried is the place for it
+    elif config.is_whip:
+        publication.units.put(_PICTURE)
     try:
         async with asyncio.timeout(OUTPUT_S):
             await output.run(publication.units, publication)
-    except OutputError as error:
+    except (OutputError, RemoteProtocolError) as error:
         return error
     return f"{config.address}: {'publish accepted' if publication.is_accepted else 'may be written'}"
 
@@ -161,4 +165,7 @@ class _Publication:
         self.units.finish()
 
     def on_written(self, unit: AccessUnit) -> None:
+        pass
+
+    def on_keyframe_request(self) -> None:
         pass

@@ -88,6 +88,7 @@ class Session:
         self.state = SessionState.CONNECTING
         self._error = ""
         self._storage = storage
+        self._ice = ice
         self._log = structlog.get_logger().bind(session=name)
         self._metrics = metrics
         self._telemetry = Telemetry(metrics)
@@ -265,7 +266,7 @@ class Session:
         telemetry = self._telemetry.output(name, config.scheme)
         runner = OutputRunner(
             name,
-            open_output(name, config, self._storage),
+            open_output(name, config, self._storage, self._ice),
             LiveQueue(OUTPUT_QUEUE_S),
             protocol=config.scheme,
             audio_bitrate=config.audio_bitrate,
