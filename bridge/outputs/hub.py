@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -205,7 +205,7 @@ class Hub:
         self._takers.append(runner)
         if runner.audio_codec is Codec.AAC:
             self._sound(runner.audio_bitrate).takers.append(runner)
-        member.task = self._spawn(runner.run(), runner.name, output=runner.name)
+        member.task = self._spawn(runner.run, runner.name, output=runner.name)
         member.task.add_done_callback(lambda _: self._on_end(member))
 
     async def _stop(self, member: _Member, *, is_due: bool) -> None:
@@ -252,7 +252,7 @@ class Hub:
     def _sound(self, bit_rate: int) -> _Sound:
         if bit_rate not in self._sounds:
             sound = self._sounds[bit_rate] = _Sound(bit_rate, self.audio_concealed_s)
-            sound.task = self._spawn(sound.run(), f"aac {bit_rate}", transcoder=f"aac {bit_rate}")
+            sound.task = self._spawn(sound.run, f"aac {bit_rate}", transcoder=f"aac {bit_rate}")
             sound.task.add_done_callback(lambda _: self._retire(sound))
         return self._sounds[bit_rate]
 
@@ -263,14 +263,14 @@ class Hub:
         if sound.task is not None:
             sound.task.cancel()
 
-    def _spawn(self, running: Coroutine[Any, Any, None], name: str, **what: str) -> asyncio.Task[None]:
+    def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]], name: str, **what: str) -> asyncio.Task[None]:
         assert self._tasks is not None, "the hub does not run"
-        return self._tasks.create_task(_isolate(running, self._bugs, **what), name=name, context=self._context.copy())
+        return self._tasks.create_task(_isolate(run, self._bugs, **what), name=name, context=self._context.copy())
 
 
-async def _isolate(running: Coroutine[Any, Any, None], bugs: list[Exception], **what: str) -> None:
+async def _isolate(run: Callable[[], Coroutine[Any, Any, None]], bugs: list[Exception], **what: str) -> None:
     try:
-        await running
+        await run()
     except Exception as bug:
         # Whatever is wrong with one of them, the others stay on air: the bug is kept for the end.
         log.exception("output_failed", **what)
