@@ -135,22 +135,78 @@ def _one_of(model: BaseModel, *keys: str, required: bool) -> Secret | None:
 # ---------------------------------------------------------------------------------------------- the daemon
 
 
-class HttpConfig(Model):
-    listen: Listen = Address("127.0.0.1", 8080)
-    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+Scope = Literal["read", "control", "ingest", "view"]
 
-    @field_validator("listen")
+
+class TokenConfig(Model):
+    """A token that opens the API (RFC 6750).
+
+    file    holds it: 16 characters or more.
+    scopes  read: what only looks, and /metrics.  control: what changes anything.  ingest, view: sending media in, and
+            playing it.
+    """
+
+    file: FileSecret
+    scopes: tuple[Scope, ...] = Field(min_length=1)
+
+    @field_validator("file")
     @classmethod
-    def _only_loopback(cls, listen: Address) -> Address:
-        if not listen.is_loopback:
-            raise ValueError("must be a loopback address: this version has no access tokens; see metrics.listen")
-        return listen
+    def _is_a_token(cls, token: Secret) -> Secret:
+        if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", token.reveal()):
+            raise ValueError(
+                f"{token} holds no token: 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / -, and = at the end"
+            )
+        return token
+
+
+class TlsConfig(Model):
+    """Certificate chain and private key, as PEM files."""
+
+    cert_file: Path
+    key_file: Path
+
+
+class HttpConfig(Model):
+    """allowed_hosts: names that the Host header may have, and the hosts that a browser's pages may come from."""
+
+    listen: Listen = Address("127.0.0.1", 8080)
+    tokens: tuple[TokenConfig, ...] = ()
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    tls: TlsConfig | None = None
+
+    @field_validator("tokens")
+    @classmethod
+    def _tokens_differ(cls, tokens: tuple[TokenConfig, ...]) -> tuple[TokenConfig, ...]:
+        if len({token.file for token in tokens}) < len(tokens):
+            raise ValueError("two files hold the same token: give it all its scopes in one place")
+        return tokens
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Self:
+        if not self.listen.is_loopback and not self.tokens:
+            raise ValueError("tokens are needed where listen is no loopback address; see also metrics.listen")
+        return self
 
 
 class MetricsConfig(Model):
     """listen: an address for `/metrics` alone, which may be public. None: it is served on `http.listen`."""
 
     listen: Listen | None = None
+
+
+def _check_allowed(entry: str) -> str:
+    try:
+        ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        if not re.fullmatch(r"([\w-]+\.)*[\w-]*[A-Za-z_-][\w-]*\.?", entry, re.ASCII):
+            raise ValueError(f"{entry} is neither a network such as 192.168.1.0/24 nor the name of a host") from None
+    return entry
+
+
+class UrlPolicyConfig(Model):
+    """allow: networks, addresses and hosts that URLs of strangers may lead to although they are not public."""
+
+    allow: tuple[Annotated[str, AfterValidator(_check_allowed)], ...] = ()
 
 
 class LogConfig(Model):
@@ -470,6 +526,7 @@ class Config(Model):
 
     http: HttpConfig = HttpConfig()
     metrics: MetricsConfig = MetricsConfig()
+    url_policy: UrlPolicyConfig = UrlPolicyConfig()
     log: LogConfig = LogConfig()
     storage: StorageConfig = StorageConfig()
     ice: IceConfig = IceConfig()
