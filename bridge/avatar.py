@@ -22,8 +22,9 @@ from bridge.ports import AvatarEvent, AvatarLink, AvatarProvider, ToolCall
 from bridge.programme import Programme
 from bridge.uplink import Uplink
 
-# An avatar that hiccups is back at once; one that is away for long is asked four times a minute.
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
+# An avatar that hiccups is back at once. A service that does not answer is asked every 2 s, for viewers look at a slate;
+# one that answers and refuses, four times a minute.
+FIRST_RETRY_S, LONGEST_RETRY_S, LONGEST_REFUSED_S = 0.5, 2.0, 15.0
 # A connection that gave pictures for this long was a good one: the next loss starts the backoff anew.
 PROVEN_S = 10.0
 # How long before its limit a session is renewed: the next one connects and draws within 2 s, or fails and is tried
@@ -34,6 +35,7 @@ LOOK_FOR_PAUSE_S = 0.08
 HOUR_NS = 3600 * NS_PER_S
 # What a service says that has no room for a second session beside the first.
 _NO_ROOM = ("connection_limit_exceeded", "gpu_full")
+_REFUSALS = (*_NO_ROOM, "backend_error", "close", "fail")
 
 log = structlog.get_logger()
 
@@ -92,6 +94,7 @@ class Avatar:
         self._metrics = metrics
         self._on_change = on_change
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
+        self._refused_backoff = Backoff(FIRST_RETRY_S, LONGEST_REFUSED_S, random.Random())
         self._n_connections = 0
         self._starts_ns: deque[int] = deque(maxlen=config.max_starts_per_hour)
         self._may_overlap = True
@@ -294,7 +297,8 @@ class Avatar:
         self.error = str(error)
         delay_s = 0.0
         if error.reason != "renewal":
-            delay_s = self._backoff.next_delay_s()
+            backoff = self._refused_backoff if error.reason in _REFUSALS else self._backoff
+            delay_s = backoff.next_delay_s()
             log.warning("avatar_lost", error=self.error, retry_in_s=round(delay_s, 1))
         self._on_change()
         await self._sleep(delay_s)
@@ -330,6 +334,7 @@ class Avatar:
         assert connection.live_ns is not None
         if time.monotonic_ns() - connection.live_ns > PROVEN_S * NS_PER_S:
             self._backoff.reset()
+            self._refused_backoff.reset()
 
     def _on_event(self, connection: Connection, event: AvatarEvent) -> None:
         self._metrics.provider_events_total(type=event.kind).inc()

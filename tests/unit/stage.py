@@ -161,6 +161,7 @@ class Stage:
         patch(session_module, "open_output", lambda *_: lambda: self._output(output or self.publish))
         patch(session_module, "SlateMaker", FakeSlateMaker)
         patch(avatar_module, "FIRST_RETRY_S", first_retry_s)
+        patch(avatar_module, "LONGEST_RETRY_S", max(first_retry_s, avatar_module.LONGEST_RETRY_S))
         patch(session_module, "IN_FLIGHT_S", 0.0)
         config = SessionConfig(
             avatar=AvatarConfig(license=Secret("sk_test"), name="navtalk.Leo", role=role, **avatar),  # type: ignore[arg-type]
