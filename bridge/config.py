@@ -5,6 +5,8 @@ explains every key to operators. Relative paths are relative to the working dire
 `storage.dir`.
 """
 
+import base64
+import hashlib
 import ipaddress
 import json
 import re
@@ -105,6 +107,16 @@ def _check_host(url: str) -> None:
         raise ValueError("names no host, or port 0")
 
 
+def _check_pin(pin: str) -> str:
+    try:
+        is_sha256 = len(base64.b64decode(pin, validate=True)) == hashlib.sha256().digest_size
+    except ValueError:
+        is_sha256 = False
+    if not is_sha256:
+        raise ValueError("is no SHA-256 in base64, 44 characters")
+    return pin
+
+
 Listen = Annotated[
     Address,
     BeforeValidator(parse_address),
@@ -117,6 +129,7 @@ Bitrate = Annotated[
     Field(ge=32_000, le=320_000),
 ]
 Url = Annotated[Secret, BeforeValidator(_parse_url), WithJsonSchema({"type": "string", "format": "uri"})]
+SpkiPin = Annotated[str, AfterValidator(_check_pin)]
 UrlFile = Annotated[Secret, BeforeValidator(_read_url), WithJsonSchema({"type": "string", "format": "path"})]
 # A name stands in metrics, logs, file names and HTTP paths, so it is a DNS label (RFC 1123 §2.1).
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -393,6 +406,11 @@ class OutputConfig(Model):
     ice_servers    of a WHIP output, replaces the general list.
     keyframe_s     how far keyframes may lie apart; the avatar service is asked for one that often.
     audio_bitrate  of AAC, bits per second; "128k" is 128000.
+    autostart      it publishes from the session's start on; otherwise once the operator starts it.
+    backup_url     of an RTMP output: tried in turn with `url` after each loss, with the same stream key.
+    tls_ca_file    of an RTMPS output: the certificates (PEM) that its server's may be signed by; None: the system's.
+    tls_pin_sha256 of an RTMPS output: SHA-256 of public keys (SPKI, as in RFC 7469) in base64, one of which its server
+                   must have besides a valid certificate; none: any.
     """
 
     url: Url | None = None
@@ -408,10 +426,17 @@ class OutputConfig(Model):
     ice_servers: tuple[IceServer, ...] | None = None
     keyframe_s: float = Field(default=2.0, ge=0.5, le=60.0)
     audio_bitrate: Bitrate = 128_000
+    autostart: bool = True
+    backup_url: Url | None = None
+    backup_url_file: UrlFile | None = None
+    tls_ca_file: Path | None = None
+    tls_pin_sha256: tuple[SpkiPin, ...] = ()
 
-    @field_validator("url", "url_file")
+    @field_validator("url", "url_file", "backup_url", "backup_url_file")
     @classmethod
-    def _is_supported(cls, url: Secret) -> Secret:
+    def _is_supported(cls, url: Secret | None) -> Secret | None:
+        if url is None:
+            return None
         scheme, _, rest = url.reveal().partition(":")
         if scheme not in OUTPUT_SCHEMES:
             raise ValueError(f"{scheme}: is no output of this version; there is {_schemes(OUTPUT_SCHEMES)}")
@@ -435,11 +460,20 @@ class OutputConfig(Model):
             _apply(whip.parse_url, self.address.reveal(), self.bearer.reveal() if self.bearer else None)
         elif self.bearer is not None or self.ice_servers is not None:
             raise ValueError("token and ice_servers are for whip+https: and whip+http: alone")
-        if self.scheme.startswith("rtmp"):
-            _apply(rtmp.parse_url, self.address.reveal(), self.key.reveal() if self.key else None)
+        self._check_rtmp()
+        return self
+
+    def _check_rtmp(self) -> None:
+        schemes = {address.reveal().partition(":")[0] for address in self.addresses}
+        if (self.tls_ca_file or self.tls_pin_sha256) and "rtmps" not in schemes:
+            raise ValueError("tls_ca_file and tls_pin_sha256 are for rtmps: alone")
+        if schemes <= {"rtmp", "rtmps"}:
+            for address in self.addresses:
+                _apply(rtmp.parse_url, address.reveal(), self.key.reveal() if self.key else None)
+        elif len(self.addresses) > 1:
+            raise ValueError("a backup_url is for rtmp: and rtmps: alone, and is one of them itself")
         elif self.key is not None:
             raise ValueError("a WHIP server has a token, no stream key" if self.is_whip else "a file has no stream key")
-        return self
 
     @property
     def is_whip(self) -> bool:
@@ -455,6 +489,12 @@ class OutputConfig(Model):
         address = _one_of(self, "url", "url_file", required=True)
         assert address is not None
         return address
+
+    @property
+    def addresses(self) -> tuple[Secret, ...]:
+        """The URL and its backup, in this order."""
+        backup = _one_of(self, "backup_url", "backup_url_file", required=False)
+        return (self.address,) if backup is None else (self.address, backup)
 
     @property
     def key(self) -> Secret | None:

@@ -320,6 +320,39 @@ def test_a_secret_comes_from_the_environment(load: Load, monkeypatch: pytest.Mon
     assert load(text).sessions["leo"].avatar.license_key.reveal() == KEY
 
 
+PLAIN = '{url: "rtmp://live.example/app/live"}'
+
+
+def test_an_rtmp_output_has_a_backup_with_the_same_key_and_says_whom_it_trusts(load: Load) -> None:
+    pin = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+    config = load(
+        GOOD.replace(
+            PLAIN,
+            "{url: 'rtmps://a.example/app', backup_url: 'rtmp://b.example/app', stream_key: '${STREAM}', "
+            f"autostart: false, tls_ca_file: ca.pem, tls_pin_sha256: ['{pin}']}}",
+        )
+    )
+    output = config.sessions["leo"].outputs["twitch"]
+    assert [url.reveal() for url in output.addresses] == ["rtmps://a.example/app", "rtmp://b.example/app"]
+    assert (output.autostart, str(output.tls_ca_file), output.tls_pin_sha256) == (False, "ca.pem", (pin,))
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ("url: 'rtmp://a.example/app/key', backup_url: 'file:x.mp4'", "is one of them itself"),
+        ("url: 'file:x.mp4', backup_url: 'file:y.mp4'", "backup_url is for rtmp: and rtmps: alone"),
+        ("url: 'rtmp://a.example/app/key', backup_url: 'rtmp://b.example/app'", "an application and a stream key"),
+        ("url: 'rtmp://a.example/app/key', tls_ca_file: ca.pem", "for rtmps: alone"),
+        ("url: 'rtmps://a.example/app/key', tls_pin_sha256: [abc]", "no SHA-256 in base64"),
+        ("url: 'rtmps://a.example/app/key', tls_pin_sha256: [YWJj]", "no SHA-256 in base64"),
+    ],
+)
+def test_what_an_rtmp_output_cannot_do_is_named(load: Load, keys: str, words: str) -> None:
+    (found,) = mistakes(load, GOOD.replace(PLAIN, f"{{{keys}}}"))
+    assert words in found
+
+
 def test_a_stream_key_stays_beside_its_url_and_neither_is_shown(load: Load) -> None:
     text = GOOD.replace(
         '{url: "rtmp://live.example/app/live"}', "{url: 'rtmp://live.example/app/live/', stream_key: '${STREAM}'}"
