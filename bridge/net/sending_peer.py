@@ -10,7 +10,7 @@ from bridge.errors import BridgeError, LocalProtocolError, OutputLost
 from bridge.media.access_unit import Codec, Kind
 from bridge.net.aiortc_sender import EncodedSender, RtpOrigin, SenderClock, install_encoded_sender
 from bridge.net.codecs import h264_preferences, preferences
-from bridge.net.ice import IceServer, IceSettings
+from bridge.net.ice import IceServer, IceSettings, add_relays
 from bridge.net.impairment import Impairment
 from bridge.net.packetize import VP8_PICTURE_IDS, packetize_h264, packetize_vp8
 from bridge.net.peer_connection import Peer
@@ -69,6 +69,10 @@ class SendingPeer(Peer):
         if self._pc is None or self._pc.localDescription is None:
             raise LocalProtocolError("candidates before a description")
         return candidates_of(self._pc.localDescription.sdp)
+
+    async def add_relays(self, servers: Sequence[IceServer]) -> list[str]:
+        """Try TURN servers that the answer to our offer has named; their candidates, for the far end to try."""
+        return await add_relays(self._connections[0], self._ice.rtc_servers(servers))
 
     async def renegotiate(self) -> str:
         """A further offer on the same connection; `accept` takes its answer."""

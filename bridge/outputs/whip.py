@@ -5,21 +5,27 @@ import ssl
 from collections.abc import Coroutine
 from typing import Any
 
-import structlog
-
 from bridge.errors import OutputError, OutputLost, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.h264 import parameter_sets, split_avcc
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
 from bridge.net.sending_peer import SendingPeer
+from bridge.net.url_policy import UrlPolicy
 from bridge.outputs.whip_signalling import WhipSignalling
 from bridge.ports import OutputListener, OutputProgress
 from bridge.protocols import whip
-from bridge.protocols.whip_sdp import H264Profile, check_answer, picture_profile, publishing_offer
+from bridge.protocols.whip_sdp import (
+    H264Profile,
+    candidate_fragment,
+    check_answer,
+    picture_profile,
+    publishing_offer,
+)
 from bridge.redact import Secret, redact_url
 
-log = structlog.get_logger()
+# Direct ways are found within a few round trips, or not at all; relays cost the server, and delay.
+DIRECT_S = 1.0
 
 
 class WhipOutput:
@@ -43,13 +49,17 @@ class WhipOutput:
         ice: IceSettings | None = None,
         *,
         keyframe_s: float | None = 2.0,
+        policy: UrlPolicy | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Raises ConfigError if the URL is none for WHIP. `tls` replaces the system's trust."""
+        """Raises ConfigError if the URL is none for WHIP. `policy` says where else its server may lead us; None: to
+        public hosts. `tls` replaces the system's trust.
+        """
         self.keyframe_s = keyframe_s
         self._endpoint = whip.parse_url(url, token.reveal() if token else None)
         self._name = redact_url(url)
         self._ice = ice or IceSettings()
+        self._policy = policy or UrlPolicy()
         self._tls = tls
         self._peer: SendingPeer | None = None
 
@@ -73,28 +83,45 @@ class WhipOutput:
         tls = self._tls if self._tls is not None else await asyncio.to_thread(ssl.create_default_context)
         async with (
             SendingPeer(self._ice, listener.on_keyframe_request, profile_level_id=pictures.known_id) as peer,
-            WhipSignalling(self._endpoint, self._name, tls) as signalling,
+            WhipSignalling(self._endpoint, self._name, tls, self._policy) as signalling,
         ):
             self._peer = peer
             offer = publishing_offer(await peer.offer(), pictures)
             answer = await signalling.post(offer, f"{pictures} and Opus")
             check_answer(answer, pictures)
             await peer.accept(answer)
-            await _first_to_end(self._send(peer, pictures, units, listener), peer.run())
+            await _first_to_end(_connect(peer, signalling, offer), peer.run())
+            if not peer.is_connected:
+                await peer.run()  # raises why
+            units.restart()
+            listener.on_published()
+            await _first_to_end(_send(peer, pictures, units, listener), peer.run())
 
-    async def _send(self, peer: SendingPeer, pictures: H264Profile, units: LiveQueue, listener: OutputListener) -> None:
-        await peer.connected()
-        if not peer.is_connected:
-            await peer.run()  # raises why
-        units.restart()
-        listener.on_published()
-        while (unit := await units.get()) is not None:
-            if unit.codec is Codec.OPUS:
-                has_left = await peer.send_audio(unit.payload, unit.pts_ns)
-            else:
-                has_left = await peer.send_video(_nals(unit, pictures), unit.pts_ns)
-            if has_left:
-                listener.on_written(unit)
+
+async def _connect(peer: SendingPeer, signalling: WhipSignalling, offer: str) -> None:
+    """Wait for the media connection; where it finds no way at once, try the server's relays too."""
+    try:
+        async with asyncio.timeout(DIRECT_S):
+            await peer.connected()
+    except TimeoutError:
+        await _first_to_end(_relay(peer, signalling, offer), peer.connected())
+
+
+async def _relay(peer: SendingPeer, signalling: WhipSignalling, offer: str) -> None:
+    candidates = await peer.add_relays(await signalling.ice_servers())
+    if candidates:
+        await signalling.trickle(candidate_fragment(offer, candidates))
+    await peer.connected()
+
+
+async def _send(peer: SendingPeer, pictures: H264Profile, units: LiveQueue, listener: OutputListener) -> None:
+    while (unit := await units.get()) is not None:
+        if unit.codec is Codec.OPUS:
+            has_left = await peer.send_audio(unit.payload, unit.pts_ns)
+        else:
+            has_left = await peer.send_video(_nals(unit, pictures), unit.pts_ns)
+        if has_left:
+            listener.on_written(unit)
 
 
 def _nals(unit: AccessUnit, pictures: H264Profile) -> list[bytes]:

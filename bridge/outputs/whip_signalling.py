@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import os
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,6 +18,7 @@ import structlog
 from bridge import __version__
 from bridge.errors import BridgeError, OutputError, OutputLost, OutputRejected, RemoteProtocolError
 from bridge.net.ice import IceServer
+from bridge.net.url_policy import UrlPolicy, UrlRefused
 from bridge.protocols import whip
 from bridge.redact import Secret, mask, remember
 
@@ -26,6 +29,8 @@ CLOSE_TIMEOUT_S = 2.0
 # A refusal is known by its status; its words are worth no more waiting, and fit on one line.
 _WORDS_TIMEOUT_S = 1.0
 _WORDS_CHARACTERS = 200
+_HTTP_SCHEMES = frozenset({"http", "https"})
+_ICE_SCHEMES = frozenset({"stun", "stuns", "turn", "turns"})
 
 log = structlog.get_logger()
 
@@ -38,13 +43,15 @@ class WhipSignalling:
     """Publishes one offer and ends what that has made: an asynchronous context manager, whose exit deletes the session.
 
     Redirects of the offer are followed here: at most five, 307 and 308 only, never from https to http. Credentials go
-    to the origin that was configured and to no other. Proxies and .netrc of the environment are not read.
+    to the origin that was configured and to no other; other origins have to pass the URL policy. Proxies and .netrc of
+    the environment are not read.
     """
 
-    def __init__(self, endpoint: whip.Endpoint, name: str, tls: ssl.SSLContext) -> None:
-        """`name` stands for the URL in logs; `tls` is what servers are verified with."""
+    def __init__(self, endpoint: whip.Endpoint, name: str, tls: ssl.SSLContext, policy: UrlPolicy) -> None:
+        """`name` stands for the URL in logs; `tls` is what servers are verified with; `policy` is for other hosts."""
         self._endpoint = endpoint
         self._name = name
+        self._policy = policy
         self._url = endpoint.url  # after redirects
         self._resource: whip.Resource | None = None
         self._posting: asyncio.Task[str] | None = None
@@ -83,20 +90,26 @@ class WhipSignalling:
         return await asyncio.shield(self._posting)
 
     async def ice_servers(self) -> list[IceServer]:
-        """What the server has linked to in its answer, or else what it links to when asked (RFC 9725 §4.6)."""
+        """What the server has linked to in its answer, or else links to when it is asked (RFC 9725 §4.6)."""
         assert self._resource is not None
-        found = self._resource.ice_servers
-        if not found:
-            async with self._deadline("OPTIONS"), self._exchange("OPTIONS", self._url) as response:
-                found = whip.ice_servers(response.headers.multi_items())
-        return [
-            IceServer((server.url,), server.username, Secret(server.credential, is_passing=True)) for server in found
-        ]
+        linked = self._resource.ice_servers
+        try:
+            if not linked:
+                async with self._deadline("OPTIONS"), self._exchange("OPTIONS", self._url) as response:
+                    linked = whip.ice_servers(response.headers.multi_items())
+            return [
+                IceServer((server.url,), server.username, Secret(server.credential, is_passing=True))
+                for server in linked
+                if await self._may_use(server.url)
+            ]
+        except OutputError as error:
+            log.info("whip_ice_servers_unknown", url=self._name, error=str(error))
+            return []
 
     async def trickle(self, fragment: str) -> None:
-        """Send candidates (RFC 9725 §4.3). Raises OutputLost when the session is gone.
+        """Send candidates (RFC 9725 §4.3). Raises OutputLost when the session is gone, or the server.
 
-        Whatever else a server answers, the session goes on: our checks show it the same candidates as peer-reflexive.
+        Whatever else it answers, the session goes on: our checks show it the same candidates as peer-reflexive ones.
         """
         assert self._resource is not None
         headers = {"Content-Type": whip.FRAGMENT_TYPE}
@@ -152,6 +165,30 @@ class WhipSignalling:
     def _is_at_home(self, url: str) -> bool:
         return whip.origin(url) == whip.origin(self._endpoint.url)
 
+    async def _may_use(self, ice_url: str) -> bool:
+        """Whether a server that the WHIP server names may be asked for a relay."""
+        try:
+            await self._policy.check(ice_url, schemes=_ICE_SCHEMES)
+        except (UrlRefused, OSError) as error:
+            log.warning("whip_ice_server_refused", url=self._name, error=str(error))
+            return False
+        return True
+
+    async def _pinned(self, url: str, headers: dict[str, str]) -> tuple[httpx.URL, dict[str, Any]]:
+        """Where to connect to, and the extensions that make TLS expect the name. Raises OutputRejected, OSError.
+
+        What the operator has configured is resolved as usual; elsewhere a server of strangers leads, so the addresses
+        are judged and used as judged.
+        """
+        if self._is_at_home(url):
+            return httpx.URL(url), {}
+        try:
+            pinned = await self._policy.check(url, schemes=_HTTP_SCHEMES)
+        except UrlRefused as error:
+            raise OutputRejected(f"the server leads to another host: {error}") from None
+        headers["Host"] = httpx.URL(url).netloc.decode("ascii")
+        return httpx.URL(url).copy_with(host=pinned.addresses[0]), {"sni_hostname": pinned.host}
+
     @asynccontextmanager
     async def _exchange(
         self, method: str, url: str, content: str = "", headers: Mapping[str, str] | None = None
@@ -161,9 +198,14 @@ class WhipSignalling:
         if self._endpoint.authorization and self._is_at_home(url):
             headers["Authorization"] = self._endpoint.authorization
         try:
-            async with self._client.stream(method, url, content=content.encode(), headers=headers) as response:
+            target, extensions = await self._pinned(url, headers)
+            async with self._client.stream(
+                method, target, content=content.encode(), headers=headers, extensions=extensions
+            ) as response:
                 yield response
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        except TimeoutError:
+            raise
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError, OSError) as error:
             raise _failure(error) from _root_cause(error)
 
     @asynccontextmanager
@@ -202,8 +244,10 @@ def _failure(error: Exception) -> BridgeError:
         return OutputRejected(f"the server's certificate is refused: {cause.verify_message}")
     if isinstance(error, httpx.InvalidURL | UnicodeError):
         return OutputRejected("the host name is malformed")
-    if isinstance(error, httpx.ConnectError):
-        reason = getattr(cause, "strerror", None) or type(cause).__name__
+    if isinstance(error, httpx.ConnectError | OSError):
+        # asyncio puts addresses into the text, but for those that the system's resolver has none for.
+        number = cause.errno if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror) else None
+        reason = os.strerror(number) if number else getattr(cause, "strerror", None) or type(cause).__name__
         return OutputLost(f"cannot connect: {reason}")
     return OutputLost(f"the HTTP connection broke: {type(error).__name__}")
 
@@ -212,7 +256,8 @@ def _root_cause(error: BaseException) -> BaseException:
     """What the system said, below the errors of the layers above it."""
     while below := error.__cause__ or error.__context__:
         error = below
-    return error
+    # Each address of a name may have failed in its own way.
+    return _root_cause(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _remember_path(url: str) -> None:

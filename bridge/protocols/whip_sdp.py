@@ -60,9 +60,13 @@ def _profile(profile_idc: int, constraints: int) -> str | None:
 
 
 def publishing_offer(sdp: str, pictures: H264Profile) -> str:
-    """An offer of the peer's with what it leaves open: the pictures' level, and that RTCP is always multiplexed."""
+    """An offer of the peer's with what it leaves open.
+
+    The level of the pictures; that RTCP is always multiplexed; that relayed candidates may follow (RFC 8838 §4.1).
+    """
     sdp = re.sub(r"(profile-level-id=)[0-9a-fA-F]{6}", rf"\g<1>{pictures.profile_level_id}", sdp)
-    return sdp.replace("a=rtcp-mux\r\n", "a=rtcp-mux\r\na=rtcp-mux-only\r\n")  # RFC 8858 §3
+    sdp = sdp.replace("a=rtcp-mux\r\n", "a=rtcp-mux\r\na=rtcp-mux-only\r\n")  # RFC 8858 §3
+    return sdp.replace("a=end-of-candidates\r\n", "").replace("m=", "a=ice-options:trickle\r\nm=", 1)
 
 
 def check_answer(answer: str, pictures: H264Profile) -> None:
@@ -101,11 +105,8 @@ def _direction(section: str) -> str | None:
 
 
 def candidate_fragment(offer: str, candidates: Iterable[str]) -> str:
-    """Body of a PATCH that adds the last local candidates to those of the offer (RFC 8840 §9)."""
-    lines = re.findall(r"^a=(?:ice-ufrag|ice-pwd):.*", offer, re.MULTILINE)[:2]
-    found = re.search(r"^(m=audio) .*", offer, re.MULTILINE)
-    mid = re.search(r"^a=mid:.*", offer, re.MULTILINE)
-    assert found and mid  # offers are ours
-    section = f"{found[0]}\r\n{mid[0]}".replace("\r\r", "\r")
-    lines = [line.rstrip() for line in (*lines, *section.splitlines(), *(f"a={candidate}" for candidate in candidates))]
-    return "".join(f"{line}\r\n" for line in [*lines, "a=end-of-candidates"])
+    """Body of a PATCH that adds the last local candidates to those of the offer (RFC 9725 §4.3.2, RFC 8840 §9)."""
+    # Of the first section, whose transport carries both.
+    lines = [re.search(rf"^{line}.*", offer, re.MULTILINE) for line in ("a=ice-ufrag:", "a=ice-pwd:", "m=", "a=mid:")]
+    found = [line[0].rstrip() for line in lines if line]
+    return "".join(f"{line}\r\n" for line in (*found, *(f"a={each}" for each in candidates), "a=end-of-candidates"))

@@ -2,13 +2,19 @@
 
 import asyncio
 import contextlib
+import datetime
+import ipaddress
 import socket
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 import uvicorn
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -45,7 +51,8 @@ class Session:
 
 
 class WhipEndpoint:
-    """`behaviour` may answer a request in the server's place, or leave it alone with None; `edit` changes answers.
+    """`behaviour` may answer a request in the server's place, or leave it alone with None; `edit` changes answers,
+    `edit_offer` what reaches the server's peer of an offer.
 
     sessions  that are there now, by path.  ended: those that were deleted.  links: values of Link headers.
     mute      sessions are made, and their media never connects.
@@ -54,6 +61,7 @@ class WhipEndpoint:
     def __init__(self) -> None:
         self.behaviour: Behaviour | None = None
         self.edit: Edit = lambda answer: answer
+        self.edit_offer: Edit = lambda offer: offer
         self.links: list[str] = []
         self.mute = False
         self.location = "{path}"
@@ -120,7 +128,7 @@ class WhipEndpoint:
     async def _publish(self, path: str, offer: str) -> Response:
         session = Session(ReceivingPeer(LOOPBACK, (tracks := Tracks()).on_track), tracks, offer)
         await self._stack.enter_async_context(session.peer)
-        answer = await session.peer.answer(offer)
+        answer = await session.peer.answer(self.edit_offer(offer))
         if self.mute:
             await session.peer.__aexit__(None, None, None)
         where = f"/session/canary-session-{len(self.sessions) + len(self.ended)}"
@@ -151,5 +159,26 @@ class _Server(uvicorn.Server):
         yield
 
 
-def trusting(certfile: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=certfile)
+def make_certificate(directory: Path) -> tuple[str, str]:
+    """Files of a certificate for 127.0.0.1 and whip.test that vouches for itself, and of its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "WHIP peer")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("whip.test")]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certfile, keyfile = directory / "certificate.pem", directory / "key.pem"
+    certfile.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    keyfile.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(certfile), str(keyfile)
