@@ -6,12 +6,11 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
 from bridge.config import AvatarConfig
-from bridge.connection import Connection
+from bridge.connection import Connection, Served
 from bridge.dialogue import Dialogue
 from bridge.errors import BridgeError, ProviderError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit
@@ -20,47 +19,24 @@ from bridge.net.backoff import Backoff
 from bridge.ops.metrics import SessionMetrics
 from bridge.ports import AvatarEvent, AvatarLink, AvatarProvider, ToolCall
 from bridge.programme import Programme
+from bridge.renewal import NO_ROOM, Renewal
 from bridge.uplink import Uplink
 
-# An avatar that hiccups is back at once. A service that does not answer is asked every 2 s, for viewers look at a slate;
+# An avatar that hiccups is back at once. A service that does not answer is asked every 2 s, as viewers see a slate;
 # one that answers and refuses, four times a minute.
 FIRST_RETRY_S, LONGEST_RETRY_S, LONGEST_REFUSED_S = 0.5, 2.0, 15.0
 # A connection that gave pictures for this long was a good one: the next loss starts the backoff anew.
 PROVEN_S = 10.0
-# How long before its limit a session is renewed: the next one connects and draws within 2 s, or fails and is tried
-# again; then a pause of speech is waited for; the rest is for the change-over, pause or not.
-OPEN_AHEAD_S, PAUSE_AHEAD_S, CHANGE_AHEAD_S = 20.0, 10.0, 3.0
-# Pauses are counted in samples of speech, by whoever paces them; this is a third of one.
-LOOK_FOR_PAUSE_S = 0.08
 HOUR_NS = 3600 * NS_PER_S
-# What a service says that has no room for a second session beside the first.
-_NO_ROOM = ("connection_limit_exceeded", "gpu_full")
-_REFUSALS = (*_NO_ROOM, "backend_error", "close", "fail")
+_REFUSALS = (*NO_ROOM, "backend_error", "close", "fail")
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """A connection, the task that serves it, and, until it is on air, the one that feeds it silence."""
-
-    connection: Connection
-    serving: asyncio.Task[None]
-    feeding: asyncio.Task[None] | None = None
-
-    async def close(self) -> None:
-        tasks = [task for task in (self.feeding, self.serving) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
 
 
 class Avatar:
     """Connects, reconnects and renews; whatever becomes of it, the programme goes on.
 
-    A loss that passes is tried again with backoff. Before a session's limit a second one is opened, put on air at a
-    keyframe in a pause of speech, and the first one closed; where the service has no room for a second one that is
-    remembered, and the first one is closed before. What only an operator can change is raised if nothing has been on
+    A loss that passes is tried again with backoff. What only an operator can change is raised if nothing has been on
     air yet; later it is kept in `rejection`, and the slate stays.
 
     current    the connection that is spoken to.  error: the last one, empty when there was none.
@@ -97,7 +73,7 @@ class Avatar:
         self._refused_backoff = Backoff(FIRST_RETRY_S, LONGEST_REFUSED_S, random.Random())
         self._n_connections = 0
         self._starts_ns: deque[int] = deque(maxlen=config.max_starts_per_hour)
-        self._may_overlap = True
+        self._renewal = Renewal(config.max_session_s, self._begin, self._speak_to, self._is_pausing, programme)
         self._is_ending = asyncio.Event()
         self._asides: set[asyncio.Task[None]] = set()
 
@@ -164,7 +140,7 @@ class Avatar:
         ending = asyncio.create_task(self._is_ending.wait(), name="avatar ending")
         try:
             while True:
-                renewing = asyncio.create_task(self._renew(served.connection), name="avatar renewal")
+                renewing = asyncio.create_task(self._renewal.successor(served.connection), name="avatar renewal")
                 try:
                     await asyncio.wait((served.serving, ending, renewing), return_when=asyncio.FIRST_COMPLETED)
                     if ending.done():
@@ -175,6 +151,7 @@ class Avatar:
                 finally:
                     renewing.cancel()
                     await asyncio.wait((renewing,))
+                self._metrics.provider_reconnects_total(reason="renewal").inc()
                 await served.close()
                 served = successor
         finally:
@@ -187,7 +164,7 @@ class Avatar:
                 aside.cancel()
             self._metrics.provider_session_seconds().set(0)
 
-    def _begin(self) -> _Served:
+    def _begin(self) -> Served:
         self._n_connections += 1
         connection = Connection(
             self._n_connections,
@@ -200,84 +177,18 @@ class Avatar:
             on_event=self._on_event,
             on_tool_call=self._on_tool_call,
         )
-        return _Served(connection, asyncio.create_task(connection.run(), name=f"avatar {connection.number}"))
+        return Served(connection, asyncio.create_task(connection.run(), name=f"avatar {connection.number}"))
 
-    # ------------------------------------------------------------------------------------------ renewal
-
-    async def _renew(self, connection: Connection) -> _Served:
-        """Wait until it is time, then give the session that has taken over, on air and spoken to.
-
-        Raises ProviderUnavailable, with the reason renewal, where the present session has to be closed first.
-        """
-        if self._config.max_session_s is None:
-            await asyncio.Event().wait()
-        assert self._config.max_session_s is not None
-        await connection.is_ready.wait()
-        ends_at_s = asyncio.get_running_loop().time() + self._config.max_session_s
-        await _sleep_until(ends_at_s - OPEN_AHEAD_S)
-        successor = await self._open_successor(ends_at_s - PAUSE_AHEAD_S) if self._may_overlap else None
-        if successor is None:
-            await self._pause(ends_at_s - CHANGE_AHEAD_S)
-            raise ProviderUnavailable("the session has reached avatar.max_session_s", reason="renewal")
-        try:
-            await self._pause(ends_at_s - CHANGE_AHEAD_S)
-            await self._change_over(successor)
-        except BaseException:
-            await successor.close()
-            raise
-        log.info("avatar_renewed", connection=successor.connection.number)
-        self._metrics.provider_reconnects_total(reason="renewal").inc()
-        return successor
-
-    async def _open_successor(self, until_s: float) -> _Served | None:
-        """A second session that shows pictures and is fed with silence; None if there is none in time."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
-        while loop.time() < until_s:
-            served = self._begin()
-            feeding = asyncio.create_task(served.connection.feed_silence(), name="avatar silence")
-            served = _Served(served.connection, served.serving, feeding)
-            showing = asyncio.create_task(served.connection.is_live.wait())
-            try:
-                await asyncio.wait(
-                    (served.serving, showing), timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
-                )
-                if showing.done() and not served.serving.done():
-                    return served
-                reason = await _failure(served.serving) if served.serving.done() else "late"
-            except BaseException:
-                await served.close()
-                raise
-            finally:
-                showing.cancel()
-            await served.close()
-            log.warning("avatar_successor_failed", reason=reason)
-            if reason in _NO_ROOM:
-                self._may_overlap = False
-                return None
-            await asyncio.sleep(backoff.next_delay_s())
-        return None
-
-    async def _pause(self, until_s: float) -> None:
-        """Wait for a pause of speech, both ways, but no longer than that."""
-        loop = asyncio.get_running_loop()
-        while loop.time() < until_s:
-            if self._uplink.is_pausing and self._dialogue.answer.is_over(time.monotonic_ns()):
-                return
-            await asyncio.sleep(LOOK_FOR_PAUSE_S)
-
-    async def _change_over(self, successor: _Served) -> None:
-        """Speak to the successor, and show it from its next keyframe on; the other one stays on air until then."""
-        assert successor.feeding is not None
-        successor.feeding.cancel()
-        await asyncio.wait((successor.feeding,))
-        self.current = successor.connection
-        if successor.connection.link is not None:
-            self._uplink.attach(successor.connection.link)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CHANGE_AHEAD_S):
-                await self._programme.follow(successor.connection.number)
+    async def _speak_to(self, connection: Connection) -> None:
+        """From now on; what was asked by the one before is forgotten."""
+        self.current = connection
+        if connection.link is not None:
+            self._uplink.attach(connection.link)
         await self._dialogue.avatar_left()
+
+    def _is_pausing(self) -> bool:
+        """Whether neither side speaks."""
+        return self._uplink.is_pausing and self._dialogue.answer.is_over(time.monotonic_ns())
 
     # ------------------------------------------------------------------------------------------ a loss
 
@@ -358,16 +269,3 @@ async def _hush(connection: Connection) -> None:
     if connection.link is not None:
         with contextlib.suppress(ProviderError):
             await connection.link.interrupt()
-
-
-async def _failure(serving: asyncio.Task[None]) -> str:
-    """The reason, for people and metrics, why a connection has ended."""
-    try:
-        await serving
-    except BridgeError as error:
-        return error.reason or type(error).__name__
-    return "ended"
-
-
-async def _sleep_until(at_s: float) -> None:
-    await asyncio.sleep(max(0.0, at_s - asyncio.get_running_loop().time()))

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from bridge.dsp.chain import SpeechChain
 from bridge.errors import ProviderUnavailable
@@ -135,3 +136,15 @@ class Connection:
                 raise ProviderUnavailable(
                     f"the avatar service has sent no media for {MEDIA_LOST_S:g} s", reason="media"
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A connection, and the task that serves it."""
+
+    connection: Connection
+    serving: asyncio.Task[None]
+
+    async def close(self) -> None:
+        self.serving.cancel()
+        await asyncio.wait((self.serving,))

@@ -45,7 +45,7 @@ FOUNDATION = {
 }
 # The only ones that know two stages.
 COMPOSITION = {
-    *("session", "avatar", "connection", "dialogue", "programme", "reception", "uplink", "telemetry"),
+    *("session", "avatar", "renewal", "connection", "dialogue", "programme", "reception", "uplink", "telemetry"),
     *("daemon", "demo", "cli", "check", "__main__", "__init__"),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import avatar as avatar_module
+from bridge import renewal as renewal_module
 from bridge.errors import ProviderRejected, ProviderUnavailable
 from bridge.ports import AvatarEvent, AvatarListener
 from bridge.session import SessionState
@@ -16,8 +16,8 @@ from tests.unit.stage import FakeProvider, Stage, ended, refusing, saying, show,
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     # The shortest limit that a configuration takes is 30 s: a session of it is renewed after 0.1 s.
-    monkeypatch.setattr(avatar_module, "OPEN_AHEAD_S", 29.9)
-    monkeypatch.setattr(avatar_module, "PAUSE_AHEAD_S", 29.5)
+    monkeypatch.setattr(renewal_module, "OPEN_AHEAD_S", 29.9)
+    monkeypatch.setattr(renewal_module, "PAUSE_AHEAD_S", 29.5)
     return Stage(monkeypatch, tmp_path)
 
 
