@@ -13,6 +13,7 @@ from bridge.media.audio import AudioBlock
 from bridge.media.h264 import PROFILE_NAMES, decoder_configuration, parameter_sets, parse_sps
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
+from bridge.net.url_policy import UrlPolicy
 from bridge.outputs import open_output
 from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, ToolCall, TrackSink
 from bridge.providers import ice_settings, open_provider
@@ -45,7 +46,8 @@ async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tup
     yield "avatar", await _avatar(session, ice_settings(config.ice))
     for name, output in session.outputs.items():
         try:
-            opened = open_output(name, output, config.storage, ice_settings(config.ice))()
+            policy = UrlPolicy(config.url_policy.allow)
+            opened = open_output(name, output, config.storage, ice_settings(config.ice), policy)()
         except BridgeError as error:
             yield f"outputs.{name}", error
         else:

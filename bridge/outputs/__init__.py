@@ -9,22 +9,30 @@ from bridge.ports import Output
 
 if TYPE_CHECKING:
     from bridge.net.ice import IceSettings
+    from bridge.net.url_policy import UrlPolicy
 
 
 def open_output(
-    name: str, config: OutputConfig, storage: StorageConfig, ice: "IceSettings | None" = None
+    name: str,
+    config: OutputConfig,
+    storage: StorageConfig,
+    ice: "IceSettings | None" = None,
+    policy: "UrlPolicy | None" = None,
 ) -> Callable[[], Output]:
-    """What makes the connection, or the file, of each attempt at this output. `ice` is the program's, for WebRTC.
+    """What makes the connection, or the file, of each attempt at this output.
 
-    Raises ConfigError, naming the output, if its URL cannot be used.
+    `ice` is the program's, for WebRTC; `policy` says where a server may lead us besides public hosts. Raises ConfigError,
+    naming the output, if its URL cannot be used.
     """
     try:
-        return _opener(config, storage, ice)
+        return _opener(config, storage, ice, policy)
     except ConfigError as error:
         raise ConfigError(f"outputs.{name}: {error}") from None
 
 
-def _opener(config: OutputConfig, storage: StorageConfig, ice: "IceSettings | None") -> Callable[[], Output]:
+def _opener(
+    config: OutputConfig, storage: StorageConfig, ice: "IceSettings | None", policy: "UrlPolicy | None"
+) -> Callable[[], Output]:
     # Each kind brings what it needs only where it is used: libav, TLS, WebRTC.
     if config.scheme == "file":
         from bridge.outputs.container import ContainerOutput, RecordingNames
@@ -40,7 +48,9 @@ def _opener(config: OutputConfig, storage: StorageConfig, ice: "IceSettings | No
         if config.ice_servers is not None:
             own = (IceServer(server.urls, server.username or "", server.password) for server in config.ice_servers)
             settings = IceSettings(settings.interfaces, tuple(own))
-        return lambda: WhipOutput(config.address.reveal(), config.bearer, settings, keyframe_s=config.keyframe_s)
+        return lambda: WhipOutput(
+            config.address.reveal(), config.bearer, settings, keyframe_s=config.keyframe_s, policy=policy
+        )
 
     from bridge.outputs.rtmp import RtmpOutput
 

@@ -14,6 +14,8 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from bridge.check import check_connections
+from bridge.config import Config
 from bridge.errors import BridgeError, OutputLost, OutputRejected, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS
@@ -27,6 +29,7 @@ from bridge.outputs.runner import reconnect_reason
 from bridge.outputs.whip import WhipOutput
 from bridge.ports import OutputProgress
 from bridge.redact import Secret
+from bridge.samples import SPEECH
 from tests.interop import rtmp_media
 from tests.interop.whip_endpoint import PATH, TOKEN, Behaviour, WhipEndpoint, make_certificate
 from tests.net.loopback import LOOPBACK
@@ -641,3 +644,30 @@ async def test_nothing_secret_is_logged(
     client_side = [record for record in caplog.records if record.name.split(".")[0] in ("httpx", "httpcore", "bridge")]
     assert "canary" not in capsys.readouterr().out
     assert not [record for record in client_side if "canary" in record.getMessage()]
+
+
+async def test_check_connects_to_a_whip_server(
+    endpoint: WhipEndpoint, free_port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in (("url", endpoint.url), ("token", TOKEN), ("licence", "a licence")):
+        (tmp_path / name).write_text(content)
+    config = Config.model_validate(
+        {
+            "ice": {"interfaces": ["lo"]},
+            "storage": {"dir": tmp_path},
+            "sessions": {
+                "leo": {
+                    "avatar": {
+                        "url": f"ws://127.0.0.1:{free_port}/",
+                        "license_file": tmp_path / "licence",
+                        "name": "leo",
+                    },
+                    "inputs": {"speech": {"url": f"file:{SPEECH}"}},
+                    "outputs": {"studio": {"url_file": tmp_path / "url", "token_file": tmp_path / "token"}},
+                }
+            },
+        }
+    )
+    assert not await check_connections(config)  # there is no avatar
+    assert re.search(r"^ok +leo.outputs.studio: .*: publish accepted$", capsys.readouterr().out, re.MULTILINE)
+    assert endpoint.methods() == ["POST", "DELETE"]
