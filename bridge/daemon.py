@@ -12,6 +12,7 @@ from bridge.config import Config
 from bridge.errors import BridgeError
 from bridge.media.clock import NS_PER_S
 from bridge.net.backoff import Backoff
+from bridge.net.url_policy import UrlPolicy
 from bridge.ops.api import HttpServer
 from bridge.ops.metrics import EventLoopLag, Metrics, SessionMetrics
 from bridge.providers import ice_settings
@@ -42,6 +43,7 @@ class Daemon:
             name: self._metrics.session(name, session.avatar.service) for name, session in config.sessions.items()
         }
         self._supervisors = [Supervisor(name, config, metrics) for name, metrics in self._session_metrics.items()]
+        self._url_policy = UrlPolicy(config.url_policy.allow)
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
         self.is_draining = False
@@ -53,7 +55,15 @@ class Daemon:
         """
         with contextlib.ExitStack() as stack:
             http = stack.enter_context(
-                HttpServer(self._config.http, self._config.metrics, self._registry, self._readiness)
+                HttpServer(
+                    self._config.http,
+                    self._config.metrics,
+                    self._registry,
+                    self._readiness,
+                    daemon=self,
+                    storage_dir=self._config.storage.dir,
+                    policy=self._url_policy,
+                )
             )
             for metrics in self._session_metrics.values():
                 stack.enter_context(metrics)  # a failed session stays visible as long as it is configured
@@ -94,7 +104,12 @@ class Daemon:
         """SIGHUP: an operator who expects a reload is told, and the broadcast goes on."""
         log.warning("reload_not_supported", hint="restart the daemon to use a changed configuration")
 
+    def session(self, name: str) -> Session | None:
+        """A session that runs; None: there is none of that name, or it has ended."""
+        return next((s.running for s in self._supervisors if s.name == name), None)
+
     def status(self) -> list[SessionStatus]:
+        """Of every session, also one that has ended."""
         return [status for supervisor in self._supervisors if (status := supervisor.status()) is not None]
 
     def _readiness(self) -> str | None:
@@ -118,6 +133,7 @@ class Supervisor:
         self.name = name
         self.has_failed = False
         self.has_crashed = False
+        self.running: Session | None = None
         self._error = "a bug"
         self._config = config
         self._metrics = metrics
@@ -142,7 +158,7 @@ class Supervisor:
             began_ns = time.monotonic_ns()
             self._session = Session(self.name, config, ice=ice, storage=self._config.storage, metrics=self._metrics)
             try:
-                await self._session.run()
+                await self._run(self._session)
                 return
             except BridgeError as error:
                 self._error = str(error)
@@ -160,6 +176,13 @@ class Supervisor:
                     async with asyncio.timeout(delay_s):
                         await self._is_draining.wait()
                         self.has_failed = True
+
+    async def _run(self, session: Session) -> None:
+        self.running = session
+        try:
+            await session.run()
+        finally:
+            self.running = None
 
     def status(self) -> SessionStatus | None:
         return self._session.status() if self._session is not None else None

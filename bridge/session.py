@@ -59,7 +59,7 @@ class SessionStatus:
     """How a session is doing.
 
     error         the last one, empty when there was none.
-    on_air        what viewers see.
+    on_air        what viewers see.  slate_reason: why the operator wants the slate; empty: no slate is wanted.
     capabilities  what its avatar service can do.
     """
 
@@ -72,6 +72,8 @@ class SessionStatus:
     spoken_s: float
     input_is_finished: bool
     outputs: tuple[OutputStatus, ...]
+    slate_reason: str = ""
+    is_muted: bool = False
 
 
 class Session:
@@ -127,6 +129,7 @@ class Session:
             on_change=self._on_avatar_change,
         )
         self._is_finishing = False
+        self._changing_outputs = asyncio.Lock()
 
     async def run(self) -> None:
         """Raises ConfigError for a bad history or slate file, SourceRejected, ProviderRejected, OutputRejected once no
@@ -211,6 +214,8 @@ class Session:
             spoken_s=self._uplink.spoken_s,
             input_is_finished=self._uplink.finished.is_set(),
             outputs=tuple(runner.status() for runner in self._hub.runners),
+            slate_reason=self._programme.splice.operator_reason,
+            is_muted=self._programme.splice.is_muted,
         )
 
     # ------------------------------------------------------------------------------------------ the operator's hand
@@ -238,6 +243,35 @@ class Session:
     def mute(self, on: bool) -> None:
         """Silence what viewers hear."""
         self._programme.mute(on)
+
+    async def add_output(self, name: str, config: OutputConfig) -> None:
+        """Publish there too, in place of the output of that name if there is one. Raises ConfigError."""
+        open_output(name, config, self._storage, self._ice)  # what cannot be opened takes nobody's place
+        async with self._changing_outputs:
+            if any(runner.name == name for runner in self._hub.runners):
+                await self._forget_output(name)
+            self._hub.add(self._runner(name, config))
+
+    async def remove_output(self, name: str) -> None:
+        """Close an output properly and forget it. Raises UnknownOutput."""
+        async with self._changing_outputs:
+            await self._forget_output(name)
+
+    async def start_output(self, name: str) -> None:
+        """Publish from the next keyframe on, after a refusal too. Raises UnknownOutput."""
+        self._hub.start(name)
+
+    async def stop_output(self, name: str) -> None:
+        """Close an output properly, until it is started again. Raises UnknownOutput."""
+        await self._hub.stop(name)
+
+    async def restart_output(self, name: str) -> None:
+        """Close an output properly and publish anew. Raises UnknownOutput."""
+        await self._hub.restart(name)
+
+    async def _forget_output(self, name: str) -> None:
+        await self._hub.remove(name)
+        self._telemetry.forget(name)
 
     # ------------------------------------------------------------------------------------------ around it
 

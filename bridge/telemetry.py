@@ -1,5 +1,6 @@
 """What a session tells about itself: its metrics, and a status for people."""
 
+import contextlib
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -46,7 +47,8 @@ class OutputTelemetry:
     def __init__(self, metrics: OutputMetrics, protocol: str) -> None:
         self.is_live = protocol != "file"
         self.latencies_s: deque[float] = deque(maxlen=N_LATENCIES)
-        self._metrics = metrics
+        self._series = contextlib.ExitStack()
+        self._metrics = self._series.enter_context(metrics)
         self._latency = metrics.added_latency_seconds(mode="copy")
         self._lost_ns: int | None = None
         metrics.output_mode.switch(mode="copy", reason="as_received")
@@ -65,6 +67,10 @@ class OutputTelemetry:
             case OutputState.PUBLISHING if self._lost_ns is not None:
                 self._metrics.output_reconnect_seconds().observe((time.monotonic_ns() - self._lost_ns) / NS_PER_S)
                 self._lost_ns = None
+
+    def close(self) -> None:
+        """Remove its series."""
+        self._series.close()
 
     def publish(self, status: OutputStatus) -> None:
         metrics = self._metrics
@@ -95,6 +101,10 @@ class Telemetry:
         """The follower of one output."""
         self._outputs[name] = OutputTelemetry(self._metrics.output(name, protocol), protocol)
         return self._outputs[name]
+
+    def forget(self, name: str) -> None:
+        """An output is no more, and with it go its series."""
+        self._outputs.pop(name).close()
 
     def on_unit(self, unit: AccessUnit) -> None:
         """A unit goes on air."""

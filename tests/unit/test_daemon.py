@@ -67,7 +67,9 @@ class FakeHttpServer:
 
     last: "FakeHttpServer"
 
-    def __init__(self, http: object, metrics: object, registry: object, readiness: Callable[[], str | None]) -> None:
+    def __init__(
+        self, http: object, metrics: object, registry: object, readiness: Callable[[], str | None], **_: object
+    ) -> None:
         self.readiness = readiness
         FakeHttpServer.last = self
 
@@ -207,6 +209,20 @@ async def test_a_second_stop_cancels_what_still_runs(config: Callable[..., Confi
     async with asyncio.timeout(PATIENCE_S):
         await running
     assert FakeSession.made[0].was_cancelled
+
+
+async def test_a_session_is_there_for_the_operator_while_it_runs(config: Callable[..., Config]) -> None:
+    FakeSession.behaviours = {"leo": [raising(SourceRejected("no such file"))], "mia": [until_drained]}
+    daemon = Daemon(config("leo", "mia"))
+    assert daemon.session("mia") is None
+    running = asyncio.create_task(daemon.run())
+    await settle()
+    assert daemon.session("mia") is FakeSession.made[1]
+    assert daemon.session("leo") is None and daemon.session("nobody") is None
+    daemon.stop()
+    async with asyncio.timeout(PATIENCE_S):
+        await running
+    assert daemon.session("mia") is None
 
 
 async def test_it_is_ready_once_every_session_has_been_on_air(config: Callable[..., Config]) -> None:
