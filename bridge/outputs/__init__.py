@@ -21,8 +21,9 @@ def open_output(
 ) -> Callable[[], Output]:
     """What makes the connection, or the file, of each attempt at this output.
 
-    `ice` is the program's, for WebRTC; `policy` says where a server may lead us besides public hosts. Raises ConfigError,
-    naming the output, if its URL cannot be used.
+    `ice` is the program's, for WebRTC; `policy` says where a server may lead us besides public hosts.
+
+    Raises ConfigError, naming the output, if its URL cannot be used.
     """
     try:
         return _opener(config, storage, ice, policy)
