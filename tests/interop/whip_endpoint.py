@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bridge.net.peer import ReceivingPeer
+from bridge.ports import RemoteTrack, TrackSink
 from tests.net.loopback import LOOPBACK, Tracks
 
 TOKEN = "canary-token-5d1c"
@@ -55,10 +56,11 @@ class WhipEndpoint:
     `edit_offer` what reaches the server's peer of an offer.
 
     sessions  that are there now, by path.  ended: those that were deleted.  links: values of Link headers.
-    mute      sessions are made, and their media never connects.
+    mute      sessions are made, and their media never connects.  on_track: where media goes, instead of `tracks`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_track: Callable[[RemoteTrack], TrackSink] | None = None) -> None:
+        self._on_track = on_track
         self.behaviour: Behaviour | None = None
         self.edit: Edit = lambda answer: answer
         self.edit_offer: Edit = lambda offer: offer
@@ -126,7 +128,8 @@ class WhipEndpoint:
         return Response(status_code=204)
 
     async def _publish(self, path: str, offer: str) -> Response:
-        session = Session(ReceivingPeer(LOOPBACK, (tracks := Tracks()).on_track), tracks, offer)
+        tracks = Tracks()
+        session = Session(ReceivingPeer(LOOPBACK, self._on_track or tracks.on_track), tracks, offer)
         await self._stack.enter_async_context(session.peer)
         answer = await session.peer.answer(self.edit_offer(offer))
         if self.mute:
