@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from bridge.config import OutputConfig, StorageConfig
+from bridge.config import OutputConfig, SlateConfig, StorageConfig
 from bridge.errors import ConfigError
 from bridge.ports import Output
 
@@ -29,6 +29,13 @@ def open_output(
         return _opener(config, storage, ice, policy)
     except ConfigError as error:
         raise ConfigError(f"outputs.{name}: {error}") from None
+
+
+def check_slate(config: SlateConfig) -> None:
+    """See that the operator's image or clip can be shown; decodes all of it. Raises ConfigError with key and file."""
+    from bridge.outputs.slate import SlateMaker
+
+    SlateMaker(config.picture, config.image, config.clip).check()
 
 
 def _opener(
