@@ -156,7 +156,10 @@ async def test_without_its_parameter_sets_the_slate_could_not_be_played(tmp_path
 @pytest.mark.parametrize("profile", ["baseline", "main", "high"])
 @pytest.mark.parametrize("suffix", CONTAINERS)
 async def test_ffmpeg_plays_a_recording_across_the_joints(suffix: str, profile: str, tmp_path: Path) -> None:
-    path = await record(tmp_path, suffix, broadcast(profile))
+    units = broadcast(profile)
+    profiles = {unit.codec_config[1] for unit in units if unit.codec is Codec.H264 and unit.codec_config}
+    assert profiles == {{"baseline": 66, "main": 77, "high": 100}[profile]}
+    path = await record(tmp_path, suffix, units)
 
     assert await seen_by_ffmpeg(path) == STORY
     await assert_times_increase(path)
