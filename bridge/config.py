@@ -32,7 +32,7 @@ from pydantic import (
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
 from bridge.errors import ConfigError
 from bridge.media.recording_name import check_is_below, check_name
-from bridge.protocols import rtmp, whip
+from bridge.protocols import rtmp_address, whip
 from bridge.redact import HARMLESS_QUERY, MASK, Secret
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
@@ -451,7 +451,7 @@ class OutputConfig(Model):
             raise ValueError(f"must be {scheme}://HOST/APP, with the stream key behind it or in stream_key_file")
         _check_host(url.reveal())
         # Whether a key is missing is seen when all keys are read.
-        _apply(rtmp.parse_url, url.reveal(), "any")
+        _apply(rtmp_address.parse_url, url.reveal(), "any")
         return url
 
     @model_validator(mode="after")
@@ -469,7 +469,7 @@ class OutputConfig(Model):
             raise ValueError("tls_ca_file and tls_pin_sha256 are for rtmps: alone")
         if schemes <= {"rtmp", "rtmps"}:
             for address in self.addresses:
-                _apply(rtmp.parse_url, address.reveal(), self.key.reveal() if self.key else None)
+                _apply(rtmp_address.parse_url, address.reveal(), self.key.reveal() if self.key else None)
         elif len(self.addresses) > 1:
             raise ValueError("a backup_url is for rtmp: and rtmps: alone, and is one of them itself")
         elif self.key is not None:

@@ -1,11 +1,13 @@
 """Stage 6, publishing: `open_output` turns a configured output into what its runner opens for every attempt."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bridge.config import OutputConfig, SlateConfig, StorageConfig
 from bridge.errors import ConfigError
 from bridge.ports import Output
+from bridge.redact import Secret
 
 if TYPE_CHECKING:
     from bridge.net.ice import IceSettings
@@ -60,6 +62,12 @@ def _opener(
             config.address.reveal(), config.bearer, settings, keyframe_s=config.keyframe_s, policy=policy
         )
 
-    from bridge.outputs.rtmp import RtmpOutput
+    from bridge.net.tls import Trust
+    from bridge.outputs.rtmp import RtmpOutput, in_turn
 
-    return lambda: RtmpOutput(config.address.reveal(), config.key, keyframe_s=config.keyframe_s)
+    trust = Trust(config.tls_ca_file, config.tls_pin_sha256)
+
+    def open_at(address: Secret) -> RtmpOutput:
+        return RtmpOutput(address.reveal(), config.key, keyframe_s=config.keyframe_s, trust=trust, policy=policy)
+
+    return in_turn([partial(open_at, address) for address in config.addresses])

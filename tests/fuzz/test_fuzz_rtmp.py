@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from bridge.errors import RemoteProtocolError
 from bridge.protocols import amf
-from bridge.protocols.rtmp import Ended, Published, Refused, RtmpPublisher, State, parse_url
+from bridge.protocols.rtmp import Ended, Published, Refused, RtmpPublisher, State
+from bridge.protocols.rtmp_address import parse_url
 from bridge.protocols.rtmp_chunks import ChunkReader, ChunkWriter, Message
 
 LIMIT = 65_536

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from bridge.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from bridge.protocols import amf
-from bridge.protocols.rtmp import Ended, Event, Published, Refused, RtmpPublisher, State, parse_url
+from bridge.protocols.rtmp import Ended, Event, Published, Refused, RtmpPublisher, State
+from bridge.protocols.rtmp_address import parse_url
 from bridge.protocols.rtmp_chunks import ChunkReader, ChunkWriter, Message, MessageType
 
 KEY = "canary-4711?auth=canary-0815&a=1"
