@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 
-from starlette.types import ASGIApp, Receive, Send
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from bridge.config import HttpConfig, Scope
@@ -20,7 +21,11 @@ from bridge.ops.problems import Problem
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 _LOOKING = frozenset({"GET", "HEAD"})
 
+_LONGEST_LOGGED = 200
+
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]@/\s]+)(?::[0-9]{1,5})?")
+
+log = structlog.get_logger()
 
 
 class Access:
@@ -77,7 +82,7 @@ class Access:
 
 
 class AccessMiddleware:
-    """Lets through to the application what `Access` lets through."""
+    """Lets through to the application what `Access` lets through, and logs every hand on the broadcast."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -85,12 +90,19 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"  # neither lifespan events nor WebSockets are served
+
+        async def send_and_log(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["method"] not in _LOOKING:
+                status, path = message["status"], scope["path"][:_LONGEST_LOGGED]
+                log.info("api_call", method=scope["method"], path=path, status=status)
+            await send(message)
+
         try:
             self._access.check(scope["method"], scope["path"], scope["headers"])
         except Problem as problem:
-            await problem.response()(scope, receive, send)
+            await problem.response()(scope, receive, send_and_log)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, receive, send_and_log)
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
