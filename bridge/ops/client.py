@@ -64,20 +64,17 @@ class ApiClient:
         except (TimeoutError, httpx.TimeoutException):
             raise CallFailed(f"{shown} has not answered in time") from None
         except httpx.ConnectError as error:
-            raise CallFailed(f"cannot connect to {shown}: {error}; does the daemon run, and is --url right?") from None
+            raise CallFailed(f"cannot connect to {shown} ({error}): does the daemon run, is --url right?") from None
         except httpx.HTTPError as error:
             raise CallFailed(f"the connection to {shown} broke: {type(error).__name__}") from None
-        if response.is_success:
-            return response.json() if response.content else None
-        kind = ConfigError if response.status_code in _WRONG else CallFailed
-        raise kind(_detail(response))
-
-
-def _detail(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["detail"])
-    except (JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return f"HTTP {response.status_code} {response.reason_phrase}, and not from avatar-bridge: is --url right?"
+        try:
+            if response.is_success:
+                return response.json() if response.content else None
+            kind = ConfigError if response.status_code in _WRONG else CallFailed
+            raise kind(str(response.json()["detail"]))
+        except (JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+            said = f"HTTP {response.status_code} {response.reason_phrase}"
+            raise CallFailed(f"{shown} says {said}, which is not avatar-bridge: is --url right?") from None
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:
