@@ -9,7 +9,7 @@ import av
 import structlog
 from av.error import FFmpegError
 
-from bridge.errors import ConfigError
+from bridge.errors import ConfigError, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit
 from bridge.media.slate_pictures import SlatePictures
 from bridge.outputs.card import Card
@@ -56,13 +56,14 @@ class SlateMaker:
     def make(self, like: bytes, last_group: Sequence[AccessUnit]) -> SlatePictures:
         """A slate with the size, profile, constraint flags and level of the live pictures.
 
-        like        their AVCDecoderConfigurationRecord; empty: none has come, they are taken to be `USUAL_FORMAT`.
+        like        their AVCDecoderConfigurationRecord; empty: none has come. Then, and where it cannot be read, they
+                    are taken to be `USUAL_FORMAT`.
         last_group  the pictures from the last keyframe on.
 
         Raises ConfigError when the operator's file cannot be shown; when it could before, the broadcast goes on with
-        the card. Raises RemoteProtocolError when `like` cannot be read.
+        the card.
         """
-        picture_format = PictureFormat.of(like) if like else USUAL_FORMAT
+        picture_format = _format(like)
         try:
             slate = encode(self._pictures(picture_format, last_group), picture_format, self._group_pictures)
         except ConfigError as error:
@@ -90,6 +91,14 @@ class SlateMaker:
             picture = av.VideoFrame.from_ndarray(card.picture(number / n_pictures), format="yuv420p")
             picture.colorspace = picture.color_primaries = picture.color_trc = _BT709
             yield picture
+
+
+def _format(like: bytes) -> PictureFormat:
+    try:
+        return PictureFormat.of(like) if like else USUAL_FORMAT
+    except RemoteProtocolError as error:
+        log.warning("live_format_unreadable", error=str(error))
+        return USUAL_FORMAT
 
 
 def _last_picture(group: Sequence[AccessUnit]) -> av.VideoFrame | None:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import av
 from av.video.frame import PictureType
 
-from bridge.errors import InternalError
+from bridge.errors import InternalError, RemoteProtocolError
 from bridge.media.clock import NS_PER_S
 from bridge.media.h264 import (
     NAL_IDR,
@@ -24,6 +24,8 @@ from bridge.media.h264 import (
 from bridge.media.slate_pictures import SlatePictures
 
 FPS = 25
+# 4096x2304, the most that any level below 6 allows (H.264 table A-1: 36864 macroblocks).
+MOST_PIXELS = 36_864 * 256
 
 # x264's scale, on which 18 is taken for lossless to the eye: still pictures are looked at for long.
 _QUALITY = 19
@@ -51,9 +53,15 @@ class PictureFormat:
 
     @classmethod
     def of(cls, codec_config: bytes) -> "PictureFormat":
-        """That of an AVCDecoderConfigurationRecord. Raises RemoteProtocolError on a broken one."""
-        (sps, *_), _ = parameter_sets(codec_config)
+        """That of an AVCDecoderConfigurationRecord. Raises RemoteProtocolError on a broken one, or an odd size."""
+        sequence_sets, _ = parameter_sets(codec_config)
+        if not sequence_sets:
+            raise RemoteProtocolError("AVC configuration has no sequence parameter set")
+        sps = sequence_sets[0]
         picture = parse_sps(sps)
+        size = picture.width_px, picture.height_px
+        if any(side % 2 for side in size) or picture.width_px * picture.height_px > MOST_PIXELS:
+            raise RemoteProtocolError(f"H.264 pictures of {size[0]}x{size[1]} are odd, or larger than any avatar's")
         return cls(picture.width_px, picture.height_px, sps[1], sps[2], sps[3])
 
 
@@ -103,9 +111,11 @@ def _encoder(picture: av.VideoFrame, like: PictureFormat, group_pictures: int) -
         "crf": str(_QUALITY),
         "maxrate": str(bits_per_s),
         "bufsize": str(round(_BUFFER_S * bits_per_s)),
-        "x264-params": f"{tools}:level={like.level_idc}:keyint={group_pictures}:min-keyint={group_pictures}"
+        "x264-params": f"{tools}:keyint={group_pictures}:min-keyint={group_pictures}:scenecut=0:open-gop=0:slices=1"
+        # What every level from 1.1 on allows (H.264 table A-1), since that of the live pictures is put on the label.
+        ":ref=1:bframes=0:weightp=0:mvrange=127"
         # Dark pictures of few values get more bits, or their gradients show steps.
-        ":scenecut=0:open-gop=0:slices=1:ref=1:bframes=0:weightp=0:aq-mode=3",
+        ":aq-mode=3",
     }
     return encoder
 

@@ -69,6 +69,8 @@ def _opened(key: str, path: Path) -> Iterator[tuple[Fraction | None, Iterator[av
                 stream = container.streams.best("video")
                 if not isinstance(stream, av.VideoStream):
                     raise ConfigError("has no picture in it")
+                if stream.codec_context is None:
+                    raise ConfigError("is in a coding that this FFmpeg does not know")
                 if stream.width * stream.height > MOST_PIXELS:
                     raise ConfigError(f"has {stream.width}x{stream.height} pixels, more than {MOST_PIXELS}")
                 stream.codec_context.thread_count = 1

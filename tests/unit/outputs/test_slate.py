@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bridge.config import SlateConfig
-from bridge.errors import ConfigError, RemoteProtocolError
+from bridge.errors import ConfigError
 from bridge.media.clock import NS_PER_MS
 from bridge.media.h264 import (
     NAL_IDR,
@@ -127,9 +127,31 @@ def test_before_anything_is_live_a_slate_is_upright_constrained_baseline() -> No
     assert {(frame.width, frame.height) for frame in frames(slate)} == {(720, 1280)}
 
 
-def test_a_live_configuration_that_cannot_be_read_is_an_error_of_the_far_end() -> None:
-    with pytest.raises(RemoteProtocolError):
-        SlateMaker("card").make(b"\1\2\3", ())
+def sized(width_mbs: int, height_mbs: int) -> bytes:
+    """A configuration that claims so many macroblocks, in baseline profile (H.264 §7.3.2.1.1)."""
+    numbers = [0, 0, 2, 1]  # sets' id, bits of frame numbers, order of pictures, references
+    bits = "".join(exp_golomb(number) for number in numbers) + "0"
+    bits += exp_golomb(width_mbs - 1) + exp_golomb(height_mbs - 1) + "1" + "1" + "0" + "0" + "1"
+    bits += "0" * (-len(bits) % 8)
+    return decoder_configuration(b"\x67\x42\xe0\x1f" + int(bits, 2).to_bytes(len(bits) // 8, "big"), b"\x68\xce")
+
+
+def exp_golomb(number: int) -> str:
+    return f"{number + 1:b}".zfill(2 * (number + 1).bit_length() - 1)
+
+
+@pytest.mark.parametrize("like", [b"\1\2\3", decoder_configuration(b"\x67\x42\xe0\x1f", b"\x68"), sized(1000, 1000)])
+def test_a_live_format_that_no_avatar_has_is_not_followed(like: bytes) -> None:
+    assert SlateMaker("card").make(like, ()) == SlateMaker("card").make(b"", ())
+
+
+@pytest.mark.parametrize("level_idc", [0, 9, 11, 255])
+def test_a_level_that_is_too_low_or_unknown_is_kept_as_a_label(level_idc: int) -> None:
+    (sps,), (pps,) = parameter_sets(sized(20, 10))
+    like = decoder_configuration(sps[:3] + bytes([level_idc]) + sps[4:], pps)
+    slate = SlateMaker("card").make(like, ())
+    assert slate.codec_config[3] == level_idc
+    frames(slate)
 
 
 @pytest.mark.parametrize(
@@ -317,6 +339,13 @@ def test_sound_alone_is_refused() -> None:
     speech = Path(slate_files.__file__).parent.parent / "samples" / "speech.flac"
     with pytest.raises(ConfigError, match="no picture in it"):
         SlateMaker("clip", clip=speech).check()
+
+
+def test_a_coding_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mkv", [BLUE] * 3)
+    clip.write_bytes(clip.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/XYZ"))
+    with pytest.raises(ConfigError, match="coding that this FFmpeg does not know"):
+        SlateMaker("clip", clip=clip).check()
 
 
 def test_a_clip_that_is_too_long_is_refused(tmp_path: Path) -> None:
