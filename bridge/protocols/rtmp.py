@@ -1,5 +1,6 @@
-"""The publishing side of RTMP, without I/O (Adobe, "RTMP Specification 1.0"; FCPublish and kin as FMLE sends them;
-reconnect requests as in Veovera, "Enhanced RTMP (V2)").
+"""The publishing side of RTMP, without I/O (Adobe, "RTMP Specification 1.0"; FCPublish and kin as FMLE sends them).
+
+Reconnect requests are those of Veovera, "Enhanced RTMP (V2)".
 
 Bytes in, events out, bytes to send:
 
