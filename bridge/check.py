@@ -4,9 +4,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from bridge.config import Config, OutputConfig, SessionConfig
+from bridge.config import Config, OutputConfig, SessionConfig, SlateConfig
 from bridge.dsp.chain import SpeechChain
-from bridge.errors import BridgeError, OutputError, ProviderUnavailable, RemoteProtocolError, SourceLost
+from bridge.errors import BridgeError, ConfigError, OutputError, ProviderUnavailable, RemoteProtocolError, SourceLost
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.audio import AudioBlock
@@ -14,7 +14,7 @@ from bridge.media.h264 import PROFILE_NAMES, decoder_configuration, parameter_se
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
 from bridge.net.url_policy import UrlPolicy
-from bridge.outputs import open_output
+from bridge.outputs import check_slate, open_output
 from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, ToolCall, TrackSink
 from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
@@ -44,6 +44,7 @@ async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tup
     for name, source in session.inputs.items():
         yield f"inputs.{name}", await _input(open_source(name, source, config.storage.dir))
     yield "avatar", await _avatar(session, ice_settings(config.ice))
+    yield "slate", await _slate(session.slate)
     for name, output in session.outputs.items():
         try:
             policy = UrlPolicy(config.url_policy.allow)
@@ -78,6 +79,14 @@ async def _input(source: AudioSource) -> str | BridgeError:
         reading.cancel()
         hearing.cancel()
         await asyncio.wait((reading, hearing))
+
+
+async def _slate(slate: SlateConfig) -> str | BridgeError:
+    try:
+        await asyncio.to_thread(check_slate, slate)
+    except ConfigError as error:
+        return error
+    return f"{slate.picture} can be shown"
 
 
 async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError:

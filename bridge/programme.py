@@ -8,6 +8,7 @@ import structlog
 
 from bridge.media.access_unit import AccessUnit, Kind
 from bridge.media.clock import NS_PER_S
+from bridge.media.h264 import is_same_format
 from bridge.media.slate_pictures import SlatePictures
 from bridge.timeline.splice import OnAir, Splice
 from bridge.worker import Worker
@@ -118,7 +119,8 @@ class Programme:
     def _follow_live(self, unit: AccessUnit) -> None:
         if unit.is_keyframe:
             self._group.clear()
-            if unit.codec_config and unit.codec_config != self._live_config:
+            # Encoders may number their parameter sets anew at every keyframe: the slate is the same.
+            if unit.codec_config and not is_same_format(unit.codec_config, self._live_config):
                 self._live_config = unit.codec_config
                 self._slate_wanted.set()
         if self._keeps_group and len(self._group) < MAX_GROUP:
