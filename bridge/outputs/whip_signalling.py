@@ -77,7 +77,7 @@ class WhipSignalling:
         finally:
             if self._posting is not None:
                 self._posting.cancel()
-                await asyncio.wait((self._posting,))
+                await asyncio.gather(self._posting, return_exceptions=True)
             await self._client.aclose()
 
     async def post(self, offer: str, offered: str) -> str:
