@@ -82,7 +82,7 @@ class RtmpLink(asyncio.Protocol):
         try:
             return self._trust.context()
         except OSError as error:
-            why = error.strerror or "it holds no certificate in PEM"
+            why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
             raise OutputRejected(f"{self.name}: tls_ca_file {self._trust.ca_file}: {why}") from None
 
     async def _connect_to_one(self, at: Sequence[str], tls: ssl.SSLContext | None) -> None:

@@ -61,21 +61,31 @@ class ScriptedRtmp:
     """A server on loopback, alive inside its `async with`; its connections by age are `publications`.
 
     one_per_key  a stream key that is being published is refused, as YouTube and nginx-rtmp do.
-    on_publish   says what happens in place of a start; it may wait, close, or say something else.
+    on_publish   says what happens in place of a start; it may close, or say something else. While it waits, nothing is
+                 read; receive_buffer_bytes is then what still gets through, the system's choice if 0.
     """
 
     def __init__(
-        self, *, one_per_key: bool = False, on_publish: Callable[[Publication], Awaitable[None]] | None = None
+        self,
+        *,
+        one_per_key: bool = False,
+        on_publish: Callable[[Publication], Awaitable[None]] | None = None,
+        receive_buffer_bytes: int = 0,
     ) -> None:
         self.publications: list[Publication] = []
         self._one_per_key = one_per_key
         self._on_publish = on_publish or self._start
+        self._receive_buffer_bytes = receive_buffer_bytes
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        listening = socket.create_server(("127.0.0.1", 0))
+        if self._receive_buffer_bytes:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer_bytes)
+        limit = self._receive_buffer_bytes or 2**16
+        self._server = await asyncio.start_server(self._accept, sock=listening, limit=limit)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import datetime
-import ipaddress
 import itertools
 import json
 import os
@@ -18,10 +16,6 @@ from pathlib import Path
 
 import av
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from bridge.errors import OutputLost, OutputRejected, OutputWedged, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit
@@ -33,6 +27,7 @@ from bridge.protocols import amf
 from bridge.protocols.rtmp_chunks import ChunkWriter, Message, MessageType
 from bridge.redact import Secret
 from tests.interop import rtmp_media
+from tests.interop.certificates import make_certificate
 from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
 from tests.unit.outputs.coded_media import with_changing_ids
 
@@ -576,24 +571,8 @@ async def test_an_output_to_a_server_that_stops_reading_can_be_cancelled(nginx: 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate for 127.0.0.1 that nobody signed, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rtmps peer")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
     path = tmp_path_factory.mktemp("tls") / "server.pem"
-    encoding, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    pem = key.private_bytes(encoding, private, serialization.NoEncryption())
-    path.write_bytes(pem + signed.public_bytes(encoding))
+    make_certificate(path)
     return path
 
 
