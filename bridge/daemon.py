@@ -42,8 +42,10 @@ class Daemon:
         self._session_metrics = {
             name: self._metrics.session(name, session.avatar.service) for name, session in config.sessions.items()
         }
-        self._supervisors = [Supervisor(name, config, metrics) for name, metrics in self._session_metrics.items()]
         self._url_policy = UrlPolicy(config.url_policy.allow)
+        self._supervisors = [
+            Supervisor(name, config, self._url_policy, metrics) for name, metrics in self._session_metrics.items()
+        ]
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
         self.is_draining = False
@@ -129,13 +131,14 @@ async def _serve(http: HttpServer) -> None:
 class Supervisor:
     """Runs one session, and again after a bug of ours; what only an operator can change ends it."""
 
-    def __init__(self, name: str, config: Config, metrics: SessionMetrics) -> None:
+    def __init__(self, name: str, config: Config, policy: UrlPolicy, metrics: SessionMetrics) -> None:
         self.name = name
         self.has_failed = False
         self.has_crashed = False
         self.running: Session | None = None
         self._error = "a bug"
         self._config = config
+        self._policy = policy
         self._metrics = metrics
         self._session: Session | None = None
         self._backoff = Backoff(FIRST_RESTART_S, LONGEST_RESTART_S, random.Random())
@@ -156,7 +159,9 @@ class Supervisor:
         config, ice = self._config.sessions[self.name], ice_settings(self._config.ice)
         while not self._is_draining.is_set():
             began_ns = time.monotonic_ns()
-            self._session = Session(self.name, config, ice=ice, storage=self._config.storage, metrics=self._metrics)
+            self._session = Session(
+                self.name, config, ice=ice, storage=self._config.storage, policy=self._policy, metrics=self._metrics
+            )
             try:
                 await self._run(self._session)
                 return

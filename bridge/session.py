@@ -18,6 +18,7 @@ from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
 from bridge.media.live_queue import LiveQueue
+from bridge.net.url_policy import UrlPolicy
 from bridge.ops.metrics import SessionMetrics
 from bridge.outputs import open_output
 from bridge.outputs.hub import Hub
@@ -84,13 +85,22 @@ class Session:
     """
 
     def __init__(
-        self, name: str, config: SessionConfig, *, ice: "IceSettings", storage: StorageConfig, metrics: SessionMetrics
+        self,
+        name: str,
+        config: SessionConfig,
+        *,
+        ice: "IceSettings",
+        storage: StorageConfig,
+        policy: UrlPolicy,
+        metrics: SessionMetrics,
     ) -> None:
+        """`policy` says where far ends of outputs may lead us."""
         self.name = name
         self.state = SessionState.CONNECTING
         self._error = ""
         self._storage = storage
         self._ice = ice
+        self._policy = policy
         self._log = structlog.get_logger().bind(session=name)
         self._metrics = metrics
         self._telemetry = Telemetry(metrics)
@@ -246,7 +256,7 @@ class Session:
 
     async def add_output(self, name: str, config: OutputConfig) -> None:
         """Publish there too, in place of the output of that name if there is one. Raises ConfigError."""
-        open_output(name, config, self._storage, self._ice)  # what cannot be opened takes nobody's place
+        open_output(name, config, self._storage, self._ice, self._policy)  # what cannot be opened takes nobody's place
         async with self._changing_outputs:
             if any(runner.name == name for runner in self._hub.runners):
                 await self._forget_output(name)
@@ -300,7 +310,7 @@ class Session:
         telemetry = self._telemetry.output(name, config.scheme)
         runner = OutputRunner(
             name,
-            open_output(name, config, self._storage, self._ice),
+            open_output(name, config, self._storage, self._ice, self._policy),
             LiveQueue(OUTPUT_QUEUE_S),
             protocol=config.scheme,
             audio_bitrate=config.audio_bitrate,

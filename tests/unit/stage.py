@@ -19,6 +19,7 @@ from bridge.media.clock import NS_PER_MS
 from bridge.media.live_queue import LiveQueue
 from bridge.media.slate_pictures import SlatePictures
 from bridge.net.ice import IceSettings
+from bridge.net.url_policy import UrlPolicy
 from bridge.ops.metrics import Metrics
 from bridge.ports import AvatarEvent, AvatarListener, OutputListener, RemoteTrack, UplinkPacing
 from bridge.redact import Secret
@@ -170,7 +171,7 @@ class Stage:
         )
         storage = StorageConfig(dir=self._directory)
         metrics = Metrics(self.registry).session("leo", "navtalk")
-        return Session("leo", config, ice=IceSettings(), storage=storage, metrics=metrics), provider
+        return Session("leo", config, ice=IceSettings(), storage=storage, policy=UrlPolicy(), metrics=metrics), provider
 
     def _output(self, behaviour: Behaviour) -> FakeOutput:
         self.outputs.append(FakeOutput(behaviour))
