@@ -2,7 +2,7 @@
 
 Both run at the same time, receive the same media from the same source and publish to the same nginx-rtmp; the
 bridge's connection passes a tap, which says when the server's side had the last byte of each picture. GStreamer, which
-copies pictures as the bridge does, has its turn after them, through a tap too.
+copies pictures as the bridge does, has its turn after them, through a tap too, and then the bridge to a WHIP server.
 """
 
 import json
@@ -10,6 +10,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmarks import gst_session
 from benchmarks.configuration import SESSION, write_configuration
@@ -21,10 +22,11 @@ from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
 
 WARM_UP_S = 5.0
 N_WINDOWS, WINDOW_S = 12, 2.5
-N_GST_WINDOWS = 6
+N_GST_WINDOWS = N_WHIP_WINDOWS = 6
 
 TITLE = "passthrough: one 720p30 session of 2.5 Mb/s to RTMP with AAC"
 BOUNDS = {"added_latency_p50_ms": 1.0, "added_latency_p99_ms": 5.0, "cpu_ratio": 0.25}
+BOUNDS |= {"whip_latency_p50_ms": 2.0, "whip_cpu_per_session_core": 0.05}
 
 
 def measure() -> Findings:
@@ -50,6 +52,7 @@ def measure() -> Findings:
         gst = gst_session.measure_session(
             avatar_url, nginx.rtmp_port, warm_up_s=WARM_UP_S, n_windows=N_GST_WINDOWS, window_s=WINDOW_S
         )
+        whip_status, whip_cores, whip_ms = _measure_whip(directory, avatar_url)
     path_ms = path_latencies_ms(connection["pictures"])
     ours, theirs = median(bridge_cores), median(stock_cores)
     return Findings(
@@ -65,8 +68,10 @@ def measure() -> Findings:
             "cpu_ratio": ours / theirs if ours and theirs else None,
             "gst_latency_p50_ms": percentile(gst.path_ms, 50),
             "gst_cpu_per_session_core": median(gst.cores),
-            "whip_latency_p50_ms": None,
-            "whip_cpu_per_session_core": None,
+            "whip_latency_p50_ms": _ms(whip_status["added_latency_s"]),
+            "whip_latency_p99_ms": _ms(whip_status["added_latency_p99_s"]),
+            "whip_path_latency_p50_ms": percentile(whip_ms, 50),
+            "whip_cpu_per_session_core": median(whip_cores),
             "pictures": len(path_ms),
         },
         at_most=BOUNDS,
@@ -75,9 +80,22 @@ def measure() -> Findings:
             f" bridge {min(bridge_cores):.4f} to {max(bridge_cores):.4f},"
             f" stock {min(stock_cores):.4f} to {max(stock_cores):.4f} core.",
             _about(gst),
-            "whip: there is no WHIP output yet.",
+            f"whip: alone, last; stamp to the server's socket. CPU: median of {N_WHIP_WINDOWS} windows,"
+            f" {min(whip_cores):.4f} to {max(whip_cores):.4f} core.",
         ],
     )
+
+
+def _measure_whip(directory: Path, avatar_url: str) -> tuple[dict[str, Any], list[float], list[float]]:
+    """The session's status, CPU for each window, and milliseconds from the stamp to the server for each picture."""
+    with ExitStack() as stack:
+        server = stack.enter_context(Child(python("benchmarks.whip_server")))
+        config = write_configuration(directory, avatar_url, {"whip": server.first_line()})
+        bridge = stack.enter_context(Child(python("benchmarks.bridge_child", str(config))))
+        time.sleep(WARM_UP_S)
+        (cores,) = cpu_cores([bridge], N_WHIP_WINDOWS, WINDOW_S)
+        status: dict[str, Any] = json.loads(bridge.finish())[SESSION]
+        return status, cores, path_latencies_ms(json.loads(server.finish()))
 
 
 def _about(gst: gst_session.GstSession) -> str:

@@ -45,7 +45,14 @@ class Answer:
         self._lasts_s = 0.0
         self._is_generated.set()
 
+    def is_over(self, now_ns: int) -> bool:
+        """Whether it has sounded to its end, or there was none."""
+        return self._is_generated.is_set() and self._left_s(now_ns) <= 0
+
     async def played(self) -> None:
         """Wait until it has sounded to its end."""
         await self._is_generated.wait()
-        await asyncio.sleep(max(0.0, self._lasts_s - (time.monotonic_ns() - self._started_ns) / NS_PER_S))
+        await asyncio.sleep(max(0.0, self._left_s(time.monotonic_ns())))
+
+    def _left_s(self, now_ns: int) -> float:
+        return self._lasts_s - (now_ns - self._started_ns) / NS_PER_S

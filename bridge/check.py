@@ -2,29 +2,32 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
-from bridge.config import Config, OutputConfig, SessionConfig
+from bridge.config import Config, OutputConfig, SessionConfig, SlateConfig
 from bridge.dsp.chain import SpeechChain
-from bridge.errors import BridgeError, OutputError, ProviderUnavailable, SourceLost
+from bridge.errors import BridgeError, ConfigError, OutputError, ProviderUnavailable, RemoteProtocolError, SourceLost
 from bridge.inputs import open_source
-from bridge.media.access_unit import AccessUnit
+from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.audio import AudioBlock
-from bridge.media.h264 import PROFILE_NAMES, parameter_sets, parse_sps
+from bridge.media.h264 import PROFILE_NAMES, decoder_configuration, parameter_sets, parse_sps
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceSettings
-from bridge.outputs import open_output
+from bridge.net.url_policy import UrlPolicy
+from bridge.outputs import check_slate, open_output
 from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTrack, ToolCall, TrackSink
 from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
 from bridge.redact import mask
-from bridge.uplink import Uplink
+from bridge.uplink import Silence, Uplink
 
 # Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
 AVATAR_S = 30.0
 INPUT_S = 10.0
 # Longer than the sum of an output's own deadlines, which give the better reason.
-OUTPUT_S = 30.0
+OUTPUT_S = 40.0
+# An offer to a WHIP server names the profile of a picture; this is what WebRTC's senders begin with. It is not sent.
+_PICTURE = AccessUnit(Codec.H264, b"", 0, codec_config=decoder_configuration(bytes.fromhex("6742e01f"), b"\x68"))
 
 
 async def check_connections(config: Config) -> bool:
@@ -43,9 +46,11 @@ async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tup
     for name, source in session.inputs.items():
         yield f"inputs.{name}", await _input(open_source(name, source, config.storage.dir))
     yield "avatar", await _avatar(session, ice_settings(config.ice))
+    yield "slate", await _slate(session.slate)
     for name, output in session.outputs.items():
         try:
-            opened = open_output(name, output, config.storage)()
+            policy = UrlPolicy(config.url_policy.allow)
+            opened = open_output(name, output, config.storage, ice_settings(config.ice), policy)()
         except BridgeError as error:
             yield f"outputs.{name}", error
         else:
@@ -78,6 +83,14 @@ async def _input(source: AudioSource) -> str | BridgeError:
         await asyncio.wait((reading, hearing))
 
 
+async def _slate(slate: SlateConfig) -> str | BridgeError:
+    try:
+        await asyncio.to_thread(check_slate, slate)
+    except ConfigError as error:
+        return error
+    return f"{slate.picture} can be shown"
+
+
 async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError:
     viewer = _Viewer()
     provider = open_provider(session.avatar, ice)
@@ -101,22 +114,12 @@ async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError
         viewer.reception.close()
 
 
-class _Silence:
-    """A source that says nothing: the uplink then sends what the service wants while idle."""
-
-    name = "silence"
-    is_live = False
-
-    async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
-        await asyncio.Event().wait()
-
-
 class _Viewer:
     """Listens to an avatar until its first keyframe and its first sound, and sends it silence meanwhile."""
 
     def __init__(self) -> None:
-        self.silence = Uplink(_Silence(), SpeechChain())
-        self.reception = Reception(time.monotonic_ns(), self._on_unit)
+        self.silence = Uplink(Silence(), SpeechChain())
+        self.reception = Reception(time.monotonic_ns(), self._on_unit, {})
         self.has_seen = asyncio.Event()
         self._link: AvatarLink | None = None
         self._units: dict[str, AccessUnit] = {}
@@ -149,14 +152,16 @@ class _Viewer:
             self.has_seen.set()
 
 
-async def _output(config: OutputConfig, output: Output) -> str | OutputError:
+async def _output(config: OutputConfig, output: Output) -> str | BridgeError:
     publication = _Publication()
     if config.scheme == "file":
         publication.units.finish()  # a recording begins with a picture: what can be tried is the place for it
+    elif config.is_whip:
+        publication.units.put(_PICTURE)
     try:
         async with asyncio.timeout(OUTPUT_S):
             await output.run(publication.units, publication)
-    except OutputError as error:
+    except (OutputError, RemoteProtocolError) as error:
         return error
     return f"{config.address}: {'publish accepted' if publication.is_accepted else 'may be written'}"
 
@@ -173,4 +178,7 @@ class _Publication:
         self.units.finish()
 
     def on_written(self, unit: AccessUnit) -> None:
+        pass
+
+    def on_keyframe_request(self) -> None:
         pass

@@ -20,6 +20,7 @@ import bridge
 from bridge.config import Config, InputConfig, Model, OutputConfig, parse_address
 from bridge.config_file import explain, json_schema, load_config, show_config
 from bridge.errors import BridgeError, ConfigError
+from bridge.ops.ctl import app as ctl_app
 from bridge.redact import Secret, mask
 from bridge.signals import STOP_SIGNALS, on_signals
 
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(ctl_app, name="ctl")
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).", show_default=False)]
 

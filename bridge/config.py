@@ -5,6 +5,8 @@ explains every key to operators. Relative paths are relative to the working dire
 `storage.dir`.
 """
 
+import base64
+import hashlib
 import ipaddress
 import json
 import re
@@ -30,13 +32,13 @@ from pydantic import (
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
 from bridge.errors import ConfigError
 from bridge.media.recording_name import check_is_below, check_name
-from bridge.protocols import rtmp
+from bridge.protocols import rtmp_address, whip
 from bridge.redact import HARMLESS_QUERY, MASK, Secret, remember
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
 
 INPUT_SCHEMES = ("file",)
-OUTPUT_SCHEMES = ("rtmp", "rtmps", "file")
+OUTPUT_SCHEMES = ("rtmp", "rtmps", *whip.SCHEMES, "file")
 
 
 class Model(BaseModel):
@@ -105,6 +107,16 @@ def _check_host(url: str) -> None:
         raise ValueError("names no host, or port 0")
 
 
+def _check_pin(pin: str) -> str:
+    try:
+        is_sha256 = len(base64.b64decode(pin, validate=True)) == hashlib.sha256().digest_size
+    except ValueError:
+        is_sha256 = False
+    if not is_sha256:
+        raise ValueError("is no SHA-256 in base64, 44 characters")
+    return pin
+
+
 Listen = Annotated[
     Address,
     BeforeValidator(parse_address),
@@ -117,6 +129,7 @@ Bitrate = Annotated[
     Field(ge=32_000, le=320_000),
 ]
 Url = Annotated[Secret, BeforeValidator(_parse_url), WithJsonSchema({"type": "string", "format": "uri"})]
+SpkiPin = Annotated[str, AfterValidator(_check_pin)]
 UrlFile = Annotated[Secret, BeforeValidator(_read_url), WithJsonSchema({"type": "string", "format": "path"})]
 # A name stands in metrics, logs, file names and HTTP paths, so it is a DNS label (RFC 1123 §2.1).
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -135,22 +148,78 @@ def _one_of(model: BaseModel, *keys: str, required: bool) -> Secret | None:
 # ---------------------------------------------------------------------------------------------- the daemon
 
 
-class HttpConfig(Model):
-    listen: Listen = Address("127.0.0.1", 8080)
-    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+Scope = Literal["read", "control", "ingest", "view"]
 
-    @field_validator("listen")
+
+class TokenConfig(Model):
+    """A token that opens the API (RFC 6750).
+
+    file    holds it: 16 characters or more.
+    scopes  read: what only looks, and /metrics.  control: what changes anything.  ingest, view: sending media in, and
+            playing it.
+    """
+
+    file: FileSecret
+    scopes: tuple[Scope, ...] = Field(min_length=1)
+
+    @field_validator("file")
     @classmethod
-    def _only_loopback(cls, listen: Address) -> Address:
-        if not listen.is_loopback:
-            raise ValueError("must be a loopback address: this version has no access tokens; see metrics.listen")
-        return listen
+    def _is_a_token(cls, token: Secret) -> Secret:
+        if not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", token.reveal()):
+            raise ValueError(
+                f"{token} holds no token: 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / -, and = at the end"
+            )
+        return token
+
+
+class TlsConfig(Model):
+    """Certificate chain and private key, as PEM files."""
+
+    cert_file: Path
+    key_file: Path
+
+
+class HttpConfig(Model):
+    """allowed_hosts: names that the Host header may have, and the hosts that a browser's pages may come from."""
+
+    listen: Listen = Address("127.0.0.1", 8080)
+    tokens: tuple[TokenConfig, ...] = ()
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    tls: TlsConfig | None = None
+
+    @field_validator("tokens")
+    @classmethod
+    def _tokens_differ(cls, tokens: tuple[TokenConfig, ...]) -> tuple[TokenConfig, ...]:
+        if len({token.file for token in tokens}) < len(tokens):
+            raise ValueError("two files hold the same token: give it all its scopes in one place")
+        return tokens
+
+    @model_validator(mode="after")
+    def _closed_to_strangers(self) -> Self:
+        if not self.listen.is_loopback and not self.tokens:
+            raise ValueError("tokens are needed where listen is no loopback address; see also metrics.listen")
+        return self
 
 
 class MetricsConfig(Model):
     """listen: an address for `/metrics` alone, which may be public. None: it is served on `http.listen`."""
 
     listen: Listen | None = None
+
+
+def _check_allowed(entry: str) -> str:
+    try:
+        ipaddress.ip_network(entry.strip("[]"), strict=False)
+    except ValueError:
+        if not re.fullmatch(r"([\w-]+\.)*[\w-]*[A-Za-z_-][\w-]*\.?", entry, re.ASCII):
+            raise ValueError(f"{entry} is neither a network such as 192.168.1.0/24 nor the name of a host") from None
+    return entry
+
+
+class UrlPolicyConfig(Model):
+    """allow: networks, addresses and hosts that URLs of strangers may lead to although they are not public."""
+
+    allow: tuple[Annotated[str, AfterValidator(_check_allowed)], ...] = ()
 
 
 class LogConfig(Model):
@@ -235,6 +304,8 @@ class AvatarConfig(Model):
     history_file    what was said before, read at the start and appended to; see `bridge.history`.
     ice_servers     replaces the list that the service sends.
     idle_audio      what flows while no input speaks; a service's video stalls without audio.
+    max_session_s   how long the service lets a session last: the next one takes over before. None: no limit.
+    max_starts_per_hour  sessions that the service may be asked to start in any hour: a guard against bills.
     shapes          messages whose shape the service does not document, in JSON's terms: "{text}", "{image}" (a data
                     URL) and "{reply}" (0 or 1) stand for their values. None: as `protocols.navtalk_json` infers it.
     """
@@ -257,6 +328,8 @@ class AvatarConfig(Model):
     history_file: Path | None = None
     ice_servers: tuple[IceServer, ...] | None = None
     idle_audio: Literal["silence", "none"] = "silence"
+    max_session_s: float | None = Field(default=None, ge=30.0)
+    max_starts_per_hour: int = Field(default=60, ge=1)
     shapes: dict[Literal["input_text", "input_image"], dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("url")
@@ -335,12 +408,20 @@ class InputConfig(Model):
 class OutputConfig(Model):
     """One place to publish to.
 
-    url            rtmp://HOST/APP[/KEY], rtmps: likewise, file:NAME.(mp4|mkv|flv|ts); the name may hold
-                   `{start:FORMAT}`, the start in UTC as strftime prints it.
+    url            rtmp://HOST/APP[/KEY], rtmps: likewise, whip+https://HOST/PATH, whip+http: likewise,
+                   file:NAME.(mp4|mkv|flv|ts); the name may hold `{start:FORMAT}`, the start in UTC as strftime
+                   prints it.
     url_file       a file that holds the URL.
     stream_key     the part of an RTMP URL that is a secret.
+    token          what a WHIP server knows us by (RFC 6750).
+    ice_servers    of a WHIP output, replaces the general list.
     keyframe_s     how far keyframes may lie apart; the avatar service is asked for one that often.
     audio_bitrate  of AAC, bits per second; "128k" is 128000.
+    autostart      it publishes from the session's start on; otherwise once the operator starts it.
+    backup_url     of an RTMP output: tried in turn with `url` after each loss, with the same stream key.
+    tls_ca_file    of an RTMPS output: the certificates (PEM) that its server's may be signed by; None: the system's.
+    tls_pin_sha256 of an RTMPS output: SHA-256 of public keys (SPKI, as in RFC 7469) in base64, one of which its server
+                   must have besides a valid certificate; none: any.
     """
 
     url: Url | None = None
@@ -349,32 +430,65 @@ class OutputConfig(Model):
     stream_key_file: FileSecret | None = None
     stream_key_env: EnvSecret | None = None
     stream_key_credential: CredentialSecret | None = None
+    token: LiteralSecret | None = None
+    token_file: FileSecret | None = None
+    token_env: EnvSecret | None = None
+    token_credential: CredentialSecret | None = None
+    ice_servers: tuple[IceServer, ...] | None = None
     keyframe_s: float = Field(default=2.0, ge=0.5, le=60.0)
     audio_bitrate: Bitrate = 128_000
+    autostart: bool = True
+    backup_url: Url | None = None
+    backup_url_file: UrlFile | None = None
+    tls_ca_file: Path | None = None
+    tls_pin_sha256: tuple[SpkiPin, ...] = ()
 
-    @field_validator("url", "url_file")
+    @field_validator("url", "url_file", "backup_url", "backup_url_file")
     @classmethod
-    def _is_supported(cls, url: Secret) -> Secret:
+    def _is_supported(cls, url: Secret | None) -> Secret | None:
+        if url is None:
+            return None
         scheme, _, rest = url.reveal().partition(":")
         if scheme not in OUTPUT_SCHEMES:
             raise ValueError(f"{scheme}: is no output of this version; there is {_schemes(OUTPUT_SCHEMES)}")
         if scheme == "file":
             _apply(check_name, rest)
             return url
+        if scheme in whip.SCHEMES:
+            _apply(whip.parse_url, url.reveal())
+            _check_host(url.reveal())
+            return url
         if not re.fullmatch(r"//[^/]+/[^/].*", rest):
             raise ValueError(f"must be {scheme}://HOST/APP, with the stream key behind it or in stream_key_file")
         _check_host(url.reveal())
         # Whether a key is missing is seen when all keys are read.
-        _apply(rtmp.parse_url, url.reveal(), "any")
+        _apply(rtmp_address.parse_url, url.reveal(), "any")
         return url
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.scheme != "file":
-            _apply(rtmp.parse_url, self.address.reveal(), self.key.reveal() if self.key else None)
-        elif self.key is not None:
-            raise ValueError("a file has no stream key")
+        if self.is_whip:
+            _apply(whip.parse_url, self.address.reveal(), self.bearer.reveal() if self.bearer else None)
+        elif self.bearer is not None or self.ice_servers is not None:
+            raise ValueError("token and ice_servers are for whip+https: and whip+http: alone")
+        self._check_rtmp()
         return self
+
+    def _check_rtmp(self) -> None:
+        schemes = {address.reveal().partition(":")[0] for address in self.addresses}
+        if (self.tls_ca_file or self.tls_pin_sha256) and "rtmps" not in schemes:
+            raise ValueError("tls_ca_file and tls_pin_sha256 are for rtmps: alone")
+        if schemes <= {"rtmp", "rtmps"}:
+            for address in self.addresses:
+                _apply(rtmp_address.parse_url, address.reveal(), self.key.reveal() if self.key else None)
+        elif len(self.addresses) > 1:
+            raise ValueError("a backup_url is for rtmp: and rtmps: alone, and is one of them itself")
+        elif self.key is not None:
+            raise ValueError("a WHIP server has a token, no stream key" if self.is_whip else "a file has no stream key")
+
+    @property
+    def is_whip(self) -> bool:
+        return self.scheme in whip.SCHEMES
 
     @property
     def scheme(self) -> str:
@@ -388,10 +502,21 @@ class OutputConfig(Model):
         return address
 
     @property
+    def addresses(self) -> tuple[Secret, ...]:
+        """The URL and its backup, in this order."""
+        backup = _one_of(self, "backup_url", "backup_url_file", required=False)
+        return (self.address,) if backup is None else (self.address, backup)
+
+    @property
     def key(self) -> Secret | None:
         """The stream key, unless the URL ends in it."""
         keys = ("stream_key", "stream_key_file", "stream_key_env", "stream_key_credential")
         return _one_of(self, *keys, required=False)
+
+    @property
+    def bearer(self) -> Secret | None:
+        """The token of a WHIP output."""
+        return _one_of(self, "token", "token_file", "token_env", "token_credential", required=False)
 
 
 def _schemes(schemes: tuple[str, ...]) -> str:
@@ -413,9 +538,30 @@ def _below_storage_dir(output: OutputConfig) -> OutputConfig:
     return output
 
 
+class SlateConfig(Model):
+    """What viewers see while the avatar is away.
+
+    picture  card: a drawn one.  last: the last live picture.  image, clip: from that file, fitted into the live size.
+    after_s  without pictures; until then the last one is held.
+    """
+
+    picture: Literal["card", "last", "image", "clip"] = "card"
+    image: Path | None = None
+    clip: Path | None = None
+    after_s: float = Field(default=1.0, ge=0.5, le=60.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for picture in ("image", "clip"):
+            if (self.picture == picture) != (getattr(self, picture) is not None):
+                raise ValueError(f"picture: {picture} and a file in {picture} go together")
+        return self
+
+
 class SessionConfig(Model):
     avatar: AvatarConfig
     inputs: dict[Name, InputConfig]
+    slate: SlateConfig = SlateConfig()
     outputs: dict[Name, Annotated[OutputConfig, AfterValidator(_below_storage_dir)]] = Field(min_length=1)
 
     @field_validator("inputs")
@@ -431,6 +577,7 @@ class Config(Model):
 
     http: HttpConfig = HttpConfig()
     metrics: MetricsConfig = MetricsConfig()
+    url_policy: UrlPolicyConfig = UrlPolicyConfig()
     log: LogConfig = LogConfig()
     storage: StorageConfig = StorageConfig()
     ice: IceConfig = IceConfig()

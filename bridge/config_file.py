@@ -46,7 +46,12 @@ def show_config(config: Config) -> str:
 
 def explain(error: ValidationError) -> str:
     """Every mistake of a model that was not read from a file, in one line."""
-    return "; ".join(_explain(details, details["loc"]) for details in error.errors(include_url=False))
+    return "; ".join(message for _, message in explain_each(error))
+
+
+def explain_each(error: ValidationError, root: type[BaseModel] | None = None) -> list[tuple[KeyPath, str]]:
+    """Every mistake, with the key it is at. `root`: the model that was read, to name the keys that it has."""
+    return [(details["loc"], _explain(details, details["loc"], root)) for details in error.errors(include_url=False)]
 
 
 def json_schema() -> dict[str, Any]:
@@ -100,7 +105,7 @@ class _Reader:
     def add_invalid(self, details: ErrorDetails) -> None:
         # A mapping's key is reported at (…, key, "[key]").
         path = tuple(part for part in details["loc"] if part != "[key]")
-        self.add(path, _explain(details, path))
+        self.add(path, _explain(details, path, Config))
 
     def _value(self, loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath) -> Any:
         if id(node) in self._open_nodes:
@@ -174,11 +179,13 @@ class _Reader:
 # ---------------------------------------------------------------------------------------------- error messages
 
 
-def _explain(details: ErrorDetails, path: KeyPath) -> str:
+def _explain(details: ErrorDetails, path: KeyPath, root: type[BaseModel] | None) -> str:
     context = details.get("ctx", {})
     match details["type"]:
         case "extra_forbidden":
-            keys = _keys_at(path[:-1])
+            if root is None:
+                return "unknown key"
+            keys = _keys_at(path[:-1], root)
             near = difflib.get_close_matches(str(path[-1]), keys, n=1)
             return "unknown key; " + (f"did you mean `{near[0]}`?" if near else f"there is {', '.join(keys)}")
         case "missing":
@@ -200,10 +207,10 @@ def _explain(details: ErrorDetails, path: KeyPath) -> str:
     return message[0].lower() + message[1:]
 
 
-def _keys_at(path: KeyPath) -> list[str]:
+def _keys_at(path: KeyPath, root: type[BaseModel]) -> list[str]:
     """The keys that the mapping at `path` may have."""
-    models: list[type[BaseModel]] = [Config]
-    annotation: Any = Config
+    models: list[type[BaseModel]] = [root]
+    annotation: Any = root
     for part in path:
         model = next(_models_in(annotation), None)
         # A mapping of names to models, or a list of them: the name is not a field, its models are what counts.

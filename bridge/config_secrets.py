@@ -17,14 +17,14 @@ _MOST_SECRET_BYTES = 64 * 1024
 
 
 class Substituted(str):
-    """Text that holds a value from the environment, and counts as secret."""
+    """Text that may be a secret where it stands: it holds a value from the environment, or came in an API call."""
 
 
 def _literal(value: Any) -> Secret:
     if isinstance(value, Secret):
         return value
     if isinstance(value, Substituted):
-        return _checked(value, "***", "the environment variable")
+        return _checked(value, "***", "the value")
     raise ValueError("a secret must not stand in the file: use the key with _file, _env or _credential, or ${NAME}")
 
 

@@ -12,6 +12,7 @@ from bridge.config import Config
 from bridge.errors import BridgeError
 from bridge.media.clock import NS_PER_S
 from bridge.net.backoff import Backoff
+from bridge.net.url_policy import UrlPolicy
 from bridge.ops.api import HttpServer
 from bridge.ops.metrics import EventLoopLag, Metrics, SessionMetrics
 from bridge.providers import ice_settings
@@ -42,7 +43,10 @@ class Daemon:
         self._session_metrics = {
             name: self._metrics.session(name, session.avatar.service) for name, session in config.sessions.items()
         }
-        self._supervisors = [Supervisor(name, config, metrics) for name, metrics in self._session_metrics.items()]
+        self._url_policy = UrlPolicy(config.url_policy.allow)
+        self._supervisors = [
+            Supervisor(name, config, self._url_policy, metrics) for name, metrics in self._session_metrics.items()
+        ]
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
         self.is_draining = False
@@ -54,7 +58,15 @@ class Daemon:
         """
         with contextlib.ExitStack() as stack:
             http = stack.enter_context(
-                HttpServer(self._config.http, self._config.metrics, self._registry, self._readiness)
+                HttpServer(
+                    self._config.http,
+                    self._config.metrics,
+                    self._registry,
+                    self._readiness,
+                    daemon=self,
+                    storage_dir=self._config.storage.dir,
+                    policy=self._url_policy,
+                )
             )
             for metrics in self._session_metrics.values():
                 stack.enter_context(metrics)  # a failed session stays visible as long as it is configured
@@ -95,7 +107,12 @@ class Daemon:
         """SIGHUP: an operator who expects a reload is told, and the broadcast goes on."""
         log.warning("reload_not_supported", hint="restart the daemon to use a changed configuration")
 
+    def session(self, name: str) -> Session | None:
+        """A session that runs; None: there is none of that name, or it has ended."""
+        return next((s.running for s in self._supervisors if s.name == name), None)
+
     def status(self) -> list[SessionStatus]:
+        """Of every session, also one that has ended."""
         return [status for supervisor in self._supervisors if (status := supervisor.status()) is not None]
 
     def _readiness(self) -> str | None:
@@ -115,12 +132,14 @@ async def _serve(http: HttpServer) -> None:
 class Supervisor:
     """Runs one session, and again after a bug of ours; what only an operator can change ends it."""
 
-    def __init__(self, name: str, config: Config, metrics: SessionMetrics) -> None:
+    def __init__(self, name: str, config: Config, policy: UrlPolicy, metrics: SessionMetrics) -> None:
         self.name = name
         self.has_failed = False
         self.has_crashed = False
+        self.running: Session | None = None
         self._error = "a bug"
         self._config = config
+        self._policy = policy
         self._metrics = metrics
         self._session: Session | None = None
         self._backoff = Backoff(FIRST_RESTART_S, LONGEST_RESTART_S, random.Random())
@@ -131,6 +150,8 @@ class Supervisor:
         """Why traffic should not be sent here: the session has not been on air yet, or has failed."""
         if self.has_failed:
             return f"session {self.name} has failed: {mask(self._error)}"
+        if self._session is not None and (rejection := self._session.rejection):
+            return f"session {self.name} shows its slate: {mask(rejection)}"
         if self._session is None or not self._session.has_been_on_air:
             return f"session {self.name} has not been on air yet"
         return None
@@ -139,9 +160,11 @@ class Supervisor:
         config, ice = self._config.sessions[self.name], ice_settings(self._config.ice)
         while not self._is_draining.is_set():
             began_ns = time.monotonic_ns()
-            self._session = Session(self.name, config, ice=ice, storage=self._config.storage, metrics=self._metrics)
+            self._session = Session(
+                self.name, config, ice=ice, storage=self._config.storage, policy=self._policy, metrics=self._metrics
+            )
             try:
-                await self._session.run()
+                await self._run(self._session)
                 return
             except BridgeError as error:
                 self._error = str(error)
@@ -159,6 +182,13 @@ class Supervisor:
                     async with asyncio.timeout(delay_s):
                         await self._is_draining.wait()
                         self.has_failed = True
+
+    async def _run(self, session: Session) -> None:
+        self.running = session
+        try:
+            await session.run()
+        finally:
+            self.running = None
 
     def status(self) -> SessionStatus | None:
         return self._session.status() if self._session is not None else None

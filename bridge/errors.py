@@ -77,9 +77,16 @@ class OutputRejected(OutputError):
 
 
 class OutputLost(OutputError):
-    """The far end of an output is away for now."""
+    """The far end of an output is away for now.
+
+    retry_after_s  how long it asked to be left alone; 0: it did not say.
+    """
 
     retryable = True
+
+    def __init__(self, message: str, *, reason: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message, reason=reason)
+        self.retry_after_s = retry_after_s
 
 
 class OutputWedged(OutputLost):

@@ -193,6 +193,9 @@ class OutputListener(Protocol):
     def on_written(self, unit: AccessUnit) -> None:
         """The last byte of the unit was handed to the kernel (or the container): added latency ends here."""
 
+    def on_keyframe_request(self) -> None:
+        """The far end wants a keyframe, as soon as there may be one; it may ask often."""
+
 
 class Output(Protocol):
     """One connection of one output; the runner makes a new one for every attempt.

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
@@ -19,27 +19,32 @@ log = structlog.get_logger()
 
 
 class Reception:
-    """Receives the tracks of one avatar connection after another, on one session time.
+    """Receives the tracks of one avatar session, on the broadcast's session time.
 
     `emit` gets every unit, on the event loop, in the order of arrival. A track that comes a second time belongs to a
-    new connection: both tracks are aligned anew, and go on behind what was emitted before.
+    new connection: both tracks are aligned anew.
 
     origin_ns             `time.monotonic_ns` of session time 0.
+    on_air_ns             per track, where the broadcast is: tracks that begin are placed behind it.
     keyframe_interval_ns  how far keyframes may lie apart; None: any distance.
     keyframe_requests     PLIs sent, by reason.  nacks: packets asked for again.
     heard_ns              `time.monotonic_ns` of the newest packet, or of the track that is to bring it; None: no track.
     """
 
     def __init__(
-        self, origin_ns: int, emit: Callable[[AccessUnit], None], keyframe_interval_ns: int | None = None
+        self,
+        origin_ns: int,
+        emit: Callable[[AccessUnit], None],
+        on_air_ns: Mapping[Kind, int],
+        keyframe_interval_ns: int | None = None,
     ) -> None:
         self.keyframe_interval_ns = keyframe_interval_ns
         self.keyframe_requests: Counter[str] = Counter()
         self.nacks = 0
         self.heard_ns: int | None = None
         self._origin_ns = origin_ns
-        self._emit = emit
-        self._ended_ns: dict[Kind, int] = {}
+        self.emit = emit
+        self._on_air_ns = on_air_ns
         self._tracks: dict[Kind, _Track] = {}
         self._timeline = SessionTimeline(origin_ns, {})
 
@@ -48,7 +53,9 @@ class Reception:
         if track.kind in self._tracks:
             self.close()
         if not self._tracks:
-            earliest_ns: dict[Kind, int] = {kind: ended_ns + MIN_STEP_NS for kind, ended_ns in self._ended_ns.items()}
+            earliest_ns: dict[Kind, int] = {
+                kind: on_air_ns + MIN_STEP_NS for kind, on_air_ns in self._on_air_ns.items()
+            }
             self._timeline = SessionTimeline(self._origin_ns, earliest_ns)
             self.heard_ns = time.monotonic_ns()
         self._tracks[track.kind] = _Track(track, self, self._timeline)
@@ -87,10 +94,6 @@ class Reception:
         """Whether the service has left `UNANSWERED_LIMIT` requests in a row without a keyframe."""
         video = self._tracks.get("video")
         return video is not None and video.receiver.unanswered_keyframe_requests >= UNANSWERED_LIMIT
-
-    def deliver(self, unit: AccessUnit) -> None:
-        self._ended_ns[unit.codec.kind] = unit.pts_ns
-        self._emit(unit)
 
 
 class _Track:
@@ -136,7 +139,7 @@ class _Track:
     def _place(self, unit: ReceivedUnit) -> None:
         # By the first packet: a sender paces the packets of a large picture, so the last one says less about the clock.
         pts_ns = self._timeline.place(self._kind, unit.rtp_ticks, unit.first_arrival_ns)
-        self._reception.deliver(unit.at(pts_ns))
+        self._reception.emit(unit.at(pts_ns))
 
     def _set_timer(self, now_ns: int) -> None:
         """Poll if something is due, else be woken when it will be."""

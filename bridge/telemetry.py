@@ -1,16 +1,18 @@
 """What a session tells about itself: its metrics, and a status for people."""
 
+import contextlib
 import time
 from collections import deque
 from dataclasses import dataclass
 
+from bridge.connection import Connection
 from bridge.media.access_unit import AccessUnit, Kind
 from bridge.media.clock import NS_PER_S
 from bridge.ops.metrics import OutputMetrics, SessionMetrics
 from bridge.outputs.hub import Hub
 from bridge.outputs.runner import OutputState, OutputStatus
-from bridge.ports import AvatarLink
 from bridge.reception import Reception
+from bridge.timeline.splice import OnAir, Splice
 from bridge.uplink import Uplink
 
 # A minute of 30 pictures a second: enough for a 99th percentile that means something, and it forgets old trouble.
@@ -45,13 +47,14 @@ class OutputTelemetry:
     def __init__(self, metrics: OutputMetrics, protocol: str) -> None:
         self.is_live = protocol != "file"
         self.latencies_s: deque[float] = deque(maxlen=N_LATENCIES)
-        self._metrics = metrics
+        self._series = contextlib.ExitStack()
+        self._metrics = self._series.enter_context(metrics)
         self._latency = metrics.added_latency_seconds(mode="copy")
         self._lost_ns: int | None = None
         metrics.output_mode.switch(mode="copy", reason="as_received")
 
     def on_written(self, unit: AccessUnit) -> None:
-        if unit.codec.kind == "video":
+        if unit.codec.kind == "video" and unit.arrival_ns:  # a slate does not arrive
             latency_s = (time.monotonic_ns() - unit.arrival_ns) / NS_PER_S
             self.latencies_s.append(latency_s)
             self._latency.observe(latency_s)
@@ -64,6 +67,10 @@ class OutputTelemetry:
             case OutputState.PUBLISHING if self._lost_ns is not None:
                 self._metrics.output_reconnect_seconds().observe((time.monotonic_ns() - self._lost_ns) / NS_PER_S)
                 self._lost_ns = None
+
+    def close(self) -> None:
+        """Remove its series."""
+        self._series.close()
 
     def publish(self, status: OutputStatus) -> None:
         metrics = self._metrics
@@ -95,12 +102,18 @@ class Telemetry:
         self._outputs[name] = OutputTelemetry(self._metrics.output(name, protocol), protocol)
         return self._outputs[name]
 
+    def forget(self, name: str) -> None:
+        """An output is no more, and with it go its series."""
+        self._outputs.pop(name).close()
+
     def on_unit(self, unit: AccessUnit) -> None:
-        """A unit was placed on session time."""
+        """A unit goes on air."""
         if unit.codec.kind != "video":
             return
         self._n_pictures += 1
         self._video_bytes += len(unit.payload)
+        if not unit.arrival_ns:
+            return  # a slate
         if self._first_picture_s is None:
             self._first_picture_s = (time.monotonic_ns() - self._started_ns) / NS_PER_S
             self._metrics.time_to_first_frame_seconds(phase="avatar").observe(self._first_picture_s)
@@ -110,12 +123,25 @@ class Telemetry:
                 self._metrics.keyframe_interval_seconds(side="received").observe(interval_s)
             self._last_keyframe_ns = unit.pts_ns
 
-    def publish(self, uplink: Uplink, reception: Reception, hub: Hub, link: AvatarLink | None) -> None:
+    def publish(self, uplink: Uplink, connection: Connection | None, splice: Splice, hub: Hub) -> None:
         """Publish what nobody announces; to be called once a second."""
         self._rates.append((time.monotonic_ns(), self._n_pictures, self._video_bytes))
         metrics = self._metrics
         metrics.input_level_dbfs().set(uplink.level_dbfs)
         metrics.input_underruns_total.follow(uplink.underruns)
+        metrics.audio_concealed_seconds_total.follow(hub.audio_concealed_s)
+        metrics.slate_active().set(splice.state is OnAir.SLATE)
+        metrics.freezes_total.follow(splice.freezes)
+        metrics.freeze_seconds_total.follow(splice.frozen_ns / NS_PER_S)
+        for cause, slate_ns in splice.slate_ns.items():
+            metrics.slate_seconds_total.follow(slate_ns / NS_PER_S, reason=cause)
+        if connection is not None:
+            self._publish_connection(connection)
+        for runner in hub.runners:
+            self._outputs[runner.name].publish(runner.status())
+
+    def _publish_connection(self, connection: Connection) -> None:
+        metrics, reception = self._metrics, connection.reception
         if (av_offset_s := reception.av_offset_s) is not None:
             metrics.av_offset_seconds().set(av_offset_s)
         metrics.nack_total.follow(reception.nacks, direction="sent")
@@ -126,29 +152,29 @@ class Telemetry:
             if stats := reception.stats(kind):
                 for result in ("received", "lost", "recovered", "late", "invalid"):
                     metrics.rtp_packets_total.follow(getattr(stats, result), kind=kind, result=result)
-        if link is not None:
-            for reason, count in link.datagrams_rejected.items():
+        if connection.link is not None:
+            for reason, count in connection.link.datagrams_rejected.items():
                 metrics.datagrams_rejected_total.follow(count, reason=reason)
-        metrics.audio_concealed_seconds_total.follow(hub.audio_concealed_s)
-        for runner in hub.runners:
-            self._outputs[runner.name].publish(runner.status())
+        if connection.link is not None and connection.ready_ns is not None:
+            age_ns = time.monotonic_ns() - connection.ready_ns
+            metrics.provider_session_seconds().set(age_ns / NS_PER_S)
 
-    def status(self, reception: Reception) -> MediaStatus:
+    def status(self, reception: Reception | None) -> MediaStatus:
         now_ns = time.monotonic_ns()
         then_ns, n_pictures, video_bytes = self._rates[0]
         elapsed_s = max(0.001, (now_ns - then_ns) / NS_PER_S)
         outputs = self._outputs.values()
         counted = [output for output in outputs if output.is_live] or outputs
         latencies_s = sorted(latency_s for output in counted for latency_s in output.latencies_s)
-        lost = sum(stats.lost for kind in KINDS if (stats := reception.stats(kind)))
+        lost = sum(stats.lost for kind in KINDS if reception and (stats := reception.stats(kind)))
         return MediaStatus(
             fps=(self._n_pictures - n_pictures) / elapsed_s,
             video_bps=8 * (self._video_bytes - video_bytes) / elapsed_s,
-            av_offset_s=reception.av_offset_s,
+            av_offset_s=reception.av_offset_s if reception else None,
             added_latency_s=latencies_s[len(latencies_s) // 2] if latencies_s else None,
             added_latency_p99_s=latencies_s[len(latencies_s) * 99 // 100] if latencies_s else None,
             n_pictures=self._n_pictures,
             n_lost_packets=lost,
             first_picture_s=self._first_picture_s,
-            ignores_keyframe_requests=reception.ignores_keyframe_requests,
+            ignores_keyframe_requests=reception is not None and reception.ignores_keyframe_requests,
         )

@@ -30,6 +30,16 @@ CATCH_UP_NS = 200 * NS_PER_MS
 PAUSE_S = 0.25
 
 
+class Silence:
+    """A source that says nothing: the uplink then sends what the service wants while nobody speaks."""
+
+    name = "silence"
+    is_live = False
+
+    async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
+        await asyncio.Event().wait()
+
+
 class Uplink:
     """Carries one source through its chain to the attached avatar link, at the pace of a clock.
 
@@ -82,6 +92,11 @@ class Uplink:
     def level_dbfs(self) -> float:
         """RMS level of the speech that is flowing, -100 while none does."""
         return self._chain.level.rms_dbfs if self._is_speaking else SILENCE_DBFS
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether nobody has spoken for `PAUSE_S`."""
+        return not self._is_speaking or self._gate.pause_s >= PAUSE_S
 
     async def run(self) -> None:
         """Carry until cancelled: after the end of the source, silence. Raises SourceError if nothing ever came."""

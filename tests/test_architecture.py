@@ -44,7 +44,10 @@ FOUNDATION = {
     "tool_calls": {"errors", "ports"},
 }
 # The only ones that know two stages.
-COMPOSITION = {"session", "reception", "uplink", "telemetry", "daemon", "demo", "cli", "check", "__main__", "__init__"}
+COMPOSITION = {
+    *("session", "avatar", "renewal", "connection", "dialogue", "programme", "reception", "uplink", "telemetry"),
+    *("daemon", "demo", "cli", "check", "__main__", "__init__"),
+}
 
 PURE = {"dsp", "receive", "timeline", "protocols"}
 BANNED_IN_PURE = {"asyncio", "socket", "threading", "time", "subprocess", "random", "aiortc", "aioice", "av"}

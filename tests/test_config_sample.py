@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parent.parent / "config"
 SAMPLE = FOLDER / "bridge.example.yaml"
 
 # Keys that a reader must fill in, so that the sample cannot show their default.
-FILLED_IN = {"license_file", "name", "url", "stream_key_file", "sessions", "inputs", "outputs", "avatar"}
+FILLED_IN = {"license_file", "name", "url", "stream_key_file", "token_file", "sessions", "inputs", "outputs", "avatar"}
 
 
 @pytest.fixture

@@ -52,6 +52,10 @@ class LiveQueue:
         self.is_finished = True
         self._changed.set()
 
+    def reopen(self) -> None:
+        """Take back `finish`, for a new reader after the one that took what was left."""
+        self.is_finished = False
+
     def suspend(self) -> None:
         """Forget what waits and all that comes, until `restart`: there is no reader."""
         self.dropped["offline"] += len(self._units)

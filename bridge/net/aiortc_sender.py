@@ -127,6 +127,7 @@ class EncodedSender:
         self.kind = kind
         self.transport = transport
         self.packets_sent = 0
+        self.payload_bytes_sent = 0
         self.packets_retransmitted = 0
         self._clock = clock
         self._clock_rate_hz = VIDEO_CLOCK_HZ if kind == "video" else OPUS_CLOCK_HZ
@@ -151,7 +152,7 @@ class EncodedSender:
         self._sequence_number = origin.sequence_number
         self._timestamp_at_0 = origin.timestamp
         self._packets_before = self.packets_sent
-        self._octets = 0
+        self._payload_bytes_before = self.payload_bytes_sent
         self._history: list[tuple[int, bytes]] = [(-1, b"")] * HISTORY_PACKETS
         self._rtx_ssrc = secrets.randbits(32)
         self._rtx_sequence_number = secrets.randbits(15)
@@ -184,7 +185,7 @@ class EncodedSender:
             packet = self._packet(self._payload_type, marker, sequence_number, timestamp, self._ssrc) + payload
             self._history[sequence_number % HISTORY_PACKETS] = (sequence_number, packet)
             self.packets_sent += 1
-            self._octets += len(payload)
+            self.payload_bytes_sent += len(payload)
             await self._send(packet)
         now_ns = self._clock.monotonic_ns()
         if self._next_report_ns is None:
@@ -217,7 +218,7 @@ class EncodedSender:
             ntp_timestamp=ntp_q32,
             rtp_timestamp=self._rtp_timestamp(captured_ns),
             packet_count=self.packets_sent - self._packets_before & 0xFFFFFFFF,
-            octet_count=self._octets & 0xFFFFFFFF,
+            octet_count=self.payload_bytes_sent - self._payload_bytes_before & 0xFFFFFFFF,
         )
         names = RtcpSdesPacket([RtcpSourceInfo(self._ssrc, [(_SDES_CNAME, self._cname)])])
         await self.transport._send_rtp(bytes(RtcpSrPacket(self._ssrc, info)) + bytes(names))

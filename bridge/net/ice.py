@@ -4,20 +4,40 @@ aioice has no setting for its local addresses: it takes all but loopback. `limit
 another choice, and this file is the only place that does.
 """
 
+import asyncio
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import aioice.ice
 import ifaddr
 from aioice import Candidate, Connection
 from aiortc import RTCIceServer
-from aiortc.rtcicetransport import parse_stun_turn_uri
+from aiortc.rtcicetransport import candidate_from_aioice, connection_kwargs, parse_stun_turn_uri
+from aiortc.sdp import candidate_to_sdp
 
 from bridge.errors import ConfigError
 from bridge.redact import Secret
 
-PRIVATE_NAMES = ("aioice.ice:Connection.get_component_candidates", "aiortc.rtcicetransport:parse_stun_turn_uri")
+PRIVATE_NAMES = (
+    "aioice.ice:Connection._pair_remote_candidate",
+    "aioice.ice:Connection._protocols",
+    "aioice.ice:Connection._remote_candidates",
+    "aioice.ice:Connection.get_component_candidates",
+    "aioice.ice:Connection.sort_check_list",
+    "aioice.ice:StunProtocol",
+    "aioice.ice:relayed_candidate",
+    "aiortc.rtcicetransport:candidate_from_aioice",
+    "aiortc.rtcicetransport:connection_kwargs",
+    "aiortc.rtcicetransport:parse_stun_turn_uri",
+    "aiortc.sdp:candidate_to_sdp",
+)
+
+# A TURN server answers in two round trips; what has not answered by then is blocked on this way.
+RELAY_TIMEOUT_S = 5.0
+# UDP, TCP and TLS of one server: whatever a firewall leaves.
+MAX_LATE_RELAYS = 3
 
 # aiortc uses the first STUN and the first TURN server of its list. A relay over UDP adds the least delay; one over
 # TLS passes the most firewalls, which is for the operator to ask for by listing nothing else.
@@ -90,6 +110,38 @@ def limit_to_addresses(connection: Connection, addresses: Sequence[str]) -> None
 
     # On the instance: two peers of one process may differ.
     setattr(connection, "get_component_candidates", gather_here)  # noqa: B010  mypy refuses to assign to a method
+
+
+async def add_relays(connection: Connection, servers: Sequence[RTCIceServer]) -> list[str]:
+    """Relayed candidates on TURN servers that became known after gathering, as attributes for the far end.
+
+    Each is tried with the far end's candidates as soon as it is there, also while the connection is being made.
+    """
+    relays = [options for server in servers if "turn_server" in (options := connection_kwargs([server]))]
+    tasks = [asyncio.create_task(_add_relay(connection, options)) for options in relays[:MAX_LATE_RELAYS]]
+    if not tasks:
+        return []
+    try:
+        await asyncio.wait(tasks, timeout=RELAY_TIMEOUT_S)
+        return [task.result() for task in tasks if task.done() and task.exception() is None]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _add_relay(connection: Connection, options: dict[str, Any]) -> str:
+    candidate, protocol = await aioice.ice.relayed_candidate(
+        component=1,
+        hide_related_address=False,
+        protocol_factory=lambda: aioice.ice.StunProtocol(connection),
+        **options,
+    )
+    connection._protocols.append(protocol)
+    for remote in connection._remote_candidates:
+        connection._pair_remote_candidate(remote)
+    connection.sort_check_list()
+    return f"candidate:{candidate_to_sdp(candidate_from_aioice(candidate))}"
 
 
 def _rank(url: str, is_loopback_only: bool) -> int | None:

@@ -9,7 +9,7 @@ from bridge.errors import BridgeError, LocalProtocolError, OutputLost
 from bridge.media.access_unit import Codec, Kind
 from bridge.net.aiortc_sender import EncodedSender, RtpOrigin, SenderClock, install_encoded_sender
 from bridge.net.codecs import h264_preferences, preferences
-from bridge.net.ice import IceServer, IceSettings
+from bridge.net.ice import IceServer, IceSettings, add_relays
 from bridge.net.impairment import Impairment
 from bridge.net.packetize import VP8_PICTURE_IDS, packetize_h264, packetize_vp8
 from bridge.net.peer_connection import Peer
@@ -68,6 +68,10 @@ class SendingPeer(Peer):
             raise LocalProtocolError("candidates before a description")
         return candidates_of(self._pc.localDescription.sdp)
 
+    async def add_relays(self, servers: Sequence[IceServer]) -> list[str]:
+        """Try TURN servers that the answer to our offer has named; their candidates, for the far end to try."""
+        return await add_relays(self._connections[0], self._ice.rtc_servers(servers))
+
     async def renegotiate(self) -> str:
         """A further offer on the same connection; `accept` takes its answer."""
         if self._pc is None or self._pc.signalingState != "stable":
@@ -102,21 +106,27 @@ class SendingPeer(Peer):
         self._negotiated.set()
         return answer
 
-    async def send_video(self, nals: Iterable[bytes], pts_ns: int) -> None:
+    @property
+    def payload_bytes_sent(self) -> int:
+        """Bytes of media handed to the network, without headers and repetitions."""
+        return sum(sender.payload_bytes_sent for sender in self._senders.values())
+
+    async def send_video(self, nals: Iterable[bytes], pts_ns: int) -> bool:
         """Send one H.264 picture: its NAL units, SPS and PPS before an IDR picture, as `media.h264` splits them.
 
         Like `send_vp8` and `send_audio`, drops the unit while the connection is not up: live media does not wait.
+        Returns whether it has left.
         """
-        await self._send_unit("video", packetize_h264(nals), pts_ns)
+        return await self._send_unit("video", packetize_h264(nals), pts_ns)
 
-    async def send_vp8(self, frame: bytes, pts_ns: int) -> None:
+    async def send_vp8(self, frame: bytes, pts_ns: int) -> bool:
         """Send one VP8 frame."""
         self._picture_id = (self._picture_id + 1) % VP8_PICTURE_IDS
-        await self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns)
+        return await self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns)
 
-    async def send_audio(self, packet: bytes, pts_ns: int) -> None:
+    async def send_audio(self, packet: bytes, pts_ns: int) -> bool:
         """Send one Opus packet."""
-        await self._send_unit("audio", [packet], pts_ns)
+        return await self._send_unit("audio", [packet], pts_ns)
 
     def restart_stream(self, kind: Kind) -> None:
         """From the next unit on the track is another RTP stream: SSRC, sequence number and timestamp start afresh."""
@@ -128,14 +138,16 @@ class SendingPeer(Peer):
         if kind in self._senders:
             self._senders[kind].shift_timestamps(ticks)
 
-    async def _send_unit(self, kind: Kind, payloads: Sequence[bytes], pts_ns: int) -> None:
+    async def _send_unit(self, kind: Kind, payloads: Sequence[bytes], pts_ns: int) -> bool:
         sender = self._senders.get(kind)
         if sender is None or not sender.is_sending:
-            return
+            return False
         try:
             await sender.send_unit(payloads, pts_ns)
         except ConnectionError:
             self._gone.set()
+            return False
+        return True
 
     def _prepare(self, kind: Kind, transceiver: RTCRtpTransceiver) -> None:
         sender = self._senders[kind] = EncodedSender(

@@ -1,18 +1,22 @@
-"""The HTTP side of the daemon, on the event loop of the sessions: health, readiness, metrics."""
+"""The HTTP server of the daemon, on the event loop of the sessions."""
 
 import asyncio
 import errno
 import importlib
 import socket
-from collections.abc import Callable, Generator, Sequence
+import ssl
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
-from bridge.config import Address, HttpConfig, MetricsConfig
+from bridge.config import Address, HttpConfig, MetricsConfig, TlsConfig
 from bridge.errors import ConfigError
+from bridge.net.url_policy import UrlPolicy
+from bridge.ops.control import ControlledDaemon
 
 # FastAPI and uvicorn cost 0.35 s of CPU to import, so they are imported when the server runs: not every command
 # has one.
@@ -24,9 +28,11 @@ CLOSE_TIMEOUT_S = 2
 
 
 class HttpServer:
-    """Serves `/healthz`, `/readyz` and `/metrics`. A context: it listens from its beginning to its end.
+    """Serves the API, `/healthz`, `/readyz` and `/metrics`. A context: it listens from its beginning to its end.
 
-    readiness: why the daemon may not take traffic, or None when it may.
+    readiness  why the daemon may not take traffic, or None when it may.
+    daemon     what the API controls.
+    storage_dir, policy  where outputs that come in its calls may record, and publish.
     """
 
     def __init__(
@@ -35,16 +41,27 @@ class HttpServer:
         metrics: MetricsConfig,
         registry: CollectorRegistry,
         readiness: Callable[[], str | None],
+        daemon: ControlledDaemon,
+        storage_dir: Path,
+        policy: UrlPolicy,
     ) -> None:
         self._http = http
         self._metrics = metrics
         self._registry = registry
         self._readiness = readiness
+        self._daemon = daemon
+        self._storage_dir = storage_dir
+        self._policy = policy
         self._exit = ExitStack()
         self._sockets: dict[str, socket.socket] = {}
 
     def __enter__(self) -> Self:
-        """Bind. Raises ConfigError, so that a port in use is the first thing an operator hears of."""
+        """Bind. Raises ConfigError, so that a port in use is the first thing an operator hears of.
+
+        A certificate that cannot be used likewise.
+        """
+        if self._http.tls is not None:
+            _check_tls(self._http.tls)
         with ExitStack() as stack:
             self._sockets["http"] = stack.enter_context(_listen(self._http.listen, "http.listen"))
             if self._metrics.listen:
@@ -67,65 +84,25 @@ class HttpServer:
     async def run(self) -> None:
         """Serve until cancelled; requests under way get `CLOSE_TIMEOUT_S` to finish."""
         # In a thread: sessions that start at the same time should not wait for it.
-        for library in ("fastapi", "uvicorn"):
-            await asyncio.to_thread(importlib.import_module, library)
+        for module in ("bridge.ops.app", "uvicorn"):
+            await asyncio.to_thread(importlib.import_module, module)
+        from bridge.ops.app import control_app, metrics_app
+        from bridge.ops.hostile import HostileOutputs
+
         own_metrics = "metrics" in self._sockets
+        registry = None if own_metrics else self._registry
+        outputs = HostileOutputs(self._storage_dir, self._policy)
+        app = control_app(self._http, self._readiness, registry, self._daemon, outputs)
         async with asyncio.TaskGroup() as tasks:
-            app = _control_app(self._http.allowed_hosts, self._readiness, None if own_metrics else self._registry)
-            tasks.create_task(_serve(app, self._sockets["http"]), name="http")
+            tasks.create_task(_serve(app, self._sockets["http"], self._http.tls), name="http")
             if own_metrics:
-                tasks.create_task(_serve(_metrics_app(self._registry), self._sockets["metrics"]), name="http-metrics")
+                tasks.create_task(_serve(metrics_app(self._registry), self._sockets["metrics"]), name="http-metrics")
             structlog.get_logger().info(
                 "http_listening", address=str(self.address), metrics_address=str(self.metrics_address)
             )
 
 
-def _control_app(
-    allowed_hosts: Sequence[str], readiness: Callable[[], str | None], registry: CollectorRegistry | None
-) -> "FastAPI":
-    from fastapi.responses import PlainTextResponse
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    app = _bare_app()
-    # A page in the operator's browser can reach loopback under a name of its own (DNS rebinding).
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
-
-    @app.get("/healthz")
-    async def healthz() -> PlainTextResponse:
-        # That the loop answers is the whole statement; how late it does is in the metrics.
-        return PlainTextResponse("ok\n")
-
-    @app.get("/readyz")
-    async def readyz() -> PlainTextResponse:
-        reason = readiness()
-        return PlainTextResponse("ready\n") if reason is None else PlainTextResponse(f"{reason}\n", status_code=503)
-
-    if registry is not None:
-        _add_metrics(app, registry)
-    return app
-
-
-def _metrics_app(registry: CollectorRegistry) -> "FastAPI":
-    app = _bare_app()
-    _add_metrics(app, registry)
-    return app
-
-
-def _bare_app() -> "FastAPI":
-    from fastapi import FastAPI
-
-    return FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-
-
-def _add_metrics(app: "FastAPI", registry: CollectorRegistry) -> None:
-    from fastapi import Response
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
-
-
-async def _serve(app: "FastAPI", listening: socket.socket) -> None:
+async def _serve(app: "FastAPI", listening: socket.socket, tls: TlsConfig | None = None) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -143,6 +120,8 @@ async def _serve(app: "FastAPI", listening: socket.socket) -> None:
             ws="none",
             server_header=False,
             timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+            ssl_certfile=tls.cert_file if tls else None,
+            ssl_keyfile=tls.key_file if tls else None,
         )
     )
     serving = asyncio.create_task(server.serve(sockets=[listening]), name="uvicorn")
@@ -169,6 +148,17 @@ def _listen(address: Address, key: str) -> socket.socket:
             case _:
                 reason = f"cannot be listened on: {error.strerror}; correct {key}"
         raise ConfigError(f"{address} {reason}") from None
+
+
+def _check_tls(tls: TlsConfig) -> None:
+    """Raises ConfigError unless certificate and key are there and belong together."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert_file, tls.key_file, password="")
+    except ssl.SSLError as error:
+        reason = (error.reason or "no PEM").lower().replace("_", " ")
+        raise ConfigError(f"http.tls: {tls.cert_file} with {tls.key_file}: {reason}") from None
+    except OSError as error:
+        raise ConfigError(f"http.tls: cannot read {tls.cert_file} or {tls.key_file}: {error.strerror}") from None
 
 
 def _address_of(listening: socket.socket) -> Address:

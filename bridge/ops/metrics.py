@@ -101,6 +101,18 @@ class Metrics:
             "audio_concealed_seconds_total", "Sound that was lost on the way and replaced.", _SESSION
         )
 
+        # What its viewers get.
+        self.slate_active = gauge("slate_active", "1 while a slate stands in for the avatar.", _SESSION)
+        self.slate_seconds_total = counter(
+            "slate_seconds_total",
+            "Time on slates that are over; reason is starting, avatar or operator.",
+            (*_SESSION, "reason"),
+        )
+        self.freezes_total = counter("freezes_total", "Times the pictures paused for half a second or more.", _SESSION)
+        self.freeze_seconds_total = counter(
+            "freeze_seconds_total", "How long pictures stood still, until live again or a slate.", _SESSION
+        )
+
         # Its avatar service.
         self.provider_session_seconds = gauge(
             "provider_session_seconds", "Age of the session at the avatar service; 0 without one.", _SERVICE
@@ -212,6 +224,10 @@ class SessionMetrics:
         self.input_level_dbfs = Bound(metrics.input_level_dbfs, session)
         self.input_underruns_total = BoundCounter(metrics.input_underruns_total, session)
         self.audio_concealed_seconds_total = BoundCounter(metrics.audio_concealed_seconds_total, session)
+        self.slate_active = Bound(metrics.slate_active, session)
+        self.slate_seconds_total = BoundCounter(metrics.slate_seconds_total, session)
+        self.freezes_total = BoundCounter(metrics.freezes_total, session)
+        self.freeze_seconds_total = BoundCounter(metrics.freeze_seconds_total, session)
         self.provider_session_seconds = Bound(metrics.provider_session_seconds, with_service)
         self.provider_reconnects_total = BoundCounter(metrics.provider_reconnects_total, with_service)
         self.provider_events_total = BoundCounter(metrics.provider_events_total, with_service)

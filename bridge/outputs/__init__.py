@@ -1,31 +1,73 @@
 """Stage 6, publishing: `open_output` turns a configured output into what its runner opens for every attempt."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
-from bridge.config import OutputConfig, StorageConfig
+from bridge.config import OutputConfig, SlateConfig, StorageConfig
 from bridge.errors import ConfigError
 from bridge.ports import Output
+from bridge.redact import Secret
+
+if TYPE_CHECKING:
+    from bridge.net.ice import IceSettings
+    from bridge.net.url_policy import UrlPolicy
 
 
-def open_output(name: str, config: OutputConfig, storage: StorageConfig) -> Callable[[], Output]:
+def open_output(
+    name: str,
+    config: OutputConfig,
+    storage: StorageConfig,
+    ice: "IceSettings | None" = None,
+    policy: "UrlPolicy | None" = None,
+) -> Callable[[], Output]:
     """What makes the connection, or the file, of each attempt at this output.
+
+    `ice` is the program's, for WebRTC; `policy` says where a server may lead us besides public hosts.
 
     Raises ConfigError, naming the output, if its URL cannot be used.
     """
     try:
-        return _opener(config, storage)
+        return _opener(config, storage, ice, policy)
     except ConfigError as error:
         raise ConfigError(f"outputs.{name}: {error}") from None
 
 
-def _opener(config: OutputConfig, storage: StorageConfig) -> Callable[[], Output]:
-    # Each kind brings what it needs only where it is used: libav, TLS.
+def check_slate(config: SlateConfig) -> None:
+    """See that the operator's image or clip can be shown; decodes all of it. Raises ConfigError with key and file."""
+    from bridge.outputs.slate import SlateMaker
+
+    SlateMaker(config.picture, config.image, config.clip).check()
+
+
+def _opener(
+    config: OutputConfig, storage: StorageConfig, ice: "IceSettings | None", policy: "UrlPolicy | None"
+) -> Callable[[], Output]:
+    # Each kind brings what it needs only where it is used: libav, TLS, WebRTC.
     if config.scheme == "file":
         from bridge.outputs.container import ContainerOutput, RecordingNames
 
         names = RecordingNames(storage.dir, config.address.reveal().partition(":")[2])
         return lambda: ContainerOutput(names, min_free_bytes=storage.min_free, keyframe_s=config.keyframe_s)
 
-    from bridge.outputs.rtmp import RtmpOutput
+    if config.is_whip:
+        from bridge.net.ice import IceServer, IceSettings
+        from bridge.outputs.whip import WhipOutput
 
-    return lambda: RtmpOutput(config.address.reveal(), config.key, keyframe_s=config.keyframe_s)
+        settings = ice or IceSettings()
+        if config.ice_servers is not None:
+            own = (IceServer(server.urls, server.username or "", server.password) for server in config.ice_servers)
+            settings = IceSettings(settings.interfaces, tuple(own))
+        return lambda: WhipOutput(
+            config.address.reveal(), config.bearer, settings, keyframe_s=config.keyframe_s, policy=policy
+        )
+
+    from bridge.net.tls import Trust
+    from bridge.outputs.rtmp import RtmpOutput, in_turn
+
+    trust = Trust(config.tls_ca_file, config.tls_pin_sha256)
+
+    def open_at(address: Secret) -> RtmpOutput:
+        return RtmpOutput(address.reveal(), config.key, keyframe_s=config.keyframe_s, trust=trust, policy=policy)
+
+    return in_turn([partial(open_at, address) for address in config.addresses])

@@ -1,31 +1,108 @@
-"""Fan-out of one session's access units to its outputs, which are islands."""
+"""Fan-out of one session's access units to its outputs, which are islands and come and go while it is on air."""
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
+from bridge.errors import ConfigError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.outputs.audio import OpusToAac
-from bridge.outputs.runner import OutputRunner
+from bridge.outputs.runner import OutputRunner, OutputState
+
+# What an output that is stopped by hand may take to publish what waits, at most its queue of 2 s, and to close: 2 s
+# for RTMP. Then it is cancelled, and closes without what is left.
+CLOSE_S = 4.0
 
 log = structlog.get_logger()
+
+
+class UnknownOutput(ConfigError):
+    """There is no output of that name."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """An output of the hub.
+
+    is_due  it is to run as soon as it can: when the hub does, or when its present run has ended.
+    task    its present run.
+    """
+
+    runner: OutputRunner
+    is_due: bool
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def has_ended_by_itself(self) -> bool:
+        return self.task is None and not self.is_due and self.runner.state is not OutputState.STOPPED
+
+
+@dataclass(slots=True)
+class _Sound:
+    """AAC of one bit rate, for who takes it. `concealed_before_s`: what the session had concealed when it began."""
+
+    bit_rate: int
+    concealed_before_s: float
+    takers: list[OutputRunner] = field(default_factory=list)
+    transcoder: OpusToAac = field(init=False)
+    task: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self.transcoder = OpusToAac(self._emit, self.bit_rate)
+
+    def _emit(self, unit: AccessUnit) -> None:
+        for runner in self.takers:
+            runner.queue.put(unit)
+
+    @property
+    def concealed_s(self) -> float:
+        return self.concealed_before_s + self.transcoder.concealed_s
+
+    async def run(self) -> None:
+        try:
+            await self.transcoder.run()
+        finally:
+            for runner in self.takers:
+                runner.finish()
 
 
 class Hub:
     """Gives every output the pictures, and the sound in the codec its container takes.
 
-    Opus goes through untouched; for all outputs that want AAC at one bit rate there is one transcoder, and none when
-    nobody wants it. An output that fails, refuses or stalls touches no other: each has a queue and a runner of its
+    Opus goes through untouched; for all outputs that run and want AAC at one bit rate there is one transcoder, and none
+    when nobody wants it. An output that fails, refuses or stalls touches no other: each has a queue and a runner of its
     own, `put` never waits, and a bug in one ends the session only once the others are done. A bug in a transcoder
     finishes the outputs that it feeds.
+
+    Outputs are added, removed, started and stopped at any time; before `run`, they start with it. An output starts
+    again only when its connection before is closed: it never publishes twice.
     """
 
-    def __init__(self, runners: Sequence[OutputRunner]) -> None:
-        self.runners = tuple(runners)
-        bit_rates = sorted({runner.audio_bitrate for runner in runners if runner.audio_codec is Codec.AAC})
-        self._sounds = {bit_rate: OpusToAac(self._put_aac(bit_rate), bit_rate) for bit_rate in bit_rates}
+    def __init__(self, runners: Sequence[OutputRunner] = ()) -> None:
+        self._members: dict[str, _Member] = {}
+        self._takers: list[OutputRunner] = []  # those that run
+        self._sounds: dict[int, _Sound] = {}
+        self._concealed_s = 0.0
+        self._bugs: list[Exception] = []
+        self._tasks: asyncio.TaskGroup | None = None
+        # What is started by another task than the session's logs in the session's name all the same.
+        self._context = contextvars.Context()
+        self._is_over = asyncio.Event()
+        self._was_on_air = False
+        for runner in runners:
+            self.add(runner)
+
+    @property
+    def runners(self) -> tuple[OutputRunner, ...]:
+        return tuple(member.runner for member in self._members.values())
+
+    def runner(self, name: str) -> OutputRunner:
+        """Raises UnknownOutput."""
+        return self._member(name).runner
 
     @property
     def keyframe_s(self) -> float | None:
@@ -35,63 +112,165 @@ class Hub:
     @property
     def audio_concealed_s(self) -> float:
         """Sound that AAC outputs got as silence, because it was lost, broken or never sent."""
-        return max((sound.concealed_s for sound in self._sounds.values()), default=0.0)
+        return max((self._concealed_s, *(sound.concealed_s for sound in self._sounds.values())))
 
     def put(self, unit: AccessUnit) -> None:
-        """Offer a unit to every output; never waits."""
+        """Offer a unit to every output that runs; never waits."""
         for sound in self._sounds.values():
-            sound.put(unit)
-        for runner in self.runners:
+            sound.transcoder.put(unit)
+        for runner in self._takers:
             if unit.codec.kind == "video" or unit.codec is runner.audio_codec:
                 runner.queue.put(unit)
 
     def finish(self) -> None:
         """Let the outputs publish what waits and close; `run` then returns."""
+        self._is_over.set()
         for sound in self._sounds.values():
-            sound.finish()
-        for runner in self.runners:
+            sound.transcoder.finish()
+        for runner in self._takers:
             if runner.audio_codec is not Codec.AAC:
                 runner.finish()
 
     async def run(self) -> None:
-        """Run until every output has ended: published all, refused for good, or failed by a bug, which is raised."""
-        bugs: list[Exception] = []
-        async with asyncio.TaskGroup() as tasks:
-            sounds = [
-                tasks.create_task(_isolate(self._transcode(bit_rate, sound), bugs, transcoder=f"aac {bit_rate}"))
-                for bit_rate, sound in self._sounds.items()
-            ]
-            outputs = [
-                tasks.create_task(_isolate(runner.run(), bugs, output=runner.name), name=runner.name)
-                for runner in self.runners
-            ]
-            await asyncio.gather(*outputs)
-            for task in sounds:
-                task.cancel()
-        if bugs:
-            raise ExceptionGroup("a bug ended an output", bugs)
+        """Run until `finish` and the end of every output, or until nobody is left to publish to.
 
-    async def _transcode(self, bit_rate: int, sound: OpusToAac) -> None:
+        Nobody is left when every output that there is has ended by itself, refused for good or failed by a bug, and
+        there is a bug, or none was accepted since the session began: otherwise the operator may start them again.
+        Bugs are raised.
+        """
+        self._context = contextvars.copy_context()
+        async with asyncio.TaskGroup() as self._tasks:
+            try:
+                for member in self._members.values():
+                    if member.is_due and not self._is_over.is_set():
+                        self._launch(member)
+                await self._is_over.wait()
+            finally:
+                self._is_over.set()
+        if self._bugs:
+            raise ExceptionGroup("a bug ended an output", self._bugs)
+
+    # ------------------------------------------------------------------------------------- the operator's hand
+
+    def add(self, runner: OutputRunner) -> None:
+        """Take an output in; it starts at once if it is one that does. Raises ConfigError: the name is taken."""
+        if runner.name in self._members:
+            raise ConfigError(f"there is an output {runner.name} already")
+        self._members[runner.name] = _Member(runner, is_due=False)
+        if runner.state is not OutputState.STOPPED:
+            self.start(runner.name)
+
+    async def remove(self, name: str) -> None:
+        """Stop an output and forget it; its name is free at once. Raises UnknownOutput."""
+        member = self._member(name)
+        del self._members[name]
+        await self._stop(member, is_due=False)
+
+    def start(self, name: str) -> None:
+        """Let an output publish from the next keyframe on, after a refusal too. Raises UnknownOutput."""
+        member = self._member(name)
+        if self._is_over.is_set():
+            return
+        if member.task is not None:
+            member.is_due = member.runner.is_stopping
+        elif self._tasks is not None:
+            self._launch(member)
+        else:
+            member.is_due = True
+
+    async def stop(self, name: str) -> None:
+        """Close an output properly; what waits is published within `CLOSE_S`. Raises UnknownOutput."""
+        await self._stop(self._member(name), is_due=False)
+
+    async def restart(self, name: str) -> None:
+        """Close an output properly and start it anew. Raises UnknownOutput."""
+        member = self._member(name)
+        if member.task is None:
+            self.start(name)
+        else:
+            await self._stop(member, is_due=True)
+
+    def _member(self, name: str) -> _Member:
         try:
-            await sound.run()
+            return self._members[name]
+        except KeyError:
+            raise UnknownOutput(f"there is no output {name}; there is {', '.join(self._members) or 'none'}") from None
+
+    # ------------------------------------------------------------------------------------- one run of one output
+
+    def _launch(self, member: _Member) -> None:
+        runner = member.runner
+        member.is_due = False
+        runner.prepare()
+        self._takers.append(runner)
+        if runner.audio_codec is Codec.AAC:
+            self._sound(runner.audio_bitrate).takers.append(runner)
+        member.task = self._spawn(runner.run, runner.name, output=runner.name)
+        member.task.add_done_callback(lambda _: self._on_end(member))
+
+    async def _stop(self, member: _Member, *, is_due: bool) -> None:
+        member.is_due = is_due
+        # What comes from now on is not for it: so its queue has an end.
+        self._detach(member.runner)
+        is_publishing = member.runner.state is OutputState.PUBLISHING
+        member.runner.stop()
+        if (task := member.task) is None:
+            return
+        try:
+            if is_publishing:
+                await asyncio.wait((task,), timeout=CLOSE_S)
         finally:
-            for runner in self._aac_runners(bit_rate):
-                runner.finish()
+            task.cancel()
+        await asyncio.wait((task,))
 
-    def _aac_runners(self, bit_rate: int) -> list[OutputRunner]:
-        return [r for r in self.runners if r.audio_codec is Codec.AAC and r.audio_bitrate == bit_rate]
+    def _on_end(self, member: _Member) -> None:
+        member.task = None
+        self._detach(member.runner)
+        self._was_on_air |= member.runner.has_been_accepted
+        if self._is_over.is_set():
+            return
+        if member.is_due:
+            self._launch(member)
+        elif member.has_ended_by_itself and self._nobody_is_left():
+            self._is_over.set()
 
-    def _put_aac(self, bit_rate: int) -> Callable[[AccessUnit], None]:
-        def put(unit: AccessUnit) -> None:
-            for runner in self._aac_runners(bit_rate):
-                runner.queue.put(unit)
+    def _nobody_is_left(self) -> bool:
+        have_ended = all(member.has_ended_by_itself for member in self._members.values())
+        return have_ended and (bool(self._bugs) or not self._was_on_air)
 
-        return put
+    def _detach(self, runner: OutputRunner) -> None:
+        if runner in self._takers:
+            self._takers.remove(runner)
+        sound = self._sounds.get(runner.audio_bitrate)
+        if sound is not None and runner in sound.takers:
+            sound.takers.remove(runner)
+            if not sound.takers:
+                self._retire(sound)
+
+    # ------------------------------------------------------------------------------------- AAC
+
+    def _sound(self, bit_rate: int) -> _Sound:
+        if bit_rate not in self._sounds:
+            sound = self._sounds[bit_rate] = _Sound(bit_rate, self.audio_concealed_s)
+            sound.task = self._spawn(sound.run, f"aac {bit_rate}", transcoder=f"aac {bit_rate}")
+            sound.task.add_done_callback(lambda _: self._retire(sound))
+        return self._sounds[bit_rate]
+
+    def _retire(self, sound: _Sound) -> None:
+        if self._sounds.get(sound.bit_rate) is sound:
+            self._concealed_s = self.audio_concealed_s
+            del self._sounds[sound.bit_rate]
+        if sound.task is not None:
+            sound.task.cancel()
+
+    def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]], name: str, **what: str) -> asyncio.Task[None]:
+        assert self._tasks is not None, "the hub does not run"
+        return self._tasks.create_task(_isolate(run, self._bugs, **what), name=name, context=self._context.copy())
 
 
-async def _isolate(running: Coroutine[Any, Any, None], bugs: list[Exception], **what: str) -> None:
+async def _isolate(run: Callable[[], Coroutine[Any, Any, None]], bugs: list[Exception], **what: str) -> None:
     try:
-        await running
+        await run()
     except Exception as bug:
         # Whatever is wrong with one of them, the others stay on air: the bug is kept for the end.
         log.exception("output_failed", **what)

@@ -1,49 +1,38 @@
-"""Publishing to an RTMP or RTMPS server: the asyncio shell round `protocols.rtmp`."""
+"""Publishing to an RTMP or RTMPS server: one broadcast over one connection, or over several as its server asks."""
 
 import asyncio
-import fcntl
-import os
-import re
-import socket
-import ssl
-import struct
-import termios
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar
 
-from bridge.errors import OutputError, OutputLost, OutputRejected, OutputWedged, RemoteProtocolError
+import structlog
+
+from bridge.errors import ConfigError, OutputError, OutputLost, OutputRejected, OutputWedged
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
+from bridge.net.tls import Trust
+from bridge.net.url_policy import UrlPolicy
+from bridge.outputs.rtmp_link import RtmpLink
 from bridge.ports import OutputListener, OutputProgress
-from bridge.protocols.flv import Tag, TagSequence
-from bridge.protocols.rtmp import (
-    CHUNK_BYTES,
-    Ended,
-    Published,
-    Refused,
-    RtmpAddress,
-    RtmpPublisher,
-    State,
-    parse_url,
-)
-from bridge.redact import MASK, Secret, mask, redact_url
+from bridge.protocols.flv import TagSequence
+from bridge.protocols.rtmp import CHUNK_BYTES, State
+from bridge.protocols.rtmp_address import RtmpAddress, parse_url, resolve
+from bridge.redact import Secret
 
-# What the kernel may hold beyond what is in flight: 0.17 s of a 6 Mb/s stream. The next unit is taken from the queue
-# once the last one is all there: the queue drops whole GOPs; bytes handed over cannot be.
-_UNSENT_BYTES = 131_072
 # Units that wait together are written together: the frames of a batch of sound are four. More at once would take
 # pictures from the queue that it could still drop.
 _BURST = 4
 # TCP accepts bytes long after the far end stopped reading. The thinnest stream that makes sense, 32 kb/s of sound,
 # moves 40 kB in the default window of 10 s: less than a tenth of it while more waits is no broadcast.
 _WEDGED_BELOW_BYTES = 4_096
-# RFC 8305 §5: how long one address of a name is waited for before the next one is tried beside it.
-_NEXT_ADDRESS_S = 0.25
 # A wedge is found within 5 % of its window.
 _LOOKS_PER_WINDOW = 20
+# A server that asks to reconnect again and again is followed this often: about as often as one that drops us.
+_RECONNECT_EVERY_S = 10.0
+_SCHEMES = frozenset({"rtmp", "rtmps"})
 
-_MAX_WORDS = 200
+T = TypeVar("T")
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +53,19 @@ class RtmpDeadlines:
     close_s: float = 2.0
 
 
+class _Move(NamedTuple):
+    """Where the broadcast goes on, from a keyframe. `link` publishes there already; None: it refused while we are here.
+
+    at  what `address` resolved to when it was judged.
+    """
+
+    address: RtmpAddress
+    at: Sequence[str]
+    link: RtmpLink | None
+
+
 class RtmpOutput:
-    """One publishing connection to rtmp[s]://host[:port]/app and a stream key, or with the key in the URL's path.
+    """One broadcast to rtmp[s]://host[:port]/app and a stream key, or with the key in the URL's path.
 
     Takes H.264 and AAC. The far end stays in step with what is written: when it does not read, units stay in the
     queue, which forgets whole GOPs, and after `deadlines.wedged_s` the connection is given up.
@@ -74,6 +74,10 @@ class RtmpOutput:
     other way to say so. That is `OutputRejected`, because retrying a wrong key is useless; the runner tries again all
     the same where the key was accepted before. A reset at that moment is `OutputLost`, because that is how a server
     dies. So is a name that is still taken: mostly by a connection of ours that the server has not missed yet.
+
+    A server that asks us to reconnect gets the broadcast until the first keyframe after another connection publishes,
+    where it wants it; then that one gets it. Where the stream key may be published once only, the first is closed
+    before. Where it leads to a place that `policy` forbids, or out of TLS, or nowhere, it is not followed.
     """
 
     audio_codec = Codec.AAC
@@ -85,87 +89,118 @@ class RtmpOutput:
         *,
         keyframe_s: float | None = 2.0,
         deadlines: RtmpDeadlines | None = None,
-        tls: ssl.SSLContext | None = None,
+        trust: Trust | None = None,
+        policy: UrlPolicy | None = None,
         first_timestamp_ms: int = 0,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
-        """Raises ConfigError if the URL is none for RTMP. `tls` replaces the system's trust, `first_timestamp_ms` 0."""
+        """Raises ConfigError if the URL is none for RTMP. `trust`: for RTMPS; None: the system's. `policy` says where
+        else its server may lead us; None: to public hosts. `first_timestamp_ms` replaces 0.
+        """
         self.keyframe_s = keyframe_s
+        self.has_failed = False
         self._address = parse_url(url, stream_key.reveal() if stream_key else None)
-        self._name = f"{redact_url(self._address.tc_url)}/{MASK}"
         self._deadlines = deadlines or RtmpDeadlines()
-        self._tls = tls
+        self._trust = trust or Trust()
+        self._policy = policy or UrlPolicy()
         self._first_timestamp_ms = first_timestamp_ms
         self._chunk_bytes = chunk_bytes
-        self._link: _Link | None = None
+        self._link: RtmpLink | None = None
+        self._left_bytes = 0  # by the connections before this one
+        self._open_links: set[RtmpLink] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._carried: list[AccessUnit] = []
+        self._moved_at_s = float("-inf")
 
     async def run(self, units: LiveQueue, listener: OutputListener) -> None:
         """Publish until `units` is finished. Raises OutputRejected, OutputLost. See `ports.Output`."""
-        publisher = RtmpPublisher(self._address, chunk_bytes=self._chunk_bytes)
-        link = self._link = _Link(publisher, self._name)
         try:
-            await self._connect(link)
-            await self._reach(link, State.HANDSHAKING, self._deadlines.handshake_s)
-            await self._reach(link, State.PUBLISHING, self._deadlines.publish_s)
+            self._link = link = self._new_link(self._address)
+            await self._open(link, (self._address.host,))
             listener.on_published()
-            await _race(self._pump(link, units, listener), self._watch(link), link.until(lambda: False))
-        except RemoteProtocolError as error:
-            raise OutputLost(f"{self._name}: {error}") from error
+            while (move := await self._publish(link, units, listener)) is not None:
+                link = await self._follow(link, move)
         except OutputError as error:
-            link.give_up(error)
+            self.has_failed = True
+            if self._link is not None:
+                self._link.give_up(error)
             raise
         finally:
-            await link.close(self._deadlines.close_s)
+            for link in tuple(self._open_links):
+                self._close_later(link)
+            try:
+                await asyncio.wait(self._closing)
+            finally:
+                for closing in self._closing:
+                    closing.cancel()
 
     def progress(self) -> OutputProgress:
-        return self._link.progress() if self._link else OutputProgress()
+        if self._link is None:
+            return OutputProgress()
+        now = self._link.progress()
+        return OutputProgress(self._left_bytes + now.bytes_total, now.backlog_bytes)
 
-    async def _connect(self, link: "_Link") -> None:
-        address: RtmpAddress = self._address
-        try:
-            async with asyncio.timeout(self._deadlines.connect_s):
-                tls = None
-                if address.is_tls:
-                    # Reading the system's certificates takes long enough to be heard in other sessions.
-                    tls = self._tls or await asyncio.to_thread(ssl.create_default_context)
-                await asyncio.get_running_loop().create_connection(
-                    lambda: link,
-                    address.host,
-                    address.port,
-                    ssl=tls,
-                    server_hostname=address.host if tls else None,
-                    happy_eyeballs_delay=_NEXT_ADDRESS_S,
-                )
-        except TimeoutError:
-            raise OutputLost(f"{self._name}: no connection within {self._deadlines.connect_s:g} s") from None
-        except ssl.SSLCertVerificationError as error:
-            raise OutputRejected(f"{self._name}: the server's certificate is refused: {error.verify_message}") from None
-        except UnicodeError:
-            raise OutputRejected(f"{self._name}: the host name is malformed") from None
-        except OSError as error:
-            cause = _common(error)
-            raise OutputLost(f"{self._name}: cannot connect: {cause.strerror or cause}") from cause
+    # ------------------------------------------------------------------------------------- one connection
 
-    async def _reach(self, link: "_Link", last: State, deadline_s: float) -> None:
+    def _new_link(self, address: RtmpAddress) -> RtmpLink:
+        link = RtmpLink(address, self._trust, chunk_bytes=self._chunk_bytes)
+        self._open_links.add(link)
+        return link
+
+    async def _open(self, link: RtmpLink, at: Sequence[str]) -> None:
+        """Connect to one of these addresses and publish."""
+        await link.connect(at, self._deadlines.connect_s)
+        await self._reach(link, State.HANDSHAKING, self._deadlines.handshake_s)
+        await self._reach(link, State.PUBLISHING, self._deadlines.publish_s)
+
+    async def _reach(self, link: RtmpLink, last: State, deadline_s: float) -> None:
         """Wait until the publisher is past the state `last`."""
         states = list(State)
         try:
             async with asyncio.timeout(deadline_s):
                 await link.until(lambda: states.index(link.state) > states.index(last))
         except TimeoutError:
-            raise OutputLost(f"{self._name}: {link.state.value} did not come within {deadline_s:g} s") from None
+            raise OutputLost(f"{link.name}: {link.state.value} did not come within {deadline_s:g} s") from None
 
-    async def _pump(self, link: "_Link", units: LiveQueue, listener: OutputListener) -> None:
+    async def _publish(self, link: RtmpLink, units: LiveQueue, listener: OutputListener) -> _Move | None:
+        """Publish here: to the end of `units`, None, or until the broadcast goes on elsewhere, with what is carried."""
+        moving = asyncio.create_task(self._move(link, listener))
+        try:
+            has_ended = await _race(self._pump(link, units, listener, moving), self._watch(link), link.until(_never))
+            return None if has_ended else await moving
+        except OutputLost:
+            # A server that asked us to go may go itself before we have got anywhere.
+            if link.asked_to_reconnect is None:
+                raise
+            return await moving
+        finally:
+            moving.cancel()
+            await asyncio.gather(moving, return_exceptions=True)
+
+    async def _pump(
+        self, link: RtmpLink, units: LiveQueue, listener: OutputListener, moving: "asyncio.Task[_Move]"
+    ) -> bool:
+        """Write units. True: to their end; False: to a keyframe that the next connection gets, since there is one."""
         sequence = TagSequence(self._first_timestamp_ms)
-        while (first := await units.get()) is not None:
-            burst = [first, *units.get_waiting(_BURST - 1)]
+        burst, self._carried = self._carried, []
+        while True:
+            if not burst:
+                if (first := await units.get()) is None:
+                    return True
+                burst = [first, *units.get_waiting(_BURST - 1)]
+            if moving.done():
+                n_here = next((n for n, unit in enumerate(burst) if unit.is_keyframe), len(burst))
+                burst, self._carried = burst[:n_here], burst[n_here:]
             sent = link.send(burst, sequence)
             if not link.is_writable:
                 await link.until(lambda: link.is_writable)
             for unit in sent:
                 listener.on_written(unit)
+            if self._carried:
+                return False
+            burst = []
 
-    async def _watch(self, link: "_Link") -> None:
+    async def _watch(self, link: RtmpLink) -> bool:
         """Raises OutputWedged once the far end has stopped reading; never returns."""
         window_s = self._deadlines.wedged_s
         clock = asyncio.get_running_loop()
@@ -177,181 +212,94 @@ class RtmpOutput:
                 moved, moved_at_s = progress.bytes_total, clock.time()
             elif clock.time() - moved_at_s >= window_s:
                 raise OutputWedged(
-                    f"{self._name}: the server stopped reading: {progress.backlog_bytes} bytes wait, "
+                    f"{link.name}: the server stopped reading: {progress.backlog_bytes} bytes wait, "
                     f"and fewer than {_WEDGED_BELOW_BYTES} left in {window_s:g} s"
                 )
 
+    def _close_later(self, link: RtmpLink) -> None:
+        self._open_links.discard(link)
+        closing = asyncio.create_task(link.close(self._deadlines.close_s))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
-class _Link(asyncio.Protocol):
-    """Moves bytes between the transport and the publisher; remembers why the connection ended."""
+    # ------------------------------------------------------------------------------------- as its server asks
 
-    def __init__(self, publisher: RtmpPublisher, name: str) -> None:
-        self._publisher = publisher
-        self._name = name
-        self._transport: asyncio.Transport | None = None
-        self._tcp: socket.socket | None = None
-        self._failure: OutputError | None = None
-        self._changed = asyncio.Event()
-        self._lost = asyncio.Event()
-        self._written_bytes = 0
-        self._progress = OutputProgress()
-        self.is_writable = True
-
-    @property
-    def state(self) -> State:
-        return self._publisher.state
-
-    async def until(self, is_reached: Callable[[], bool]) -> None:
-        """Wait for a condition on this link. Raises OutputError when the connection ends before."""
-        while self._failure is None:
-            if is_reached():
-                return
-            self._changed.clear()
-            await self._changed.wait()
-        raise self._failure
-
-    def send(self, units: Iterable[AccessUnit], sequence: TagSequence) -> list[AccessUnit]:
-        """Write units with the headers they need, at once; those that have a place in the broadcast."""
-        if self._failure is not None:
-            return []  # `until` is about to say why
-        sent = [unit for unit in units if self._write(sequence.tags(unit))]
-        self._flush()
-        return sent
-
-    def _write(self, tags: Sequence[Tag]) -> bool:
-        for kind, timestamp_ms, body in tags:
-            if kind == "script":
-                self._publisher.send_metadata(timestamp_ms, body)
+    async def _move(self, link: RtmpLink, listener: OutputListener) -> _Move:
+        """Wait until the server asks for the broadcast elsewhere and it can go on there; the next keyframe decides."""
+        clock = asyncio.get_running_loop()
+        while True:
+            await link.until(lambda: link.asked_to_reconnect is not None)
+            try:
+                if clock.time() - self._moved_at_s < _RECONNECT_EVERY_S:
+                    raise ConfigError(f"it asked less than {_RECONNECT_EVERY_S:g} s before")
+                self._moved_at_s = clock.time()
+                move = await self._try(resolve(link.address, link.asked_to_reconnect or ""))
+            except (ConfigError, OutputError, OSError) as error:
+                log.warning("reconnect_request_ignored", server=link.name, error=str(error))
+                link.asked_to_reconnect = None
             else:
-                self._publisher.send_media(kind, timestamp_ms, body)
-        return bool(tags)
+                log.info("reconnect_request_followed", server=link.name, is_published_twice=move.link is not None)
+                listener.on_keyframe_request()
+                return move
 
-    def progress(self) -> OutputProgress:
-        transport, tcp = self._transport, self._tcp
-        # A transport that fails forgets what it had not sent, which would look like progress: so what was seen stands.
-        if self._failure is None and transport is not None and tcp is not None and tcp.fileno() >= 0:
-            # SIOCOUTQ, tcp(7): what the far end has not acknowledged. TIOCOUTQ is the same number.
-            (unacknowledged_bytes,) = struct.unpack("i", fcntl.ioctl(tcp.fileno(), termios.TIOCOUTQ, bytes(4)))
-            unsent_bytes = transport.get_write_buffer_size() + unacknowledged_bytes
-            self._progress = OutputProgress(max(0, self._written_bytes - unsent_bytes), unsent_bytes)
-        return self._progress
-
-    def give_up(self, failure: OutputError) -> None:
-        """End the connection, without what has not left yet."""
-        self._fail(failure)
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def close(self, deadline_s: float) -> None:
-        """Unpublish and close; what cannot leave within the deadline is given up."""
-        transport = self._transport
-        if transport is None:
-            return
+    async def _try(self, address: RtmpAddress) -> _Move:
+        """Publish there too. Raises what keeps us from it, unless that is the broadcast that runs already."""
+        if self._address.is_tls and not address.is_tls:
+            raise ConfigError("its tcUrl leads out of TLS")
+        at: Sequence[str] = (address.host,)
+        if (address.host, address.port) != (self._address.host, self._address.port):
+            at = (await self._policy.check(address.tc_url, schemes=_SCHEMES)).addresses
+        link = self._new_link(address)
         try:
-            async with asyncio.timeout(deadline_s):
-                if self.state is State.LIVE and self._failure is None:
-                    self._publisher.unpublish()
-                    self._flush()
-                    # A socket closed with bytes of the server unread resets the connection, and the tail of the
-                    # broadcast is lost: so the server closes first. TLS cannot end one direction alone.
-                    end = transport.write_eof if transport.can_write_eof() else transport.close
-                    end()
-                else:
-                    transport.abort()
-                await self._lost.wait()
-        except TimeoutError:
-            transport.abort()
-            await self._lost.wait()
-        finally:
-            transport.abort()
+            await self._open(link, at)
+        except OutputError:
+            self._close_later(link)
+            if not link.has_asked_to_publish:
+                raise
+            return _Move(address, at, None)
+        return _Move(address, at, link)
 
-    # ------------------------------------------------------------------------------------------ asyncio.Protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast(asyncio.Transport, transport)
-        # asyncio hands out a stand-in for the socket, with these methods of it; TLS forgets it on closing.
-        self._tcp = tcp = cast(socket.socket, transport.get_extra_info("socket"))
-        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-        # Writable means that the kernel has everything; not 0, because asyncio's TLS pauses at the limit and not above.
-        # TLS has a buffer of its own below, of 64 KiB and out of reach, which counts as the kernel.
-        transport.set_write_buffer_limits(high=1)
-        self._flush()
-
-    def data_received(self, data: bytes) -> None:
-        if self._failure is not None:
-            return
+    async def _follow(self, link: RtmpLink, move: _Move) -> RtmpLink:
+        """The connection that has the broadcast from now on."""
+        if move.link is not None:
+            self._replace(link, move.link)
+            return move.link
+        await link.close(self._deadlines.close_s)
+        successor = self._new_link(move.address)
+        self._replace(link, successor)
         try:
-            for event in self._publisher.receive_data(data):
-                match event:
-                    case Refused(request, words, True):
-                        self._fail(OutputLost(f"{self._name}: {request}: {shown_words(words)}"))
-                    case Refused(request, words):
-                        self._fail(OutputRejected(f"{self._name}: {request}: {shown_words(words)}"))
-                    case Ended(words):
-                        self._fail(OutputLost(f"{self._name}: the server ended the broadcast: {shown_words(words)}"))
-                    case Published():
-                        pass
-        except RemoteProtocolError as error:
-            self._fail(OutputLost(f"{self._name}: {error}"), error)
-        self._flush()
-        self._changed.set()
+            await self._open(successor, move.at)
+        except OutputRejected as error:
+            # The key is right where the operator wrote it.
+            raise OutputLost(str(error)) from error
+        return successor
 
-    def eof_received(self) -> None:
-        self.progress()
-        if self.state is State.PUBLISHING:
-            self._fail(
-                OutputRejected(
-                    f"{self._name}: the server closed the connection at the publish request without a word; "
-                    "it probably refuses the stream key: check the key, and that the server knows it"
-                )
-            )
-        else:
-            self._fail(OutputLost(f"{self._name}: the server closed the connection before {self.state.value}"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        reason = getattr(exc, "strerror", None) or exc or "connection closed"
-        hint = "; if this comes again, the stream key is refused" if self.state is State.PUBLISHING else ""
-        self._fail(OutputLost(f"{self._name}: {reason} before {self.state.value}{hint}"), exc)
-        self._lost.set()
-
-    def pause_writing(self) -> None:
-        self.is_writable = False
-
-    def resume_writing(self) -> None:
-        self.is_writable = True
-        self._changed.set()
-
-    def _flush(self) -> None:
-        data = self._publisher.data_to_send()
-        if data and self._transport is not None and not self._transport.is_closing():
-            self._written_bytes += len(data)
-            self._transport.write(data)
-
-    def _fail(self, failure: OutputError, cause: Exception | None = None) -> None:
-        if self._failure is None:
-            self._failure = failure
-            failure.__cause__ = cause or failure.__cause__
-        self._changed.set()
+    def _replace(self, link: RtmpLink, successor: RtmpLink) -> None:
+        self._left_bytes += link.progress().bytes_total
+        self._link = successor
+        self._close_later(link)
 
 
-def shown_words(words: str) -> str:
-    """What a server has said, fit to be shown: without secrets, in one line, at most `_MAX_WORDS` characters."""
-    return "".join(c if c.isprintable() else " " for c in mask(words))[:_MAX_WORDS]
+def in_turn(openers: Sequence[Callable[[], RtmpOutput]]) -> Callable[[], RtmpOutput]:
+    """Opens the same output as before, and after each failure the next one."""
+    n, last = 0, openers[0]()
+
+    def open_next() -> RtmpOutput:
+        nonlocal n, last
+        n += last.has_failed
+        last = openers[n % len(openers)]()
+        return last
+
+    return open_next
 
 
-def _common(error: OSError) -> OSError:
-    """What every address of a name answered, if it was the same; asyncio joins several errors into one text."""
-    numbers = set(re.findall(r"\[Errno (\d+)\]", str(error)))
-    if error.errno is not None or len(numbers) != 1:
-        return error
-    number = int(numbers.pop())
-    return OSError(number, os.strerror(number))
+def _never() -> bool:
+    return False
 
 
-async def _race(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run until the first of them ends, and raise what it raised; the others are cancelled."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+async def _race(first: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]) -> T:
+    """Run until the first of them ends, and raise what it raised; the others are cancelled. They only raise."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in (first, *others)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -360,3 +308,5 @@ async def _race(*coroutines: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
+    result: T = tasks[0].result()
+    return result

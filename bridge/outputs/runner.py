@@ -33,6 +33,7 @@ BELIEVED_AFTER_S = 300.0
 
 
 class OutputState(StrEnum):
+    STOPPED = "stopped"
     CONNECTING = "connecting"
     PUBLISHING = "publishing"
     BACKING_OFF = "backing_off"
@@ -41,24 +42,35 @@ class OutputState(StrEnum):
 
 
 _NEXT: Mapping[OutputState, frozenset[OutputState]] = {
+    OutputState.STOPPED: frozenset({OutputState.CONNECTING}),
     OutputState.CONNECTING: frozenset(
-        {OutputState.PUBLISHING, OutputState.BACKING_OFF, OutputState.REJECTED, OutputState.CLOSED}
+        {
+            OutputState.PUBLISHING,
+            OutputState.BACKING_OFF,
+            OutputState.REJECTED,
+            OutputState.STOPPED,
+            OutputState.CLOSED,
+        }
     ),
-    OutputState.PUBLISHING: frozenset({OutputState.BACKING_OFF, OutputState.REJECTED, OutputState.CLOSED}),
-    OutputState.BACKING_OFF: frozenset({OutputState.CONNECTING, OutputState.CLOSED}),
-    OutputState.REJECTED: frozenset({OutputState.CLOSED}),
-    OutputState.CLOSED: frozenset(),
+    OutputState.PUBLISHING: frozenset(
+        {OutputState.BACKING_OFF, OutputState.REJECTED, OutputState.STOPPED, OutputState.CLOSED}
+    ),
+    OutputState.BACKING_OFF: frozenset({OutputState.CONNECTING, OutputState.STOPPED, OutputState.CLOSED}),
+    # Only the operator's hand leads out of these.
+    OutputState.REJECTED: frozenset({OutputState.CONNECTING, OutputState.STOPPED}),
+    OutputState.CLOSED: frozenset({OutputState.CONNECTING, OutputState.STOPPED}),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputStatus:
-    """How an output is doing.
+    """How an output is doing. stopped: by the operator; closed: it has ended with the session, or by a bug.
 
     since_s          Unix time of the last change of state.
     last_error       empty: none so far. It stays when the output is well again.
     retry_in_s       while backing off: how long, counted from `since_s`.
-    reconnects       attempts after the first, by reason: refused, reset, timeout, wedged, protocol, rejected, lost.
+    reconnects       attempts after a loss, by reason: refused, reset, timeout, wedged, protocol, rejected, lost.
+    retries          all of these together.  last_retry_s: Unix time of the last one.
     accepted         how often the far end has accepted the stream.
     bytes_total      bytes that left, all attempts together.  last_progress_s: Unix time of the last look that saw more.
     queue_s          media time that waits.  dropped_units: what the queue forgot, by reason.
@@ -71,6 +83,8 @@ class OutputStatus:
     last_error: str
     retry_in_s: float | None
     reconnects: Mapping[str, int]
+    retries: int
+    last_retry_s: float | None
     accepted: int
     bytes_total: int
     last_progress_s: float | None
@@ -84,6 +98,8 @@ class OutputRunner:
     A lost far end is tried again with backoff, which starts anew only after proven progress. While nobody publishes
     the queue forgets; every attempt starts at a keyframe and asks for one, and so does a queue that had to forget all
     its pictures. `open_output` makes the output of the next attempt: it neither waits nor connects.
+
+    Once `run` has ended, `prepare` makes it ready to run again, as it does for one without `autostart`.
     """
 
     def __init__(
@@ -94,6 +110,7 @@ class OutputRunner:
         *,
         protocol: str,
         audio_bitrate: int = 128_000,
+        autostart: bool = True,
         request_keyframe: Callable[[], None] = lambda: None,
         on_change: Callable[[OutputStatus], None] = lambda status: None,
         on_written: Callable[[AccessUnit], None] = lambda unit: None,
@@ -115,16 +132,33 @@ class OutputRunner:
         self._now_s = now_s
         self._log = structlog.get_logger().bind(output=name, protocol=protocol)
 
-        self._state = OutputState.CONNECTING
+        self._state = OutputState.CONNECTING if autostart else OutputState.STOPPED
+        self._is_running = False
+        self._is_stopping = False
+        self._has_changed = False
         self._since_s = now_s()
         self._last_error = ""
         self._retry_in_s: float | None = None
         self._reconnects: Counter[str] = Counter()
+        self._last_retry_s: float | None = None
         self._accepted = 0
         self._refused_s = 0.0
         self._bytes_before = 0
         self._last_progress_s: float | None = None
         self._waiting: asyncio.Future[None] | None = None
+
+    @property
+    def state(self) -> OutputState:
+        return self._state
+
+    @property
+    def is_stopping(self) -> bool:
+        """`stop` was called: it is stopped, or about to be."""
+        return self._is_stopping or self._state is OutputState.STOPPED
+
+    @property
+    def has_been_accepted(self) -> bool:
+        return bool(self._accepted)
 
     @property
     def audio_codec(self) -> Codec:
@@ -143,6 +177,8 @@ class OutputRunner:
             last_error=self._last_error,
             retry_in_s=self._retry_in_s,
             reconnects=MappingProxyType(dict(self._reconnects)),
+            retries=self._reconnects.total(),
+            last_retry_s=self._last_retry_s,
             accepted=self._accepted,
             bytes_total=self._bytes_before + self._output.progress().bytes_total,
             last_progress_s=self._last_progress_s,
@@ -156,9 +192,30 @@ class OutputRunner:
         if self._waiting is not None:
             self._waiting.cancel()
 
+    def stop(self) -> None:
+        """Like `finish`, but the state that `run` ends in is stopped; so is a runner that does not run, at once."""
+        if self._is_running:
+            self._is_stopping = True
+            self.finish()
+        elif self._state is not OutputState.STOPPED:
+            self._enter(OutputState.STOPPED)
+
+    def prepare(self) -> None:
+        """Make a runner that has ended or never ran ready to `run`."""
+        if self._is_running or self._state is OutputState.CONNECTING:
+            return
+        self.queue.reopen()
+        self._backoff.reset()
+        self._refused_s = 0.0
+        self._renew_output()
+
     async def run(self) -> None:
         """Publish until the queue is finished or the operator must act; the state says which."""
-        self._log.info("output_connecting")
+        if self.state is not OutputState.CONNECTING:
+            return  # stopped before it began
+        self._is_running = True
+        if not self._has_changed:
+            self._log.info("output_connecting")
         try:
             while (error := await self._attempt()) is not None:
                 self._last_error = str(error)
@@ -167,13 +224,19 @@ class OutputRunner:
                     return
                 if self.queue.is_finished or not await self._wait_for_retry(error):
                     break
-                self._bytes_before += self._output.progress().bytes_total
-                self._output = self._open_output()
-                self._enter(OutputState.CONNECTING)
+                self._renew_output()
         finally:
             self.queue.suspend()
-            if self._state is not OutputState.REJECTED:
+            if self._is_stopping:
+                self._enter(OutputState.STOPPED)
+            elif self._state is not OutputState.REJECTED:
                 self._enter(OutputState.CLOSED)
+            self._is_running = self._is_stopping = False
+
+    def _renew_output(self) -> None:
+        self._bytes_before += self._output.progress().bytes_total
+        self._output = self._open_output()
+        self._enter(OutputState.CONNECTING)
 
     # ------------------------------------------------------------------------------------- OutputListener
 
@@ -186,6 +249,9 @@ class OutputRunner:
 
     def on_written(self, unit: AccessUnit) -> None:
         self._on_written(unit)
+
+    def on_keyframe_request(self) -> None:
+        self._request_keyframe()
 
     # ------------------------------------------------------------------------------------- one attempt
 
@@ -246,7 +312,8 @@ class OutputRunner:
     async def _wait_for_retry(self, error: Exception) -> bool:
         """False: `finish` came meanwhile."""
         self.queue.suspend()
-        self._retry_in_s = self._backoff.next_delay_s()
+        asked_for_s = error.retry_after_s if isinstance(error, OutputLost) else 0.0
+        self._retry_in_s = max(self._backoff.next_delay_s(), asked_for_s)
         # Waits are added up, because the wall clock may step.
         self._refused_s = self._refused_s + self._retry_in_s if isinstance(error, OutputRejected) else 0.0
         self._enter(OutputState.BACKING_OFF)
@@ -259,6 +326,7 @@ class OutputRunner:
         if self.queue.is_finished:
             return False
         self._reconnects[reconnect_reason(error)] += 1
+        self._last_retry_s = self._now_s()
         return True
 
     def _enter(self, state: OutputState) -> None:
@@ -266,6 +334,7 @@ class OutputRunner:
             raise InternalError(f"output {self.name}: {state.value} while {self._state.value}")
         lasted_s = self._now_s() - self._since_s
         self._state = state
+        self._has_changed = True
         self._since_s = self._now_s()
         fields: dict[str, object] = {"after_s": round(lasted_s, 1)}
         match state:

@@ -1,5 +1,7 @@
 """The publishing side of RTMP, without I/O (Adobe, "RTMP Specification 1.0"; FCPublish and kin as FMLE sends them).
 
+Reconnect requests are those of Veovera, "Enhanced RTMP (V2)".
+
 Bytes in, events out, bytes to send:
 
     publisher = RtmpPublisher(parse_url("rtmp://host/app", "key"))
@@ -14,11 +16,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
-from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus
 
-from bridge.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from bridge.errors import LocalProtocolError, RemoteProtocolError
 from bridge.media.access_unit import Kind
 from bridge.protocols import amf
+from bridge.protocols.rtmp_address import RtmpAddress
 from bridge.protocols.rtmp_chunks import ChunkReader, ChunkWriter, Message, MessageType
 
 # One chunk per message costs least; 64 KiB holds all but large keyframes, and nginx-rtmp and FFmpeg were seen to accept
@@ -50,53 +53,16 @@ _TRANSIENT_CODES = frozenset(
 )
 _BAD_NAME = "NetStream.Publish.BadName"
 
-
-@dataclass(frozen=True, slots=True)
-class RtmpAddress:
-    """Where to publish. The stream name is the stream key: it stays out of `repr`."""
-
-    host: str
-    port: int
-    is_tls: bool
-    app: str
-    tc_url: str = field(repr=False)
-    stream_name: str = field(repr=False)
-
-
-def parse_url(url: str, stream_key: str | None = None) -> RtmpAddress:
-    """Split rtmp[s]://host[:port]/app[/key][?query]. Raises ConfigError, which does not repeat the URL.
-
-    With a stream_key the whole path is the application, and a query belongs to it, as OBS has it; without one the
-    last path segment is the key, and a query belongs to that.
-    """
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ConfigError("the RTMP URL has a malformed host or port") from None
-    if parts.scheme not in ("rtmp", "rtmps"):
-        raise ConfigError("an RTMP URL starts with rtmp:// or rtmps://")
-    if not parts.hostname:
-        raise ConfigError("the RTMP URL names no host")
-    if "@" in parts.netloc:
-        raise ConfigError("the RTMP URL holds user info, which RTMP has no field for; put it into the stream key")
-    query = f"?{parts.query}" if parts.query else ""
-    if stream_key is not None:
-        app, stream_name = parts.path.strip("/") + query, stream_key
-    else:
-        app, _, stream_name = parts.path.strip("/").rpartition("/")
-        stream_name += query
-    if not app.partition("?")[0] or not stream_name.partition("?")[0]:
-        raise ConfigError("the RTMP URL needs an application and a stream key: rtmp://host/app/key")
-    is_tls = parts.scheme == "rtmps"
-    return RtmpAddress(
-        host=parts.hostname,
-        port=port or (443 if is_tls else 1935),
-        is_tls=is_tls,
-        app=app,
-        tc_url=f"{parts.scheme}://{parts.netloc}/{app}",
-        stream_name=stream_name,
-    )
+# Enhanced RTMP v2, "Enhancing NetConnection connect Command": what we can do, for servers that ask before they use it.
+# Pictures are forwarded (4) and sound is encoded (2), both sent as they were before these FourCCs; of the extensions
+# we know the reconnect request (1).
+_ENHANCED: dict[str, amf.Value] = {
+    "fourCcList": ["avc1", "mp4a"],
+    "videoFourCcInfoMap": {"avc1": 4.0},
+    "audioFourCcInfoMap": {"mp4a": 2.0},
+    "capsEx": 1.0,
+}
+_RECONNECT_REQUEST = "NetConnection.Connect.ReconnectRequest"
 
 
 class State(Enum):
@@ -160,7 +126,17 @@ class Ended:
     words: str
 
 
-Event: TypeAlias = Published | Refused | Ended
+@dataclass(frozen=True, slots=True)
+class ReconnectAsked:
+    """The server wants a running broadcast elsewhere, and takes it here until then.
+
+    tc_url  for `rtmp_address.resolve`; empty: the same place.  It may hold a token.
+    """
+
+    tc_url: str = field(repr=False)
+
+
+Event: TypeAlias = Published | Refused | Ended | ReconnectAsked
 
 
 class RtmpPublisher:
@@ -180,6 +156,11 @@ class RtmpPublisher:
         self.state = State.HANDSHAKING
         # §5.2.3: C0 and C1. Four zero bytes behind the time ask for the plain handshake, without digests.
         self._outgoing = [bytes([_VERSION]) + bytes(8) + (nonce or os.urandom(_HANDSHAKE_BYTES - 8))]
+
+    @property
+    def has_asked_to_publish(self) -> bool:
+        """The server knows the stream key: what it says from now on is about the broadcast."""
+        return self._stream_id > 0
 
     def data_to_send(self) -> bytes:
         """All that waits to be sent; forgets it."""
@@ -247,6 +228,7 @@ class RtmpPublisher:
                 "type": "nonprivate",
                 "flashVer": "FMLE/3.0 (compatible; avatar-bridge)",
                 "tcUrl": self._address.tc_url,
+                **_ENHANCED,
             },
         )
         return rest
@@ -296,6 +278,10 @@ class RtmpPublisher:
                 is_first = self.state is not State.LIVE
                 self._advance(_Answer.STARTED)
                 return (Published(),) if is_first else ()
+            case "onStatus" if code == _RECONNECT_REQUEST:
+                tc_url = status.get("tcUrl")
+                asked = ReconnectAsked(tc_url if isinstance(tc_url, str) else "")
+                return (asked,) if self.state is State.LIVE else ()
             case "onStatus" if code == "NetStream.Unpublish.Success":
                 return self._refuse(_Answer.UNPUBLISHED, status)
             case "_error" if transaction not in _OPTIONAL:

@@ -7,12 +7,13 @@ track through all of it, and sound that is missing alone changes nothing about t
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 from bridge.media.access_unit import AccessUnit, Codec, Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.media.opus import SILENCE_20_MS
+from bridge.media.slate_pictures import SlatePictures
 
 # A dozen pictures at 25 a second: no network jitter, and what viewers take for a freeze (ITU-R P.1201 counts 0.5 s).
 HOLD_NS = 500 * NS_PER_MS
@@ -40,26 +41,14 @@ class OnAir(StrEnum):
     SLATE = "slate"
 
 
-@dataclass(frozen=True, slots=True)
-class SlatePictures:
-    """One group of pictures that is shown over and over, `interval_ns` apart: the first is an IDR picture.
-
-    codec_config  AVCDecoderConfigurationRecord.  payloads: AVCC, at least two, for two IDR pictures in a row would need
-                  different idr_pic_ids (H.264 §7.4.3).
-    """
-
-    codec_config: bytes
-    payloads: tuple[bytes, ...]
-    interval_ns: int
-
-
 class Splice:
     """Chooses among avatar connections, hold and slate. Times are session time; `emit` takes what goes on air.
 
     slate     what to show; None: not ready yet, and the last picture is held until it is.
-    reason    why there is a slate: starting, avatar, or what the operator said.  state: see `OnAir`.
+    cause     why there is a slate: starting, avatar or operator; empty without one.  state: see `OnAir`.
+    operator_reason  what the operator said who wants one; empty: wants none.
     freezes   how often the pictures paused.  frozen_ns: for how long, until live again or a slate.
-    slate_ns  time on slates that are over, by reason.
+    slate_ns  time on slates that are over, by cause.
     late_units  live units that came after what stood in for them.
     last_ns   pts of what went on air last, per track.
     """
@@ -67,7 +56,7 @@ class Splice:
     def __init__(self, began_ns: int, slate_after_ns: int, emit: Callable[[AccessUnit], None]) -> None:
         self.slate: SlatePictures | None = None
         self.state = OnAir.STARTING
-        self.reason = ""
+        self.cause = ""
         self.is_muted = False
         self.freezes = 0
         self.frozen_ns = 0
@@ -76,7 +65,7 @@ class Splice:
         self.last_ns: dict[Kind, int] = {}
         self._slate_after_ns = max(HOLD_NS, slate_after_ns)
         self._emit = emit
-        self._operator_reason = ""
+        self.operator_reason = ""
         self._source: int | None = None  # the connection that is on air
         self._candidate: int | None = None  # the one that goes on air at its next keyframe
         self._needs_keyframe = True
@@ -85,11 +74,12 @@ class Splice:
         self._frozen_at_ns = 0
         self._slate_began_ns = 0
         self._slate_index = 0
+        self._slate_on_air: SlatePictures | None = None
 
     @property
     def wants_keyframe(self) -> bool:
         """Whether live pictures could go on air, if only one could be decoded."""
-        return not self._operator_reason and (self._needs_keyframe or self._candidate is not None)
+        return not self.operator_reason and (self._needs_keyframe or self._candidate is not None)
 
     @property
     def is_switching(self) -> bool:
@@ -102,7 +92,7 @@ class Splice:
 
     def show_slate(self, reason: str, now_ns: int) -> None:
         """The operator wants the slate, and silence; an empty reason: no more, and live comes back at a keyframe."""
-        self._operator_reason = reason
+        self.operator_reason = reason
         self.poll(now_ns)
 
     # ------------------------------------------------------------------------------------------ live
@@ -124,7 +114,7 @@ class Splice:
         self._pictured_ns = now_ns
         # What refers to a picture that was too late cannot be shown either.
         self.late_units += is_late
-        self._needs_keyframe = is_late or bool(self._operator_reason) or (self._needs_keyframe and not unit.is_keyframe)
+        self._needs_keyframe = is_late or bool(self.operator_reason) or (self._needs_keyframe and not unit.is_keyframe)
         if self._needs_keyframe:
             return
         if self.state is not OnAir.LIVE:
@@ -140,7 +130,7 @@ class Splice:
                 return
             if unit.pts_ns - self._sound_ends_ns > SILENCE_BEHIND_NS:
                 self._fill(unit.pts_ns)
-        if self.is_muted or self._operator_reason:
+        if self.is_muted or self.operator_reason:
             unit = replace(unit, payload=SILENCE_20_MS)
         self._play(unit)
 
@@ -151,9 +141,9 @@ class Splice:
         paused_ns = now_ns - self._pictured_ns
         if self.state is OnAir.LIVE and paused_ns >= HOLD_NS:
             self._enter(OnAir.HELD, "", now_ns)
-        reason = self._slate_reason(paused_ns)
-        if self.slate is not None and reason and self.state is not OnAir.SLATE:
-            self._enter(OnAir.SLATE, reason, now_ns)
+        cause = self._slate_cause(paused_ns)
+        if self.slate is not None and cause and self.state is not OnAir.SLATE:
+            self._enter(OnAir.SLATE, cause, now_ns)
         if self.state is OnAir.SLATE and self.slate is not None:
             self._show_slate(self.slate, now_ns)
         if self._sound_ends_ns is not None:
@@ -174,9 +164,9 @@ class Splice:
                 picture_ns = self._pictured_ns + self._slate_after_ns
         return picture_ns if silence_ns is None else min(picture_ns, silence_ns)
 
-    def _slate_reason(self, paused_ns: int) -> str:
-        if self._operator_reason:
-            return self._operator_reason
+    def _slate_cause(self, paused_ns: int) -> str:
+        if self.operator_reason:
+            return "operator"
         if self.state is OnAir.HELD and paused_ns >= self._slate_after_ns:
             return "avatar"
         return "starting" if self.state is OnAir.STARTING and paused_ns >= START_NS else ""
@@ -185,9 +175,13 @@ class Splice:
         while (pts_ns := self._slate_due_ns(slate)) <= now_ns - SLATE_BEHIND_NS:
             if now_ns - pts_ns > _LONGEST_FILL_NS:
                 pts_ns = now_ns - SLATE_BEHIND_NS
+            if self._slate_on_air is not slate:  # a new one begins with its keyframe
+                self._slate_on_air, self._slate_index = slate, 0
             index = self._slate_index % len(slate.payloads)
             unit = AccessUnit(Codec.H264, slate.payloads[index], pts_ns, is_keyframe=False)
-            self._show(unit if index else replace(unit, is_keyframe=True, codec_config=slate.codec_config))
+            if index in slate.keyframes:
+                unit = replace(unit, is_keyframe=True, codec_config=slate.codec_config)
+            self._show(unit)
             self._slate_index += 1
             if self._sound_ends_ns is None:
                 self._sound_ends_ns = pts_ns  # the broadcast begins here, with silence
@@ -217,9 +211,9 @@ class Splice:
         self._sound_ends_ns = unit.pts_ns + unit.duration_ns
         self._emit(unit)
 
-    def _enter(self, state: OnAir, reason: str, now_ns: int) -> None:
+    def _enter(self, state: OnAir, cause: str, now_ns: int) -> None:
         if self.state is OnAir.SLATE:
-            self.slate_ns[self.reason] += now_ns - self._slate_began_ns
+            self.slate_ns[self.cause] += now_ns - self._slate_began_ns
         if state is OnAir.SLATE:
             self._slate_began_ns, self._slate_index = now_ns, 0
             self._needs_keyframe = True
@@ -228,4 +222,4 @@ class Splice:
         if state is OnAir.HELD:
             self.freezes += 1
             self._frozen_at_ns = self._pictured_ns
-        self.state, self.reason = state, reason
+        self.state, self.cause = state, cause

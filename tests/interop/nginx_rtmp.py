@@ -35,12 +35,14 @@ events {{ worker_connections 256; }}
 rtmp {{ server {{ listen 127.0.0.1:{rtmp_port}; chunk_size 4096; ping 1s; ping_timeout {ping_timeout_s}s;
   application live {{ live on; wait_key on; drop_idle_publisher 10s;
     on_publish http://127.0.0.1:{callback_port}/on_publish; on_publish_done http://127.0.0.1:{callback_port}/on_done;
-    record all; record_path {run}/rec; record_suffix .flv; record_unique on; }} }} }}
+    record all; record_path {run}/rec; record_suffix .flv; record_unique on; {hls} }} }} }}
 http {{ access_log off; client_body_temp_path {run}/tmp; proxy_temp_path {run}/tmp; fastcgi_temp_path {run}/tmp;
   uwsgi_temp_path {run}/tmp; scgi_temp_path {run}/tmp;
   server {{ listen 127.0.0.1:{http_port};
     location /stat {{ rtmp_stat all; }} location /control {{ rtmp_control all; }} }} }}
 """
+
+_HLS = "hls on; hls_path {run}/hls; hls_fragment 1s; hls_playlist_length 10m; hls_cleanup off;"
 
 
 def why_unavailable() -> str | None:
@@ -60,6 +62,7 @@ class NginxRtmp:
     requests        the fields of every on_publish and on_publish_done call, oldest first; "call" says which.
     is_refused      decides by stream name what on_publish answers with 403.
     ping_timeout_s  after 1 s without a message the server pings, and throws out who is still silent this much later.
+    hls             cuts streams into segments for players, and keeps them all.
     """
 
     def __init__(
@@ -68,10 +71,12 @@ class NginxRtmp:
         *,
         is_refused: Callable[[str], bool] = lambda name: name.startswith("wrong"),
         ping_timeout_s: int = 5,
+        hls: bool = False,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.is_refused = is_refused
         self._ping_timeout_s = ping_timeout_s
+        self._hls = _HLS.format(run=self.run_dir) if hls else ""
         self._called = threading.Condition()
         self.requests: list[dict[str, str]] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -94,7 +99,7 @@ class NginxRtmp:
     def __enter__(self) -> "NginxRtmp":
         if reason := why_unavailable():
             raise RuntimeError(reason)
-        for name in ("rec", "tmp"):
+        for name in ("rec", "hls", "tmp"):
             (self.run_dir / name).mkdir(parents=True, exist_ok=True)
         self._callback = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self._callback.serve_forever, args=(0.05,), name="on-publish", daemon=True).start()
@@ -152,6 +157,18 @@ class NginxRtmp:
                 raise TimeoutError(f"{name} is still being published, or never was")
         return self.recordings(name)[-1]
 
+    def hls_playlist(self, name: str) -> Path:
+        """What players of HLS get of a stream: the playlist; its segments lie beside it."""
+        return self.run_dir / "hls" / f"{name}.m3u8"
+
+    def await_viewer(self, name: str) -> None:
+        """Wait until somebody plays a stream that is published."""
+        for _ in _polls(READY_S):
+            streams = (stream for stream in self.stat().iter("stream") if stream.findtext("name") == name)
+            if any(int(stream.findtext("nclients", "0")) > 1 for stream in streams):
+                return
+        raise TimeoutError(f"nobody plays {name}")
+
     def log(self) -> str:
         return (self.run_dir / "error.log").read_text(errors="replace")
 
@@ -197,6 +214,7 @@ class NginxRtmp:
                 http_port=http_port,
                 callback_port=self._callback.server_port,
                 ping_timeout_s=self._ping_timeout_s,
+                hls=self._hls,
             )
         )
         self._process = subprocess.Popen(

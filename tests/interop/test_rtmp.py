@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import datetime
-import ipaddress
 import itertools
 import json
 import os
@@ -18,20 +16,18 @@ from pathlib import Path
 
 import av
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from bridge.errors import OutputLost, OutputRejected, OutputWedged, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit
 from bridge.media.live_queue import LiveQueue
+from bridge.net.tls import Trust
 from bridge.outputs.rtmp import RtmpDeadlines, RtmpOutput
 from bridge.outputs.runner import reconnect_reason
 from bridge.protocols import amf
 from bridge.protocols.rtmp_chunks import ChunkWriter, Message, MessageType
 from bridge.redact import Secret
 from tests.interop import rtmp_media
+from tests.interop.certificates import make_certificate
 from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
 from tests.unit.outputs.coded_media import with_changing_ids
 
@@ -519,7 +515,7 @@ async def test_a_connection_that_is_reset_while_live_is_lost(nginx: NginxRtmp) -
 
 @contextlib.asynccontextmanager
 async def wedged(
-    nginx: NginxRtmp, tls: ssl.SSLContext | None, trust: ssl.SSLContext | None
+    nginx: NginxRtmp, tls: ssl.SSLContext | None, trust: Trust | None
 ) -> AsyncIterator[tuple[asyncio.Task[None], RtmpOutput, LiveQueue]]:
     """A live output with more to send than the sockets hold, whose server just stopped reading."""
     relay = Relay(nginx.rtmp_port)
@@ -527,7 +523,7 @@ async def wedged(
     large = rtmp_media.units(4.0, 1280, 720, 20_000_000)
     async with server_that(relay.serve, tls) as port, asyncio.timeout(TEST_S):
         scheme = "rtmps" if trust else "rtmp"
-        output = RtmpOutput(f"{scheme}://127.0.0.1:{port}/live/{KEY}", deadlines=SHORT, tls=trust)
+        output = RtmpOutput(f"{scheme}://127.0.0.1:{port}/live/{KEY}", deadlines=SHORT, trust=trust)
         run = asyncio.create_task(output.run(queue, listener))
         await listener.published.wait()
         relay.stop_reading()
@@ -549,7 +545,7 @@ async def test_a_server_that_stops_reading_is_lost_as_wedged_and_leaves_units_in
 
 
 async def test_a_server_that_stops_reading_is_lost_as_wedged_over_tls_too(
-    nginx: NginxRtmp, server_tls: ssl.SSLContext, trust: ssl.SSLContext
+    nginx: NginxRtmp, server_tls: ssl.SSLContext, trust: Trust
 ) -> None:
     async with wedged(nginx, server_tls, trust) as (run, output, queue):
         with pytest.raises(OutputWedged, match="stopped reading"):
@@ -575,24 +571,8 @@ async def test_an_output_to_a_server_that_stops_reading_can_be_cancelled(nginx: 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate for 127.0.0.1 that nobody signed, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rtmps peer")])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-        .sign(key, hashes.SHA256())
-    )
     path = tmp_path_factory.mktemp("tls") / "server.pem"
-    encoding, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    pem = key.private_bytes(encoding, private, serialization.NoEncryption())
-    path.write_bytes(pem + signed.public_bytes(encoding))
+    make_certificate(path)
     return path
 
 
@@ -604,22 +584,18 @@ def server_tls(certificate: Path) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def trust(certificate: Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(certificate))
+def trust(certificate: Path) -> Trust:
+    return Trust(certificate)
 
 
-async def test_nginx_records_what_comes_over_tls(
-    nginx: NginxRtmp, trust: ssl.SSLContext, server_tls: ssl.SSLContext
-) -> None:
+async def test_nginx_records_what_comes_over_tls(nginx: NginxRtmp, trust: Trust, server_tls: ssl.SSLContext) -> None:
     async with server_that(Relay(nginx.rtmp_port).serve, server_tls) as port:
-        await publish(RtmpOutput(f"rtmps://127.0.0.1:{port}/live/{KEY}", tls=trust), rtmp_media.units(3.0))
+        await publish(RtmpOutput(f"rtmps://127.0.0.1:{port}/live/{KEY}", trust=trust), rtmp_media.units(3.0))
 
     assert len(read_flv(await recording(nginx, KEY))["video"]) == 75
 
 
-async def test_a_wrong_key_is_refused_over_tls_too(
-    nginx: NginxRtmp, trust: ssl.SSLContext, server_tls: ssl.SSLContext
-) -> None:
+async def test_a_wrong_key_is_refused_over_tls_too(nginx: NginxRtmp, trust: Trust, server_tls: ssl.SSLContext) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", nginx.rtmp_port)
         forth = asyncio.ensure_future(Relay(0)._copy(reader, server_writer))
@@ -630,7 +606,7 @@ async def test_a_wrong_key_is_refused_over_tls_too(
 
     async with server_that(serve, server_tls) as port:
         with pytest.raises(OutputRejected, match="stream key"):
-            await publish(RtmpOutput(f"rtmps://127.0.0.1:{port}/live/wrong", tls=trust), rtmp_media.units(1.0))
+            await publish(RtmpOutput(f"rtmps://127.0.0.1:{port}/live/wrong", trust=trust), rtmp_media.units(1.0))
 
 
 async def test_a_certificate_that_nobody_signed_is_refused(server_tls: ssl.SSLContext) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,11 +13,36 @@ from prometheus_client import CollectorRegistry
 
 from bridge.config import Address, HttpConfig, MetricsConfig
 from bridge.errors import ConfigError
+from bridge.net.url_policy import UrlPolicy
 from bridge.ops.api import HttpServer
 from bridge.ops.metrics import Metrics
 
 ANY_PORT = Address("127.0.0.1", 0)
 NO_OWN_METRICS = MetricsConfig()
+
+
+class NoSessions:
+    is_draining = False
+
+    def status(self) -> list[object]:
+        return []
+
+    def session(self, name: str) -> None:
+        return None
+
+    def stop(self) -> None:
+        pass
+
+
+def server_of(
+    http: HttpConfig,
+    metrics: MetricsConfig,
+    registry: CollectorRegistry,
+    readiness: Callable[[], str | None] = lambda: None,
+) -> HttpServer:
+    return HttpServer(
+        http, metrics, registry, readiness, daemon=NoSessions(), storage_dir=Path("recordings"), policy=UrlPolicy()
+    )
 
 
 @asynccontextmanager
@@ -25,7 +51,7 @@ async def serving(
 ) -> AsyncIterator[tuple[HttpServer, httpx.AsyncClient]]:
     registry = CollectorRegistry()
     Metrics(registry)
-    with HttpServer(HttpConfig(listen=ANY_PORT), metrics, registry, readiness) as server:
+    with server_of(HttpConfig(listen=ANY_PORT), metrics, registry, readiness) as server:
         running = asyncio.create_task(server.run())
         try:
             async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
@@ -94,7 +120,7 @@ def test_a_port_in_use_is_named_with_the_key_that_changes_it(key: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = Address(*other.getsockname())
         http, metrics = (taken, None) if key == "http.listen" else (ANY_PORT, taken)
-        server = HttpServer(HttpConfig(listen=http), MetricsConfig(listen=metrics), CollectorRegistry(), lambda: None)
+        server = server_of(HttpConfig(listen=http), MetricsConfig(listen=metrics), CollectorRegistry())
         with pytest.raises(ConfigError, match=rf"^127\.0\.0\.1:{taken.port} is in use.*{key}"):
             server.__enter__()
 
@@ -102,4 +128,4 @@ def test_a_port_in_use_is_named_with_the_key_that_changes_it(key: str) -> None:
 def test_an_address_that_is_not_this_machines_is_a_mistake_in_the_configuration() -> None:
     config = MetricsConfig(listen=Address("192.0.2.1", 9100))
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1:9100 cannot be listened on"):
-        HttpServer(HttpConfig(listen=ANY_PORT), config, CollectorRegistry(), lambda: None).__enter__()
+        server_of(HttpConfig(listen=ANY_PORT), config, CollectorRegistry()).__enter__()

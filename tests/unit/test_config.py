@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from bridge.config import Address, AvatarConfig, Config, IceServer, InputConfig, OutputConfig, parse_address
 from bridge.config_file import load_config, show_config
 from bridge.errors import ConfigError
+from bridge.net.url_policy import UrlPolicy
 from bridge.redact import Secret, mask
 
 KEY = "sk_navtalk_canary"
@@ -205,7 +207,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "public listen": (
         "sessions:\n",
         "http: {listen: '0.0.0.0:8080'}\nsessions:\n",
-        "http.listen: must be a loopback address: this version has no access tokens; see metrics.listen",
+        "bridge.yaml:1: http: tokens are needed where listen is no loopback address; see also metrics.listen",
     ),
     "turn without credential": (
         "sessions:\n",
@@ -330,6 +332,39 @@ def test_a_secret_comes_from_the_environment(load: Load, monkeypatch: pytest.Mon
     monkeypatch.setenv("NAVTALK_KEY", KEY)
     text = GOOD.replace("license: ${NAVTALK}", "license_env: NAVTALK_KEY")
     assert load(text).sessions["leo"].avatar.license_key.reveal() == KEY
+
+
+PLAIN = '{url: "rtmp://live.example/app/live"}'
+
+
+def test_an_rtmp_output_has_a_backup_with_the_same_key_and_says_whom_it_trusts(load: Load) -> None:
+    pin = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
+    config = load(
+        GOOD.replace(
+            PLAIN,
+            "{url: 'rtmps://a.example/app', backup_url: 'rtmp://b.example/app', stream_key: '${STREAM}', "
+            f"autostart: false, tls_ca_file: ca.pem, tls_pin_sha256: ['{pin}']}}",
+        )
+    )
+    output = config.sessions["leo"].outputs["twitch"]
+    assert [url.reveal() for url in output.addresses] == ["rtmps://a.example/app", "rtmp://b.example/app"]
+    assert (output.autostart, str(output.tls_ca_file), output.tls_pin_sha256) == (False, "ca.pem", (pin,))
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ("url: 'rtmp://a.example/app/key', backup_url: 'file:x.mp4'", "is one of them itself"),
+        ("url: 'file:x.mp4', backup_url: 'file:y.mp4'", "backup_url is for rtmp: and rtmps: alone"),
+        ("url: 'rtmp://a.example/app/key', backup_url: 'rtmp://b.example/app'", "an application and a stream key"),
+        ("url: 'rtmp://a.example/app/key', tls_ca_file: ca.pem", "for rtmps: alone"),
+        ("url: 'rtmps://a.example/app/key', tls_pin_sha256: [abc]", "no SHA-256 in base64"),
+        ("url: 'rtmps://a.example/app/key', tls_pin_sha256: [YWJj]", "no SHA-256 in base64"),
+    ],
+)
+def test_what_an_rtmp_output_cannot_do_is_named(load: Load, keys: str, words: str) -> None:
+    (found,) = mistakes(load, GOOD.replace(PLAIN, f"{{{keys}}}"))
+    assert words in found
 
 
 def test_a_stream_key_stays_beside_its_url_and_neither_is_shown(load: Load) -> None:
@@ -461,3 +496,52 @@ def test_two_sessions_cannot_share_a_history(load: Load) -> None:
     one = with_avatar("history_file: ./said.jsonl")
     other = one.partition("sessions:\n")[2].replace("  leo:", "  lea:").replace("./said", "said")
     assert "history_file" in "\n".join(mistakes(load, one + other))
+
+
+# ---------------------------------------------------------------------------------------------- access
+
+
+def http(load: Load, tmp_path: Path, text: str, token: str = "0123456789abcdef") -> Config:
+    (tmp_path / "token").write_text(f"{token}\n")
+    return load(f"http: {text.replace('TOKEN', str(tmp_path / 'token'))}\n{GOOD}")
+
+
+def test_an_address_beyond_loopback_is_listened_on_with_tokens(load: Load, tmp_path: Path) -> None:
+    config = http(load, tmp_path, "{listen: '0.0.0.0:8080', tokens: [{file: TOKEN, scopes: [read]}]}")
+    (token,) = config.http.tokens
+    assert (token.file.reveal(), token.scopes) == ("0123456789abcdef", ("read",))
+    assert "0123456789abcdef" not in show_config(config)
+
+
+@pytest.mark.parametrize("token", ["short", "fifteen_letters", "with a blank in it", "=0123456789abcdef", 600 * "a"])
+def test_what_is_no_token_is_refused_without_being_shown(load: Load, tmp_path: Path, token: str) -> None:
+    with pytest.raises(ConfigError, match=r"http\.tokens\.0\.file: .*holds no token") as caught:
+        http(load, tmp_path, "{tokens: [{file: TOKEN, scopes: [read]}]}", token)
+    assert token not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        ("[{file: TOKEN, scopes: []}]", "scopes: must not be empty"),
+        ("[{file: TOKEN, scopes: [write]}]", "must be one of read, control, ingest, view"),
+        ("[{file: TOKEN}]", "scopes: is missing"),
+        ("[{file: TOKEN, scopes: [read]}, {file: TOKEN, scopes: [view]}]", "two files hold the same token"),
+    ],
+)
+def test_a_token_needs_scopes_and_is_there_once(load: Load, tmp_path: Path, tokens: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        http(load, tmp_path, f"{{tokens: {tokens}}}")
+
+
+@pytest.mark.parametrize("entry", ["10.0.0.0/8", "10.1.2.3", "'[::1]'", "fd00::/8", "studio.lan", "x", "host_1.lan."])
+def test_networks_addresses_and_names_can_be_let_through(load: Load, entry: str) -> None:
+    assert UrlPolicy(load(f"url_policy: {{allow: [{entry}]}}\n{GOOD}").url_policy.allow)
+
+
+@pytest.mark.parametrize(
+    "entry", ["10.0.0.0/33", "'*'", "http://host", "'127.1'", "0x7f.1", "''", "a b", "'1'", "ü.example"]
+)
+def test_what_names_no_place_cannot_be_let_through(load: Load, entry: str) -> None:
+    with pytest.raises(ConfigError, match=r"url_policy\.allow\.0: .*neither a network"):
+        load(f"url_policy: {{allow: [{entry}]}}\n{GOOD}")

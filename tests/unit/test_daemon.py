@@ -42,6 +42,7 @@ class FakeSession:
     def __init__(self, name: str, config: SessionConfig, **_: Any) -> None:
         self.name = name
         self.has_been_on_air = False
+        self.rejection = ""
         self.drained = asyncio.Event()
         self.drained_within_s: float | None = None
         self.was_cancelled = False
@@ -66,7 +67,9 @@ class FakeHttpServer:
 
     last: "FakeHttpServer"
 
-    def __init__(self, http: object, metrics: object, registry: object, readiness: Callable[[], str | None]) -> None:
+    def __init__(
+        self, http: object, metrics: object, registry: object, readiness: Callable[[], str | None], **_: object
+    ) -> None:
         self.readiness = readiness
         FakeHttpServer.last = self
 
@@ -208,6 +211,20 @@ async def test_a_second_stop_cancels_what_still_runs(config: Callable[..., Confi
     assert FakeSession.made[0].was_cancelled
 
 
+async def test_a_session_is_there_for_the_operator_while_it_runs(config: Callable[..., Config]) -> None:
+    FakeSession.behaviours = {"leo": [raising(SourceRejected("no such file"))], "mia": [until_drained]}
+    daemon = Daemon(config("leo", "mia"))
+    assert daemon.session("mia") is None
+    running = asyncio.create_task(daemon.run())
+    await settle()
+    assert daemon.session("mia") is FakeSession.made[1]
+    assert daemon.session("leo") is None and daemon.session("nobody") is None
+    daemon.stop()
+    async with asyncio.timeout(PATIENCE_S):
+        await running
+    assert daemon.session("mia") is None
+
+
 async def test_it_is_ready_once_every_session_has_been_on_air(config: Callable[..., Config]) -> None:
     FakeSession.behaviours = {"leo": [until_drained], "mia": [until_drained]}
     daemon = Daemon(config("leo", "mia"))
@@ -221,6 +238,21 @@ async def test_it_is_ready_once_every_session_has_been_on_air(config: Callable[.
     assert readiness() is None
     daemon.stop()
     assert readiness() == "draining"
+    async with asyncio.timeout(PATIENCE_S):
+        await running
+
+
+async def test_it_is_not_ready_while_a_session_waits_for_its_operator(config: Callable[..., Config]) -> None:
+    FakeSession.behaviours = {"leo": [until_drained]}
+    daemon = Daemon(config("leo"))
+    running = asyncio.create_task(daemon.run())
+    await settle()
+    (session,) = FakeSession.made
+    session.has_been_on_air = True
+    assert FakeHttpServer.last.readiness() is None
+    session.rejection = "top up the account"
+    assert FakeHttpServer.last.readiness() == "session leo shows its slate: top up the account"
+    daemon.stop()
     async with asyncio.timeout(PATIENCE_S):
         await running
 

@@ -17,6 +17,7 @@ from bridge.redact import Secret
 from bridge.samples import SPEECH
 from bridge.session import SessionState, SessionStatus
 from bridge.telemetry import MediaStatus
+from bridge.timeline.splice import OnAir
 
 URL = "ws://127.0.0.1:9/wss/v2/realtime-chat"
 PATIENCE_S = 5.0
@@ -38,6 +39,7 @@ def status(*, n_pictures: int, input_is_finished: bool = False, error: str = "")
         name="demo",
         state=SessionState.LIVE,
         error=error,
+        on_air=OnAir.LIVE,
         capabilities=frozenset(),
         media=MediaStatus(**media),  # type: ignore[arg-type]
         spoken_s=1.0,

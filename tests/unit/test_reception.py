@@ -71,8 +71,18 @@ def units() -> list[AccessUnit]:
 
 
 @pytest.fixture
-def reception(pass_ms: PassMs, units: list[AccessUnit]) -> Reception:
-    return Reception(0, units.append, INTERVAL_NS)
+def on_air_ns() -> dict[Kind, int]:
+    """What went on air last: everything, in these tests."""
+    return {}
+
+
+@pytest.fixture
+def reception(pass_ms: PassMs, units: list[AccessUnit], on_air_ns: dict[Kind, int]) -> Reception:
+    def emit(unit: AccessUnit) -> None:
+        on_air_ns[unit.codec.kind] = unit.pts_ns
+        units.append(unit)
+
+    return Reception(0, emit, on_air_ns, INTERVAL_NS)
 
 
 async def test_both_tracks_are_emitted_on_one_session_time(reception: Reception, units: list[AccessUnit]) -> None:

@@ -1,18 +1,13 @@
 import asyncio
-import time
 import wave
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import structlog
-from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from bridge import session as session_module
-from bridge.config import AvatarConfig, InputConfig, OutputConfig, SessionConfig, StorageConfig, ToolConfig
+from bridge import connection as connection_module
+from bridge.config import ToolConfig
 from bridge.errors import (
     ConfigError,
     OutputRejected,
@@ -22,180 +17,16 @@ from bridge.errors import (
     SourceRejected,
 )
 from bridge.inputs.file import FileSource
-from bridge.media.access_unit import Codec
-from bridge.media.audio import AudioBlock
-from bridge.media.clock import NS_PER_MS
 from bridge.media.live_queue import LiveQueue
-from bridge.net.ice import IceSettings
-from bridge.ops.metrics import Metrics
-from bridge.ports import AvatarEvent, AvatarListener, OutputListener, RemoteTrack, ToolCall, UplinkPacing
-from bridge.redact import Secret
-from bridge.session import Session, SessionState
-from tests.unit.outputs.fakes import Behaviour, FakeOutput
-from tests.unit.receive.streams import H264_TYPE, Sender
-
-PATIENCE_S = 5.0
-
-
-class FakeSource:
-    """A tone that lasts, or an error at once."""
-
-    name = "speech"
-    is_live = False
-
-    def __init__(self, error: Exception | None = None) -> None:
-        self._error = error
-
-    async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
-        if self._error is not None:
-            raise self._error
-        for index in range(3):
-            await emit(AudioBlock(np.full((2_400, 1), 8_000, np.int16), 24_000, index * 100 * NS_PER_MS))
-
-
-class FakeLink:
-    pacing = UplinkPacing(live_samples=480, buffered_samples=1_536, idle_audio="silence", tail_s=0.1)
-    datagrams_rejected: Mapping[str, int] = {}
-
-    def __init__(self) -> None:
-        self.n_sent = self.n_interrupts = 0
-        self.tool_answers: list[tuple[str, str]] = []
-
-    async def send_audio(self, pcm16: bytes) -> None:
-        self.n_sent += 1
-
-    async def interrupt(self) -> None:
-        self.n_interrupts += 1
-
-    async def answer_tool(self, call_id: str, output: str) -> None:
-        self.tool_answers.append((call_id, output))
-
-
-class NoFeedback:
-    def send_nack(self, sequence_numbers: object) -> None:
-        pass
-
-    def send_pli(self) -> None:
-        pass
-
-
-Service = Callable[["FakeProvider", AvatarListener], Awaitable[None]]
-
-
-class FakeProvider:
-    """Each connection does what the next service says, the last one again and again."""
-
-    capabilities = frozenset({"history", "tools"})
-
-    def __init__(self, story: list[str], *services: Service) -> None:
-        self.history: list[str] = []
-        self.n_connections = 0
-        self.link = FakeLink()
-        self._story = story
-        self._services = list(services)
-
-    async def run(self, listener: AvatarListener) -> None:
-        self.n_connections += 1
-        service = self._services.pop(0) if len(self._services) > 1 else self._services[0]
-        try:
-            await service(self, listener)
-        finally:
-            self._story.append("avatar closed")
-
-
-async def show(provider: FakeProvider, listener: AvatarListener) -> None:
-    """A keyframe every 5 ms."""
-    track = RemoteTrack("video", {H264_TYPE: Codec.H264}, NoFeedback())
-    sink = listener.on_track(track)
-    listener.on_ready(provider.link)
-    video = Sender(unit_ms=5, ssrc=provider.n_connections, at_ms=time.monotonic() * 1000)
-    while True:
-        for packet in video.keyframe():
-            sink.on_packet(packet)
-        await asyncio.sleep(0.005)
-
-
-async def stay_mute(provider: FakeProvider, listener: AvatarListener) -> None:
-    listener.on_track(RemoteTrack("video", {H264_TYPE: Codec.H264}, NoFeedback()))
-    listener.on_ready(provider.link)
-    await asyncio.Event().wait()
-
-
-def refusing(error: Exception) -> Service:
-    async def service(provider: FakeProvider, listener: AvatarListener) -> None:
-        raise error
-
-    return service
-
-
-class Stage:
-    """A session among fakes. `story`: what was closed, in that order."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
-        self._monkeypatch = monkeypatch
-        self._directory = directory
-        self.story: list[str] = []
-        self.outputs: list[FakeOutput] = []
-        self.registry = CollectorRegistry()
-
-    def session(
-        self,
-        *services: Service,
-        source: FakeSource | None = None,
-        output: Behaviour | None = None,
-        role: str = "speak",
-        first_retry_s: float = 0.001,
-        **avatar: Any,
-    ) -> tuple[Session, FakeProvider]:
-        provider = FakeProvider(self.story, *services)
-
-        def open_provider(config: AvatarConfig, ice: IceSettings, history: list[str]) -> FakeProvider:
-            provider.history = history
-            return provider
-
-        patch = self._monkeypatch.setattr
-        patch(session_module, "open_provider", open_provider)
-        patch(session_module, "open_source", lambda *_: source or FakeSource())
-        patch(session_module, "open_output", lambda *_: lambda: self._output(output or self.publish))
-        patch(session_module, "FIRST_RETRY_S", first_retry_s)
-        patch(session_module, "IN_FLIGHT_S", 0.0)
-        config = SessionConfig(
-            avatar=AvatarConfig(license=Secret("sk_test"), name="navtalk.Leo", role=role, **avatar),  # type: ignore[arg-type]
-            inputs={"speech": InputConfig(url=Secret.url("file:speech.wav"))},
-            outputs={"archive": OutputConfig(url=Secret.url("file:leo.mkv"))},
-        )
-        storage = StorageConfig(dir=self._directory)
-        metrics = Metrics(self.registry).session("leo", "navtalk")
-        return Session("leo", config, ice=IceSettings(), storage=storage, metrics=metrics), provider
-
-    def _output(self, behaviour: Behaviour) -> FakeOutput:
-        self.outputs.append(FakeOutput(behaviour))
-        return self.outputs[-1]
-
-    async def publish(self, output: FakeOutput, units: LiveQueue, listener: OutputListener) -> None:
-        listener.on_published()
-        try:
-            while (unit := await units.get()) is not None:
-                output.written.append(unit)
-                listener.on_written(unit)
-        finally:
-            self.story.append("output closed")
+from bridge.ports import AvatarEvent, AvatarListener, OutputListener, ToolCall
+from bridge.session import SessionState
+from tests.unit.outputs.fakes import FakeOutput
+from tests.unit.stage import FakeProvider, FakeSource, Service, Stage, ended, refusing, saying, show, stay_mute, until
 
 
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
     return Stage(monkeypatch, tmp_path)
-
-
-async def until(claim: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not claim():  # noqa: ASYNC110  fakes announce nothing
-            await asyncio.sleep(0.001)
-
-
-async def ended(running: "asyncio.Task[None]") -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        await running
 
 
 async def test_media_flows_from_the_avatar_to_the_output(stage: Stage) -> None:
@@ -230,13 +61,13 @@ async def test_a_drain_waits_for_the_answer_in_a_conversation(stage: Stage) -> N
     session, provider = stage.session(show, role="conversation")
     running = asyncio.create_task(session.run())
     await until(lambda: provider.link.n_sent)
-    session.on_event(AvatarEvent("speech_stopped", "realtime.input_audio_buffer.speech_stopped"))
+    provider.listener.on_event(AvatarEvent("speech_stopped", "realtime.input_audio_buffer.speech_stopped"))
     draining = asyncio.create_task(session.drain(within_s=60.0))
     await until(lambda: session.status().input_is_finished)
-    session.on_event(AvatarEvent("response_started", "realtime.response.audio.delta"))
+    provider.listener.on_event(AvatarEvent("response_started", "realtime.response.audio.delta"))
     await asyncio.sleep(0.02)
     assert not draining.done()
-    session.on_event(AvatarEvent("response_done", "realtime.response.audio.done", sound_s=0.1))
+    provider.listener.on_event(AvatarEvent("response_done", "realtime.response.audio.done", sound_s=0.1))
     await asyncio.sleep(0.02)
     assert not draining.done()  # it is generated, and still being said
     await ended(draining)
@@ -255,7 +86,7 @@ async def test_a_drain_does_not_wait_for_the_answer_of_an_avatar_that_goes_away(
     session, provider = stage.session(leave, role="conversation", first_retry_s=15.0)
     running = asyncio.create_task(session.run())
     await until(lambda: provider.link.n_sent)
-    session.on_event(AvatarEvent("speech_stopped", "realtime.input_audio_buffer.speech_stopped"))
+    provider.listener.on_event(AvatarEvent("speech_stopped", "realtime.input_audio_buffer.speech_stopped"))
     draining = asyncio.create_task(session.drain(within_s=60.0))
     await until(lambda: session.status().input_is_finished)
     gone.set()
@@ -270,7 +101,7 @@ async def test_until_there_is_a_track_silence_is_the_provider_s_to_judge(
         await asyncio.sleep(0.1)
         await show(provider, listener)
 
-    monkeypatch.setattr(session_module, "MEDIA_LOST_S", 0.02)
+    monkeypatch.setattr(connection_module, "MEDIA_LOST_S", 0.02)
     session, provider = stage.session(shake_hands_slowly)
     running = asyncio.create_task(session.run())
     await until(lambda: session.has_been_live)
@@ -323,7 +154,7 @@ async def test_an_avatar_that_goes_away_is_reconnected_and_outputs_stay(
 
 
 async def test_an_avatar_that_sends_nothing_is_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MEDIA_LOST_S", 0.02)
+    monkeypatch.setattr(connection_module, "MEDIA_LOST_S", 0.02)
     session, provider = stage.session(stay_mute)
     running = asyncio.create_task(session.run())
     await until(lambda: provider.n_connections == 2)
@@ -409,22 +240,6 @@ async def test_a_warning_about_an_input_names_its_session(stage: Stage, tmp_path
     await ended(running)
     (warning,) = [entry for entry in logged if entry["event"] == "input_silent"]
     assert warning["session"] == "leo"
-
-
-def saying(*events: AvatarEvent) -> Service:
-    """Shows itself, and says these once it is live."""
-
-    async def service(provider: FakeProvider, listener: AvatarListener) -> None:
-        showing = asyncio.create_task(show(provider, listener))
-        try:
-            await asyncio.sleep(0.03)
-            for event in events:
-                listener.on_event(event)
-            await showing
-        finally:
-            showing.cancel()
-
-    return service
 
 
 async def test_what_was_said_is_kept_in_the_file_and_for_the_next_connection(stage: Stage, tmp_path: Path) -> None:

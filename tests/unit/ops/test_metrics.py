@@ -35,6 +35,10 @@ PROMISED = {
     "provider_events": ("counter", "session service type"),
     "tool_calls": ("counter", "session result"),
     "input_underruns": ("counter", "session"),
+    "slate_active": ("gauge", "session"),
+    "slate_seconds": ("counter", "session reason"),
+    "freezes": ("counter", "session"),
+    "freeze_seconds": ("counter", "session"),
     "datagrams_rejected": ("counter", "session reason"),
     "audio_concealed_seconds": ("counter", "session"),
 }

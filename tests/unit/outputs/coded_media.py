@@ -95,7 +95,9 @@ def pictures(
     encoder.time_base = Fraction(1, FPS)
     encoder.framerate = Fraction(FPS, 1)
     encoder.thread_count = 1
-    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", "g": str(keyframe_every), "profile": profile}
+    # The fastest preset has none of the tools that make a stream main or high.
+    preset = "ultrafast" if profile == "baseline" else "superfast"
+    encoder.options = {"preset": preset, "tune": "zerolatency", "g": str(keyframe_every), "profile": profile}
     encoder.options |= {"x264-params": f"ref={n_references}"}
     packets: list[av.Packet] = []
     for number in range(n_pictures):

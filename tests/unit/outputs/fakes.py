@@ -130,6 +130,7 @@ class Rig:
         audio_codec: Codec = Codec.OPUS,
         keyframe_s: float | None = 2.0,
         audio_bitrate: int = 128_000,
+        autostart: bool = True,
     ) -> None:
         self.time = FakeTime()
         self.outputs: list[FakeOutput] = []
@@ -152,6 +153,7 @@ class Rig:
             self.queue,
             protocol="fake",
             audio_bitrate=audio_bitrate,
+            autostart=autostart,
             request_keyframe=request_keyframe,
             on_change=self.changes.append,
             on_written=self.written.append,

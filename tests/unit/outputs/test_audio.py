@@ -10,6 +10,7 @@ import pytest
 
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S
+from bridge.media.opus import SILENCE_20_MS
 from bridge.outputs.audio import AAC_FRAME_SAMPLES, MAX_FILL_NS, AacTranscoder, OpusToAac
 from tests.unit.outputs.coded_media import click_times_s, clicks, decode_aac, opus_units, pictures
 
@@ -133,6 +134,32 @@ def test_sound_that_breaks_off_fades_out() -> None:
     del units[40:50]
 
     assert largest_step(transcode(units)) < 0.03
+
+
+@pytest.mark.parametrize("application", ["voip", "audio"])
+@pytest.mark.parametrize("shift_ms", [0, -9, 9])
+def test_silence_that_stands_in_for_sound_makes_no_crack_at_its_joints(application: str, shift_ms: int) -> None:
+    units = opus_units(tone(2.0), starts_ns=NS_PER_S, application=application)
+    # Silence fills from where sound ended, in whole packets: the sound behind it may lie half a packet off.
+    units[40:60] = [replace(unit, payload=SILENCE_20_MS) for unit in units[40:60]]
+    units[60:] = [replace(unit, pts_ns=unit.pts_ns + shift_ms * NS_PER_MS) for unit in units[60:]]
+
+    frames = transcode(units)
+
+    # libopus lets both sides fade over its window of 2.5 ms: nothing has to be added here.
+    assert largest_step(frames) < 0.02
+    samples, starts_s = decode_aac(frames)
+    middle = round((2.0 - starts_s) * 48_000)
+    assert np.abs(samples[middle - 4_800 : middle + 4_800]).max() < 0.001
+
+
+def test_silence_of_a_sender_is_no_concealment() -> None:
+    # What Opus encoders make of digital silence is the very packet that stands in for missing sound.
+    units = opus_units(clicks(1.0, []))
+    assert SILENCE_20_MS in {unit.payload for unit in units}
+    transcoder = AacTranscoder(128_000)
+    transcoder.push_all(units)
+    assert transcoder.concealed_samples == 0
 
 
 @pytest.mark.parametrize("broken", [b"\xff", b"\x03", b""])

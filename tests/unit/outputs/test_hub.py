@@ -87,7 +87,8 @@ async def test_different_bit_rates_of_aac_are_encoded_apart() -> None:
 def test_keyframes_are_wanted_as_often_as_the_most_demanding_output_says(
     declared: tuple[float | None, ...], wanted: float | None
 ) -> None:
-    assert Hub([Rig(publish, keyframe_s=keyframe_s).runner for keyframe_s in declared]).keyframe_s == wanted
+    rigs = [Rig(publish, name=f"n{n}", keyframe_s=keyframe_s) for n, keyframe_s in enumerate(declared)]
+    assert Hub([rig.runner for rig in rigs]).keyframe_s == wanted
 
 
 async def test_an_output_that_fails_refuses_stalls_or_has_a_bug_touches_no_other() -> None:
@@ -146,7 +147,8 @@ async def test_a_bug_in_a_transcoder_ends_only_the_outputs_that_it_feeds(monkeyp
 
 
 async def test_the_hub_returns_once_every_output_has_been_refused() -> None:
-    hub = Hub([Rig(fail(OutputRejected("no")), audio_codec=codec).runner for codec in (Codec.AAC, Codec.OPUS)])
+    refused = fail(OutputRejected("no"))
+    hub = Hub([Rig(refused, name=codec.value, audio_codec=codec).runner for codec in (Codec.AAC, Codec.OPUS)])
 
     await hub.run()
 
@@ -154,7 +156,7 @@ async def test_the_hub_returns_once_every_output_has_been_refused() -> None:
 
 
 async def test_cancelling_the_hub_closes_every_output() -> None:
-    rigs = [Rig(publish, audio_codec=codec) for codec in (Codec.AAC, Codec.OPUS)]
+    rigs = [Rig(publish, name=codec.value, audio_codec=codec) for codec in (Codec.AAC, Codec.OPUS)]
     task = asyncio.create_task(Hub([rig.runner for rig in rigs]).run())
     await settle()
     task.cancel()

@@ -1,6 +1,6 @@
 """What an RTMP server says, as an operator reads it."""
 
-from bridge.outputs.rtmp import shown_words
+from bridge.outputs.rtmp_link import shown_words
 from bridge.redact import Secret
 
 

@@ -101,6 +101,25 @@ async def test_delays_grow_to_their_limit_while_the_far_end_is_away() -> None:
     assert set(delays[5:]) == {LONGEST_RETRY_S}
 
 
+async def test_a_far_end_that_names_a_time_is_left_alone_so_long() -> None:
+    rig = Rig(fail(OutputLost("busy", retry_after_s=7.0)), fail(OutputLost("busy", retry_after_s=0.1)), publish)
+    async with running(rig):
+        await rig.time.pass_s(10)
+        status = rig.runner.status()
+
+    delays = [change.retry_in_s for change in rig.changes if change.state is OutputState.BACKING_OFF]
+    assert delays == [7.0, 1.0]
+    assert (status.retries, status.last_retry_s) == (2, 1_008.0)
+
+
+async def test_a_keyframe_that_the_far_end_wants_is_asked_for() -> None:
+    rig = Rig(publish)
+    async with running(rig):
+        asked = rig.keyframe_requests
+        rig.runner.on_keyframe_request()
+        assert rig.keyframe_requests == asked + 1
+
+
 async def test_a_far_end_that_accepts_and_drops_at_once_is_not_hammered() -> None:
     rig = Rig(fail(LOST, after=0))
     async with running(rig):

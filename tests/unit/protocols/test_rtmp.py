@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from bridge.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from bridge.protocols import amf
-from bridge.protocols.rtmp import Ended, Event, Published, Refused, RtmpPublisher, State, parse_url
+from bridge.protocols.rtmp import Ended, Event, Published, ReconnectAsked, Refused, RtmpPublisher, State
+from bridge.protocols.rtmp_address import parse_url
 from bridge.protocols.rtmp_chunks import ChunkReader, ChunkWriter, Message, MessageType
 
 KEY = "canary-4711?auth=canary-0815&a=1"
@@ -196,6 +197,7 @@ def test_connect_names_application_and_url_behind_chunk_size_and_window() -> Non
     assert (name, transaction) == ("connect", 1.0)
     assert isinstance(fields, dict)
     assert (fields["app"], fields["tcUrl"]) == ("app", "rtmp://host/app")
+    assert (fields["fourCcList"], fields["capsEx"]) == (["avc1", "mp4a"], 1.0)
 
 
 def test_commands_in_the_envelope_of_amf3_are_understood() -> None:
@@ -237,6 +239,25 @@ def test_a_second_result_of_connect_is_the_servers_mistake() -> None:
 def test_a_created_stream_needs_an_id(stream_id: amf.Value) -> None:
     with pytest.raises(RemoteProtocolError, match="without a stream id"):
         up_to(State.CREATING_STREAM).say("_result", 4.0, None, stream_id)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tc_url"),
+    [({}, ""), ({"tcUrl": "rtmp://edge/app?t=1"}, "rtmp://edge/app?t=1"), ({"tcUrl": 5.0}, ""), ({"tcUrl": None}, "")],
+)
+def test_a_request_to_reconnect_is_an_event_of_a_broadcast_that_runs(fields: dict[str, amf.Value], tc_url: str) -> None:
+    request = {"level": "status", "code": "NetConnection.Connect.ReconnectRequest", **fields}
+
+    assert up_to(State.LIVE).say("onStatus", 0.0, None, request) == [ReconnectAsked(tc_url)]
+    assert up_to(State.PUBLISHING).say("onStatus", 0.0, None, request) == []
+    assert "edge" not in repr(ReconnectAsked(tc_url))
+
+
+def test_a_publisher_tells_whether_the_server_knows_its_key() -> None:
+    assert not up_to(State.CREATING_STREAM).publisher.has_asked_to_publish
+    server = up_to(State.PUBLISHING)
+    server.status("error", "NetStream.Publish.Denied")
+    assert server.publisher.has_asked_to_publish
 
 
 # ---------------------------------------------------------------------------------------------- refusals

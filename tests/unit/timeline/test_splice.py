@@ -8,7 +8,8 @@ import pytest
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.media.opus import SILENCE_20_MS
-from bridge.timeline.splice import HOLD_NS, SILENCE_BEHIND_NS, START_NS, OnAir, SlatePictures, Splice
+from bridge.media.slate_pictures import SlatePictures
+from bridge.timeline.splice import HOLD_NS, SILENCE_BEHIND_NS, START_NS, OnAir, Splice
 
 MS = NS_PER_MS
 SLATE = SlatePictures(b"slate config", (b"slate idr", b"slate p", b"slate p"), 40 * MS)
@@ -169,7 +170,7 @@ def test_a_long_pause_shows_the_slate_and_live_returns_at_a_keyframe(broadcast: 
     first_slate = next(unit for unit in broadcast.pictures if unit.payload == b"slate idr")
     assert first_slate.codec_config == b"slate config" and first_slate.is_keyframe
     assert 900 * MS <= first_slate.pts_ns - last_live_ns <= 1100 * MS
-    assert broadcast.splice.reason == "avatar" and broadcast.splice.wants_keyframe
+    assert broadcast.splice.cause == "avatar" and broadcast.splice.wants_keyframe
     broadcast.run(400, source)
     assert broadcast.splice.state is OnAir.SLATE, "pictures that refer to lost ones stay off air"
     source.shown = 0
@@ -204,7 +205,7 @@ def test_an_avatar_that_does_not_show_itself_at_the_start_gives_way_to_the_slate
     broadcast.run(START_NS // MS - 100)
     assert not broadcast.units
     broadcast.run(1000)
-    assert broadcast.splice.reason == "starting"
+    assert broadcast.splice.cause == "starting"
     assert broadcast.pictures[0].is_keyframe and broadcast.sound
     broadcast.run(400, Source(1))
     assert broadcast.story == ["slate", "1"]
@@ -271,7 +272,7 @@ def test_the_operator_s_slate_comes_at_once_with_silence_and_goes_at_a_keyframe(
     source = on_air(broadcast)
     broadcast.splice.show_slate("a word from our sponsor", broadcast.now_ns)
     broadcast.run(2000, source)
-    assert broadcast.splice.reason == "a word from our sponsor" and not broadcast.splice.wants_keyframe
+    assert broadcast.splice.cause == "operator" and not broadcast.splice.wants_keyframe
     assert broadcast.story == ["1", "slate"]
     assert {unit.payload for unit in broadcast.sound[-50:]} == {SILENCE_20_MS}
     broadcast.splice.show_slate("", broadcast.now_ns)
@@ -324,3 +325,27 @@ def test_the_hold_is_no_shorter_than_its_definition() -> None:
     splice.follow(1)
     splice.put(1, AccessUnit(Codec.H264, b"", 0, codec_config=b"c"), 0)
     assert splice.next_deadline_ns() == HOLD_NS
+
+
+def test_every_keyframe_of_a_slate_says_how_it_is_decoded(broadcast: Broadcast) -> None:
+    payloads = (b"slate idr", b"slate p", b"slate idr", b"slate p", b"slate p")
+    broadcast.splice.slate = SlatePictures(b"slate config", payloads, 40 * MS, frozenset({0, 2}))
+    on_air(broadcast)
+    broadcast.run(3000)
+    slate = [unit for unit in broadcast.pictures if unit.payload.startswith(b"slate")]
+    assert [unit.payload for unit in slate[:10]] == [*payloads, *payloads]
+    assert all(unit.is_keyframe == (unit.payload == b"slate idr") == bool(unit.codec_config) for unit in slate)
+    broadcast.check()
+
+
+def test_a_slate_that_replaces_one_on_air_begins_with_its_keyframe(broadcast: Broadcast) -> None:
+    on_air(broadcast)
+    broadcast.run(2000)
+    n_before = len(broadcast.pictures)
+    broadcast.splice.slate = SlatePictures(b"other config", (b"slate other idr", b"slate other p"), 40 * MS)
+    broadcast.run(200)
+    first, second = broadcast.pictures[n_before : n_before + 2]
+    assert (first.payload, first.is_keyframe, first.codec_config) == (b"slate other idr", True, b"other config")
+    assert (second.payload, second.is_keyframe) == (b"slate other p", False)
+    assert set(gaps_ms(broadcast.pictures[n_before - 1 :])) == {40.0}
+    broadcast.check()

@@ -1,0 +1,271 @@
+"""Keeps an avatar on air: one session of its service after another, the next one ready before the last must end."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from bridge.config import AvatarConfig
+from bridge.connection import Connection, Served
+from bridge.dialogue import Dialogue
+from bridge.errors import BridgeError, ProviderError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
+from bridge.media.access_unit import AccessUnit
+from bridge.media.clock import NS_PER_S
+from bridge.net.backoff import Backoff
+from bridge.ops.metrics import SessionMetrics
+from bridge.ports import AvatarEvent, AvatarLink, AvatarProvider, ToolCall
+from bridge.programme import Programme
+from bridge.renewal import NO_ROOM, Renewal
+from bridge.uplink import Uplink
+
+# An avatar that hiccups is back at once. A service that does not answer is asked every 2 s, as viewers see a slate;
+# one that answers and refuses, four times a minute.
+FIRST_RETRY_S, LONGEST_RETRY_S, LONGEST_REFUSED_S = 0.5, 2.0, 15.0
+# A connection that gave pictures for this long was a good one: the next loss starts the backoff anew.
+PROVEN_S = 10.0
+HOUR_NS = 3600 * NS_PER_S
+_REFUSALS = (*NO_ROOM, "backend_error", "close", "fail")
+
+log = structlog.get_logger()
+
+
+class Avatar:
+    """Connects, reconnects and renews; whatever becomes of it, the programme goes on.
+
+    A loss that passes is tried again with backoff. What only an operator can change is raised if nothing has been on
+    air yet; later it is kept in `rejection`, and the slate stays.
+
+    current    the connection that is spoken to.  error: the last one, empty when there was none.
+    on_change  is told when `current`, its being live, or `rejection` has changed.
+    """
+
+    def __init__(
+        self,
+        config: AvatarConfig,
+        provider: AvatarProvider,
+        *,
+        origin_ns: int,
+        keyframe_interval_ns: int | None,
+        uplink: Uplink,
+        dialogue: Dialogue,
+        programme: Programme,
+        metrics: SessionMetrics,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.current: Connection | None = None
+        self.error = ""
+        self.rejection: ProviderRejected | None = None
+        self.has_been_live = False
+        self._config = config
+        self._provider = provider
+        self._origin_ns = origin_ns
+        self._keyframe_interval_ns = keyframe_interval_ns
+        self._uplink = uplink
+        self._dialogue = dialogue
+        self._programme = programme
+        self._metrics = metrics
+        self._on_change = on_change
+        self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
+        self._refused_backoff = Backoff(FIRST_RETRY_S, LONGEST_REFUSED_S, random.Random())
+        self._n_connections = 0
+        self._starts_ns: deque[int] = deque(maxlen=config.max_starts_per_hour)
+        self._renewal = Renewal(config.max_session_s, self._begin, self._speak_to, self._is_pausing, programme)
+        self._is_ending = asyncio.Event()
+        self._asides: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Keep it on air until `end`. Raises ProviderRejected if nothing has been on air yet, ConfigError."""
+        while not self._is_ending.is_set():
+            try:
+                await self._wait_for_budget()
+                await self._serve()
+            except (ProviderUnavailable, RemoteProtocolError) as error:
+                await self._wait_to_retry(error)
+            except ProviderRejected as error:
+                if not self.has_been_live:
+                    raise
+                self.error, self.rejection = str(error), error
+                log.error("avatar_rejected", error=self.error)
+                self._on_change()
+                await self._is_ending.wait()
+
+    def end(self) -> None:
+        """Close what is open, and let `run` return."""
+        self._is_ending.set()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the connection that is spoken to shows pictures."""
+        return self.current is not None and self.current.live_ns is not None
+
+    def request_keyframe(self) -> None:
+        if self.current is not None:
+            self.current.reception.request_keyframe()
+
+    async def say(self, text: str) -> None:
+        """Raises ProviderRejected where the service takes no text, ProviderUnavailable while it is away."""
+        connection, link = self._spoken_to()
+        connection.was_spoken_to = True
+        await link.say(text)
+
+    async def show(self, image: bytes, media_type: str, *, wants_answer: bool) -> None:
+        """Raises ProviderRejected where the service takes no pictures, ProviderUnavailable while it is away."""
+        connection, link = self._spoken_to()
+        connection.was_spoken_to = True
+        await link.show(image, media_type, wants_answer=wants_answer)
+
+    async def interrupt(self) -> None:
+        """Raises ProviderUnavailable while the service is away."""
+        _, link = self._spoken_to()
+        self._uplink.interrupt()
+        self._dialogue.answer.cut()
+        await link.interrupt()
+
+    def _spoken_to(self) -> tuple[Connection, AvatarLink]:
+        if self.current is None or self.current.link is None:
+            raise ProviderUnavailable("the avatar is not connected at the moment")
+        return self.current, self.current.link
+
+    # ------------------------------------------------------------------------------------------ one after another
+
+    async def _serve(self) -> None:
+        """Serve a session, and those that take over from it, until the last one is lost; raises what it was."""
+        served = self._begin()
+        self.current = served.connection
+        self._programme.put_on_air(served.connection.number)
+        ending = asyncio.create_task(self._is_ending.wait(), name="avatar ending")
+        try:
+            while True:
+                renewing = asyncio.create_task(self._renewal.successor(served.connection), name="avatar renewal")
+                try:
+                    await asyncio.wait((served.serving, ending, renewing), return_when=asyncio.FIRST_COMPLETED)
+                    if ending.done():
+                        return
+                    if served.serving.done():
+                        await served.serving
+                    successor = await renewing
+                finally:
+                    renewing.cancel()
+                    await asyncio.wait((renewing,))
+                self._metrics.provider_reconnects_total(reason="renewal").inc()
+                await served.close()
+                served = successor
+        finally:
+            ending.cancel()
+            self.current = None
+            self._uplink.detach()
+            await self._dialogue.avatar_left()
+            await served.close()
+            for aside in self._asides:
+                aside.cancel()
+            self._metrics.provider_session_seconds().set(0)
+
+    def _begin(self) -> Served:
+        self._n_connections += 1
+        connection = Connection(
+            self._n_connections,
+            self._provider,
+            origin_ns=self._origin_ns,
+            on_air_ns=self._programme.on_air_ns,
+            keyframe_interval_ns=self._keyframe_interval_ns,
+            on_ready=self._on_ready,
+            on_unit=self._on_unit,
+            on_event=self._on_event,
+            on_tool_call=self._on_tool_call,
+        )
+        return Served(connection, asyncio.create_task(connection.run(), name=f"avatar {connection.number}"))
+
+    async def _speak_to(self, connection: Connection) -> None:
+        """From now on; what was asked by the one before is forgotten."""
+        self.current = connection
+        if connection.link is not None:
+            self._uplink.attach(connection.link)
+        await self._dialogue.avatar_left()
+
+    def _is_pausing(self) -> bool:
+        """Whether neither side speaks."""
+        return self._uplink.is_pausing and self._dialogue.answer.is_over(time.monotonic_ns())
+
+    # ------------------------------------------------------------------------------------------ a loss
+
+    async def _wait_for_budget(self) -> None:
+        """Wait while as many sessions were started within the last hour as may be."""
+        if len(self._starts_ns) < self._config.max_starts_per_hour:
+            return
+        wait_s = (self._starts_ns[0] + HOUR_NS - time.monotonic_ns()) / NS_PER_S
+        if wait_s <= 0:
+            return
+        self.error = f"avatar.max_starts_per_hour is reached: the next session may start in {wait_s:.0f} s"
+        log.error("avatar_budget_spent", retry_in_s=round(wait_s), starts=len(self._starts_ns))
+        self._on_change()
+        await self._sleep(wait_s)
+
+    async def _wait_to_retry(self, error: BridgeError) -> None:
+        self.error = str(error)
+        delay_s = 0.0
+        if error.reason != "renewal":
+            backoff = self._refused_backoff if error.reason in _REFUSALS else self._backoff
+            delay_s = backoff.next_delay_s()
+            log.warning("avatar_lost", error=self.error, retry_in_s=round(delay_s, 1))
+        self._on_change()
+        await self._sleep(delay_s)
+        if not self._is_ending.is_set():
+            reason = "protocol" if isinstance(error, RemoteProtocolError) else "unavailable"
+            self._metrics.provider_reconnects_total(reason=error.reason or reason).inc()
+
+    async def _sleep(self, duration_s: float) -> None:
+        """Wait so long, or until all is to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(duration_s):
+                await self._is_ending.wait()
+
+    # ------------------------------------------------------------------------------------------ from connections
+
+    def _on_ready(self, connection: Connection) -> None:
+        self._starts_ns.append(time.monotonic_ns())
+        if connection is self.current and connection.link is not None:
+            self._uplink.attach(connection.link)
+
+    def _on_unit(self, connection: Connection, unit: AccessUnit) -> None:
+        if unit.codec.kind == "audio" and self._is_greeting_again(connection):
+            return
+        self._programme.put(connection.number, unit)
+        if unit.codec.kind == "video" and connection is self.current:
+            self._note_live(connection)
+
+    def _note_live(self, connection: Connection) -> None:
+        if not self._uplink.media_ready.is_set():
+            self._uplink.media_ready.set()
+            self.has_been_live = True
+            self._on_change()
+        assert connection.live_ns is not None
+        if time.monotonic_ns() - connection.live_ns > PROVEN_S * NS_PER_S:
+            self._backoff.reset()
+            self._refused_backoff.reset()
+
+    def _on_event(self, connection: Connection, event: AvatarEvent) -> None:
+        self._metrics.provider_events_total(type=event.kind).inc()
+        if event.kind == "response_started" and self._is_greeting_again(connection) and connection.link is not None:
+            aside = asyncio.create_task(_hush(connection), name="avatar hush")
+            self._asides.add(aside)
+            aside.add_done_callback(self._asides.discard)
+        if connection is self.current:
+            self._dialogue.on_event(event)
+
+    def _on_tool_call(self, connection: Connection, call: ToolCall) -> None:
+        if connection is self.current and connection.link is not None:
+            self._dialogue.on_tool_call(call, connection.link)
+
+    def _is_greeting_again(self, connection: Connection) -> bool:
+        """Viewers have been greeted once; whoever takes over in the middle does not begin with it."""
+        return self.has_been_live and connection.number > 1 and connection.is_greeting
+
+
+async def _hush(connection: Connection) -> None:
+    if connection.link is not None:
+        with contextlib.suppress(ProviderError):
+            await connection.link.interrupt()

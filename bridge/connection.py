@@ -1,0 +1,150 @@
+"""One session at the avatar service, from its opening to its end."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bridge.dsp.chain import SpeechChain
+from bridge.errors import ProviderUnavailable
+from bridge.media.access_unit import AccessUnit, Kind
+from bridge.media.clock import NS_PER_S
+from bridge.ports import AvatarEvent, AvatarLink, AvatarProvider, RemoteTrack, ToolCall, TrackSink
+from bridge.reception import Reception
+from bridge.uplink import Silence, Uplink
+
+# ICE notices a dead peer after 30 s (six consent checks, RFC 7675), a mute one never. Every avatar sends sound all the
+# time, so this much silence is an end.
+MEDIA_LOST_S = 5.0
+# A service may load an avatar after it has connected its media; what shows nothing for longer than this is broken.
+FIRST_PICTURE_S = 30.0
+
+
+class Connection:
+    """Serves one session of a provider; it is the provider's listener.
+
+    number     of this session; the broadcast tells sessions apart by it.
+    reception  of its media.  link: how to speak to it, None before it is ready and after its end.
+    ready_ns, live_ns  `time.monotonic_ns` at which it could be spoken to, and showed its first picture.
+    is_greeting  it speaks though nobody has spoken to it; `was_spoken_to`: somebody has, by voice or by text.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        provider: AvatarProvider,
+        *,
+        origin_ns: int,
+        on_air_ns: Mapping[Kind, int],
+        keyframe_interval_ns: int | None,
+        on_ready: Callable[["Connection"], None],
+        on_unit: Callable[["Connection", AccessUnit], None],
+        on_event: Callable[["Connection", AvatarEvent], None],
+        on_tool_call: Callable[["Connection", ToolCall], None],
+    ) -> None:
+        self.number = number
+        self.link: AvatarLink | None = None
+        self.ready_ns: int | None = None
+        self.live_ns: int | None = None
+        self.is_greeting = False
+        self.was_spoken_to = False
+        self.is_ready = asyncio.Event()
+        self.is_live = asyncio.Event()
+        self.reception = Reception(origin_ns, self._take_unit, on_air_ns, keyframe_interval_ns)
+        self._provider = provider
+        self._on_ready = on_ready
+        self._on_unit = on_unit
+        self._on_event = on_event
+        self._on_tool_call = on_tool_call
+
+    async def run(self) -> None:
+        """Serve until the service ends the session, or its media stops; raises which. Cancelled: ends the session.
+
+        Raises ProviderRejected, ProviderUnavailable, RemoteProtocolError.
+        """
+        tasks = (
+            asyncio.create_task(self._provider.run(self), name=f"avatar {self.number}"),
+            asyncio.create_task(self._watch_media(), name=f"media watch {self.number}"),
+        )
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    await task
+        finally:
+            self.link = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            self.reception.close()
+
+    async def feed_silence(self) -> None:
+        """Give the service what it wants while nobody speaks; it is not on air yet. Until cancelled."""
+        await self.is_ready.wait()
+        silence = Uplink(Silence(), SpeechChain())
+        if self.link is not None:
+            silence.attach(self.link)
+        await silence.run()
+
+    # ------------------------------------------------------------------------------------------ AvatarListener
+
+    def on_track(self, track: RemoteTrack) -> TrackSink:
+        return self.reception.on_track(track)
+
+    def on_ready(self, link: AvatarLink) -> None:
+        self.link, self.ready_ns = link, time.monotonic_ns()
+        self.is_ready.set()
+        self._on_ready(self)
+
+    def on_event(self, event: AvatarEvent) -> None:
+        match event.kind:
+            case "speech_started" | "speech_stopped":
+                self.was_spoken_to = True
+                self.is_greeting = False
+            case "response_started":
+                self.is_greeting = not self.was_spoken_to
+            case "response_done":
+                self.is_greeting = False
+        self._on_event(self, event)
+
+    def on_tool_call(self, call: ToolCall) -> None:
+        self._on_tool_call(self, call)
+
+    def _take_unit(self, unit: AccessUnit) -> None:
+        if unit.codec.kind == "video" and self.live_ns is None:
+            self.live_ns = time.monotonic_ns()
+            self.is_live.set()
+        self._on_unit(self, unit)
+
+    async def _watch_media(self) -> None:
+        """Raises ProviderUnavailable when nothing has come for `MEDIA_LOST_S`, or no picture at all. Never returns.
+
+        Until there is a track, the deadlines of the provider's hand-shake hold.
+        """
+        tracks_ns: int | None = None
+        while True:
+            await asyncio.sleep(MEDIA_LOST_S / 4)
+            now_ns, heard_ns = time.monotonic_ns(), self.reception.heard_ns
+            if heard_ns is None:
+                continue
+            tracks_ns = tracks_ns or now_ns
+            if self.live_ns is None and now_ns - tracks_ns > FIRST_PICTURE_S * NS_PER_S:
+                raise ProviderUnavailable(
+                    f"the avatar service has shown no picture for {FIRST_PICTURE_S:g} s", reason="media"
+                )
+            if now_ns - heard_ns > MEDIA_LOST_S * NS_PER_S:
+                raise ProviderUnavailable(
+                    f"the avatar service has sent no media for {MEDIA_LOST_S:g} s", reason="media"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A connection, and the task that serves it."""
+
+    connection: Connection
+    serving: asyncio.Task[None]
+
+    async def close(self) -> None:
+        self.serving.cancel()
+        await asyncio.wait((self.serving,))

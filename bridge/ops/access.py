@@ -1,0 +1,120 @@
+"""Who may use the API: Host and Origin on every request, and tokens with scopes where there are any.
+
+A web page in the operator's browser can send requests to loopback: under a name of its own (DNS rebinding), which the
+Host header shows, or across origins, which Origin and Sec-Fetch-Site show.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection
+
+from bridge.config import HttpConfig, Scope
+from bridge.ops.problems import Problem
+
+# What an orchestrator asks, which has no token.
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+_LOOKING = frozenset({"GET", "HEAD"})
+
+_LONGEST_LOGGED = 200
+
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]@/\s]+)(?::[0-9]{1,5})?")
+
+log = structlog.get_logger()
+
+
+class Access:
+    """Decides about a request by its method, path and headers."""
+
+    def __init__(self, http: HttpConfig) -> None:
+        self._hosts = frozenset(host.lower() for host in http.allowed_hosts)
+        self._tokens = [(_digest(token.file.reveal().encode()), frozenset(token.scopes)) for token in http.tokens]
+
+    def check(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Raises Problem. Header names are in lower case."""
+        hosts = _values(headers, b"host")
+        if len(hosts) != 1 or _host(hosts[0]) not in self._hosts:
+            raise Problem(HTTPStatus.BAD_REQUEST, "the Host header names none of http.allowed_hosts")
+        self._check_origin(method, headers)
+        if self._tokens and path not in OPEN_PATHS:
+            self._check_token("read" if method in _LOOKING else "control", _values(headers, b"authorization"))
+
+    def _check_origin(self, method: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        for origin in _values(headers, b"origin"):
+            scheme, _, authority = origin.partition("://")
+            if scheme not in ("http", "https") or _host(authority) not in self._hosts:
+                raise Problem(HTTPStatus.FORBIDDEN, "the Origin header names none of http.allowed_hosts")
+        # none: the user did it; same-site may be any other program that serves pages on this machine.
+        sites = set(_values(headers, b"sec-fetch-site")) - {"same-origin", "none"}
+        if method not in _LOOKING and sites:
+            raise Problem(HTTPStatus.FORBIDDEN, "another site's page may not change anything here")
+
+    def _check_token(self, wanted: Scope, authorizations: Iterable[str]) -> None:
+        given: set[Scope] = set()
+        is_known = False
+        for authorization in authorizations:
+            scheme, _, token = authorization.partition(" ")
+            if scheme.lower() != "bearer":
+                continue
+            digest = _digest(token.strip().encode())
+            # All of them, always: how long it takes tells nothing about any.
+            for known, scopes in self._tokens:
+                if hmac.compare_digest(known, digest):
+                    is_known = True
+                    given |= scopes
+        if not is_known:
+            raise Problem(
+                HTTPStatus.UNAUTHORIZED,
+                "a token is needed: Authorization: Bearer TOKEN",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if wanted not in given:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"this token lacks the scope {wanted}",
+                headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{wanted}"'},
+            )
+
+
+class AccessMiddleware:
+    """Lets through to the application what `Access` lets through, and logs every hand on the broadcast."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"  # neither lifespan events nor WebSockets are served
+
+        async def send_and_log(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["method"] not in _LOOKING:
+                status, path = message["status"], scope["path"][:_LONGEST_LOGGED]
+                log.info("api_call", method=scope["method"], path=path, status=status)
+            await send(message)
+
+        try:
+            self._access.check(scope["method"], scope["path"], scope["headers"])
+        except Problem as problem:
+            await problem.response()(scope, receive, send_and_log)
+            return
+        await self._app(scope, receive, send_and_log)
+
+
+def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    return [value.decode("latin-1").strip() for key, value in headers if key == name]
+
+
+def _host(authority: str) -> str:
+    """The host of HOST[:PORT] in lower case; empty where it is malformed."""
+    match = _AUTHORITY.fullmatch(authority.lower())
+    return match[1] if match else ""
+
+
+def _digest(token: bytes) -> bytes:
+    # Digests have one length, so that comparing them does not tell how long a token is.
+    return hashlib.sha256(token).digest()

@@ -1,0 +1,92 @@
+"""Bodies of requests: how large they may be, how long they may take, and what they may say."""
+
+import asyncio
+from http import HTTPStatus
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_JSON_BYTES = 1 << 20
+MAX_IMAGE_BYTES = 8 << 20
+# An image at 2 Mbit/s, which is less than the broadcast itself needs.
+READ_TIMEOUT_S = 30.0
+
+# Of the pictures that a service can be shown, how each begins.
+IMAGE_TYPES = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n"}
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class SayBody(Body):
+    text: Annotated[str, Field(min_length=1, description="What the avatar answers, or speaks, by its role.")]
+
+
+class SlateBody(Body):
+    on: bool
+    reason: Annotated[str, Field(max_length=200, description="For the log and for whoever looks.")] = ""
+
+
+class MuteBody(Body):
+    on: bool
+
+
+class ToolBody(Body):
+    output: Annotated[str, Field(description="The function's result, as the avatar's model reads it.")]
+
+
+class BodyLimit:
+    """Counts a body while it is read, and gives up on one that is too large (413) or too slow (408)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, _Limited(scope, receive), send)
+
+
+class _Limited:
+    """The `receive` of one request, within its limits."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        self._most_bytes = MAX_IMAGE_BYTES if media_type in IMAGE_TYPES else MAX_JSON_BYTES
+        announced = headers.get(b"content-length", "")
+        self._n_bytes = 0
+        self._announced_bytes = int(announced) if announced.isdecimal() else 0
+        self._receive = receive
+        self._ends_s: float | None = None
+        self._is_complete = False
+
+    async def __call__(self) -> Message:
+        if self._is_complete:
+            return await self._receive()
+        self._check(self._announced_bytes)
+        loop = asyncio.get_running_loop()
+        if self._ends_s is None:
+            self._ends_s = loop.time() + READ_TIMEOUT_S
+        try:
+            async with asyncio.timeout_at(self._ends_s):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(
+                HTTPStatus.REQUEST_TIMEOUT,
+                f"the body did not come within {READ_TIMEOUT_S:g} s",
+                {"Connection": "close"},
+            ) from None
+        self._n_bytes += len(message.get("body", b""))
+        self._check(self._n_bytes)
+        self._is_complete = not message.get("more_body", False)
+        return message
+
+    def _check(self, n_bytes: int) -> None:
+        if n_bytes > self._most_bytes:
+            raise HTTPException(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body has more than {self._most_bytes} bytes",
+                {"Connection": "close"},
+            )

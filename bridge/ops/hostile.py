@@ -1,0 +1,132 @@
+"""Outputs that come in API calls: whoever sends them may publish, not read this machine or reach its neighbours.
+
+Keys that read a file, the environment or a credential are refused, and so is `${}`. Secrets stand there as they are;
+nothing shows them again. Recordings stay below `storage.dir`, URLs are judged by the URL policy.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePath
+from typing import Any
+
+from pydantic import ValidationError
+
+from bridge.config import OutputConfig
+from bridge.config_file import explain_each
+from bridge.config_secrets import Substituted
+from bridge.errors import ConfigError
+from bridge.media.recording_name import check_is_below, name_at
+from bridge.net.url_policy import UrlPolicy
+from bridge.ops.problems import invalid
+
+Keys = tuple[str | int, ...]
+
+# Deeper and longer than any output; JSON of a megabyte can hold half a million brackets.
+_MOST_DEPTH = 8
+_READS_SECRETS = re.compile(r".*_(file|env|credential)")
+_ICE_SCHEMES = frozenset({"stun", "stuns", "turn", "turns"})
+
+
+class HostileOutputs:
+    """Reads outputs out of the bodies of requests."""
+
+    def __init__(self, storage_dir: Path, policy: UrlPolicy) -> None:
+        self._storage_dir = storage_dir
+        self._policy = policy
+
+    async def read(self, tree: Mapping[str, Any]) -> OutputConfig:
+        """Raises Problem that names the fields."""
+        if mistakes := list(_forbidden(tree, ())):
+            raise invalid(mistakes)
+        try:
+            output = OutputConfig.model_validate(_as_secrets(tree))
+        except ValidationError as error:
+            raise invalid(explain_each(error, OutputConfig)) from None
+        try:
+            await self._check_place(output)
+        except ConfigError as error:
+            raise invalid([(("url",), str(error))]) from None
+        except OSError as error:
+            raise invalid([(("url",), f"the host has no address: {error.strerror or 'no answer in time'}")]) from None
+        await self._check_ice_servers(output)
+        return output
+
+    async def _check_place(self, output: OutputConfig) -> None:
+        url = output.address.reveal()
+        if output.scheme == "file":
+            template = url.partition(":")[2]
+            check_is_below(template)
+            await asyncio.to_thread(_check_links, self._storage_dir, name_at(template, datetime.now(UTC)))
+        else:
+            await self._policy.check(url, schemes=frozenset({output.scheme}))
+
+    async def _check_ice_servers(self, output: OutputConfig) -> None:
+        for number, server in enumerate(output.ice_servers or ()):
+            for url in server.urls:
+                try:
+                    await self._policy.check(url, schemes=_ICE_SCHEMES)
+                except (ConfigError, OSError) as error:
+                    raise invalid([(("ice_servers", number, "urls"), str(error))]) from None
+
+
+def _forbidden(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
+    """What no stranger may write, wherever it stands."""
+    if len(path) > _MOST_DEPTH:
+        yield path, "is nested too deeply"
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if _READS_SECRETS.fullmatch(key):
+                yield (*path, key), "is only for the configuration file; give the secret itself, without the ending"
+            else:
+                yield from _forbidden(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _forbidden(item, (*path, index))
+    elif isinstance(value, str) and "${" in value:
+        yield path, "${} is only for the configuration file"
+
+
+def _as_secrets(value: Any) -> Any:
+    """The same, in which text may stand where a secret must."""
+    if isinstance(value, Mapping):
+        return {key: _as_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_secrets(item) for item in value]
+    return Substituted(value) if isinstance(value, str) else value
+
+
+def _check_links(directory: Path, name: str) -> None:
+    """Raises ConfigError for a name that leads through a link, and so perhaps out of the directory."""
+    path = directory
+    for part in PurePath(name).parts:
+        path = path / part
+        if path.is_symlink():
+            raise ConfigError(f"file:{name} leads through a link")
+
+
+def output_schema() -> dict[str, Any]:
+    """JSON Schema of what `HostileOutputs.read` takes."""
+    schema = OutputConfig.model_json_schema()
+    return _without_files(schema, schema.pop("$defs", {}))
+
+
+def _without_files(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    bare: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "properties":
+            bare[key] = {
+                name: _without_files(item, definitions)
+                for name, item in value.items()
+                if not _READS_SECRETS.fullmatch(name)
+            }
+        elif isinstance(value, Mapping):
+            bare[key] = _without_files(value, definitions)
+        elif isinstance(value, list):
+            bare[key] = [_without_files(item, definitions) if isinstance(item, Mapping) else item for item in value]
+        elif key != "pattern" or value != r"\$\{":
+            bare[key] = value
+    return bare

@@ -1,0 +1,168 @@
+"""What viewers get: the splice on the event loop, its slate, and the outputs behind it."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from bridge.media.access_unit import AccessUnit, Kind
+from bridge.media.clock import NS_PER_S
+from bridge.media.h264 import is_same_format
+from bridge.media.slate_pictures import SlatePictures
+from bridge.timeline.splice import OnAir, Splice
+from bridge.worker import Worker
+
+# A sender that is asked again before it could answer would only make more keyframes: one in 200 ms is what browsers do.
+ASK_EVERY_NS = NS_PER_S // 5
+# The last group of pictures, of which the newest is the slate: more than this between keyframes is no live stream.
+MAX_GROUP = 600
+
+# Draws and encodes a slate like live pictures of that decoder configuration, empty before there were any, given the
+# pictures since the last keyframe. Blocks.
+MakeSlate = Callable[[bytes, Sequence[AccessUnit]], SlatePictures]
+
+log = structlog.get_logger()
+
+
+class Programme:
+    """Takes the units of avatar connections and emits what goes on air, without end.
+
+    emit             gets it, on the event loop, strictly increasing per track.
+    request_keyframe asks the connection that is to be on air.  on_change: told when `on_air` has changed.
+    slate_after_s    without pictures, until the slate is shown.
+    wants_last       whether the slate is the last live picture, so that it is made when there is a last one.
+    """
+
+    def __init__(
+        self,
+        make_slate: MakeSlate,
+        *,
+        slate_after_s: float,
+        wants_last: bool,
+        origin_ns: int,
+        emit: Callable[[AccessUnit], None],
+        request_keyframe: Callable[[], None],
+        on_change: Callable[[OnAir], None],
+    ) -> None:
+        self._origin_ns = origin_ns
+        self._request_keyframe = request_keyframe
+        self._on_change = on_change
+        self._splice = Splice(time.monotonic_ns() - origin_ns, round(slate_after_s * NS_PER_S), emit)
+        self._on_air = self._splice.state
+        self._make_slate = make_slate
+        self._keeps_group = wants_last
+        self._group: list[AccessUnit] = []
+        self._live_config = b""  # of the newest keyframe that went on air or would have
+        self._slate_wanted = asyncio.Event()
+        self._switched = asyncio.Event()
+        self._asked_ns = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_ns = 0
+
+    @property
+    def splice(self) -> Splice:
+        """For those who count and show."""
+        return self._splice
+
+    @property
+    def on_air_ns(self) -> Mapping[Kind, int]:
+        """Session time of what went on air last, per track."""
+        return self._splice.last_ns
+
+    async def run(self) -> None:
+        """Do what is due without live media, and draw slates; until cancelled."""
+        self._slate_wanted.set()
+        try:
+            self._act()
+            async with Worker("slate") as worker:
+                while True:
+                    await self._slate_wanted.wait()
+                    self._slate_wanted.clear()
+                    slate = await worker.call(self._make_slate, self._live_config, tuple(self._group))
+                    self._show_from_now_on(slate)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def put(self, connection: int, unit: AccessUnit) -> None:
+        """A unit of an avatar connection has come."""
+        if unit.codec.kind == "video":
+            self._follow_live(unit)
+        was_switching = self._splice.is_switching
+        self._splice.put(connection, unit, self._now_ns())
+        if was_switching and not self._splice.is_switching:
+            self._switched.set()
+        self._settle()
+
+    async def follow(self, connection: int) -> None:
+        """Put this connection on air at its next keyframe; returns then. Cancelled: it is put on air all the same."""
+        self.put_on_air(connection)
+        await self._switched.wait()
+
+    def put_on_air(self, connection: int) -> None:
+        self._switched.clear()
+        self._splice.follow(connection)
+        self._asked_ns = 0
+        self._settle()
+
+    def show_slate(self, reason: str) -> None:
+        """On air at once; an empty reason ends it, at the next live keyframe."""
+        self._splice.show_slate(reason, self._now_ns())
+        self._settle()
+
+    def mute(self, on: bool) -> None:
+        self._splice.is_muted = on
+
+    # ------------------------------------------------------------------------------------------ the slate
+
+    def _follow_live(self, unit: AccessUnit) -> None:
+        if unit.is_keyframe:
+            self._group.clear()
+            # Encoders may number their parameter sets anew at every keyframe: the slate is the same.
+            if unit.codec_config and not is_same_format(unit.codec_config, self._live_config):
+                self._live_config = unit.codec_config
+                self._slate_wanted.set()
+        if self._keeps_group and len(self._group) < MAX_GROUP:
+            self._group.append(unit)
+
+    def _show_from_now_on(self, slate: SlatePictures) -> None:
+        self._splice.slate = slate
+        self._act()
+
+    # ------------------------------------------------------------------------------------------ time
+
+    def _now_ns(self) -> int:
+        return time.monotonic_ns() - self._origin_ns
+
+    def _act(self) -> None:
+        self._timer = None
+        self._splice.poll(self._now_ns())
+        self._settle()
+
+    def _settle(self) -> None:
+        """After anything has happened: ask for what is needed, tell what has changed, and be back in time."""
+        now_ns = self._now_ns()
+        if self._splice.wants_keyframe and now_ns - self._asked_ns >= ASK_EVERY_NS:
+            self._asked_ns = now_ns
+            self._request_keyframe()
+        if self._splice.state is not self._on_air:
+            self._on_air = self._splice.state
+            if self._on_air is OnAir.HELD and self._keeps_group:
+                self._slate_wanted.set()
+            words = {"cause": self._splice.cause, "reason": self._splice.operator_reason}
+            log.info(f"on_air_{self._on_air.value}", **{key: value for key, value in words.items() if value})
+            self._on_change(self._on_air)
+        self._set_timer(now_ns)
+
+    def _set_timer(self, now_ns: int) -> None:
+        due_ns = self._splice.next_deadline_ns()
+        if due_ns <= now_ns:
+            # Due, and nothing could be done: there is no slate yet. It comes by itself.
+            due_ns = now_ns + NS_PER_S
+        if self._timer is not None:
+            if self._timer_at_ns <= due_ns:
+                return  # most deadlines only move away: waking too early is cheaper than a timer per unit
+            self._timer.cancel()
+        self._timer_at_ns = due_ns
+        self._timer = asyncio.get_running_loop().call_at((due_ns + self._origin_ns) / NS_PER_S, self._act)

@@ -1,0 +1,133 @@
+"""Replaces a session of the avatar service before its limit by one that is ready: make before break."""
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from bridge.connection import Connection, Served
+from bridge.errors import BridgeError, ProviderUnavailable
+from bridge.net.backoff import Backoff
+from bridge.programme import Programme
+
+# How long before its limit a session is renewed: the next one connects and draws within 2 s, or fails and is tried
+# again; then a pause of speech is waited for; the rest is for the change-over, pause or not.
+OPEN_AHEAD_S, PAUSE_AHEAD_S, CHANGE_AHEAD_S = 20.0, 10.0, 3.0
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 5.0
+# A third of the shortest pause that counts.
+LOOK_FOR_PAUSE_S = 0.08
+# What a service says that has no room for a second session beside the first.
+NO_ROOM = ("connection_limit_exceeded", "gpu_full")
+
+log = structlog.get_logger()
+
+
+class Renewal:
+    """Opens a second session, puts it on air at a keyframe in a pause of speech, and gives it to whoever closes the
+    first one.
+
+    Where the service has no room for a second one that is remembered, and the first one has to be closed before.
+
+    limit_s    how long a session may last; None: for ever.
+    begin      a new connection and the task that serves it.  speak_to: makes a connection the one that is spoken to.
+    is_pausing whether neither side speaks.
+    """
+
+    def __init__(
+        self,
+        limit_s: float | None,
+        begin: Callable[[], Served],
+        speak_to: Callable[[Connection], Awaitable[None]],
+        is_pausing: Callable[[], bool],
+        programme: Programme,
+    ) -> None:
+        self._limit_s = math.inf if limit_s is None else limit_s
+        self._begin = begin
+        self._speak_to = speak_to
+        self._is_pausing = is_pausing
+        self._programme = programme
+        self._may_overlap = True
+
+    async def successor(self, connection: Connection) -> Served:
+        """Wait until it is time, then give the session that has taken over, on air and spoken to.
+
+        Raises ProviderUnavailable, with the reason renewal, where the present session has to be closed first.
+        """
+        await connection.is_ready.wait()
+        ends_at_s = asyncio.get_running_loop().time() + self._limit_s
+        await asyncio.sleep(max(0.0, self._limit_s - OPEN_AHEAD_S))
+        opened = await self._open(ends_at_s - PAUSE_AHEAD_S) if self._may_overlap else None
+        if opened is None:
+            await self._pause(ends_at_s - CHANGE_AHEAD_S)
+            raise ProviderUnavailable("the session has reached avatar.max_session_s", reason="renewal")
+        served, feeding = opened
+        try:
+            await self._pause(ends_at_s - CHANGE_AHEAD_S)
+            await _end(feeding)
+            await self._speak_to(served.connection)
+            # The first one stays on air until the second one has a keyframe.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CHANGE_AHEAD_S):
+                    await self._programme.follow(served.connection.number)
+        except BaseException:
+            await _end(feeding)
+            await served.close()
+            raise
+        log.info("avatar_renewed", connection=served.connection.number)
+        return served
+
+    async def _open(self, until_s: float) -> tuple[Served, asyncio.Task[None]] | None:
+        """A second session that shows pictures, and the task that feeds it silence; None if there is none in time."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
+        while loop.time() < until_s:
+            served = self._begin()
+            feeding = asyncio.create_task(served.connection.feed_silence(), name="avatar silence")
+            showing = asyncio.create_task(served.connection.is_live.wait(), name="avatar showing")
+            is_open = False
+            try:
+                await asyncio.wait(
+                    (served.serving, showing), timeout=until_s - loop.time(), return_when=asyncio.FIRST_COMPLETED
+                )
+                is_open = showing.done() and not served.serving.done()
+                if is_open:
+                    return served, feeding
+            finally:
+                showing.cancel()
+                if not is_open:
+                    await _end(feeding)
+                    await served.close()
+            reason = _failure(served.serving)
+            log.warning("avatar_successor_failed", reason=reason)
+            if reason in NO_ROOM:
+                self._may_overlap = False
+                return None
+            await asyncio.sleep(backoff.next_delay_s())
+        return None
+
+    async def _pause(self, until_s: float) -> None:
+        """Wait for a pause of speech, but no longer than that."""
+        loop = asyncio.get_running_loop()
+        # Pauses are counted in samples of speech by whoever paces them; nobody tells when one begins.
+        while loop.time() < until_s and not self._is_pausing():  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_FOR_PAUSE_S)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+
+
+def _failure(serving: asyncio.Task[None]) -> str:
+    """Why a connection has ended, for people and metrics; a bug is raised."""
+    if serving.cancelled():
+        return "late"
+    error = serving.exception()
+    if isinstance(error, BridgeError):
+        return error.reason or type(error).__name__
+    if error is not None:
+        raise error
+    return "ended"

@@ -1,0 +1,121 @@
+"""One session of the service after another, as viewers and the service see it."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from bridge import renewal as renewal_module
+from bridge.errors import ProviderRejected, ProviderUnavailable
+from bridge.ports import AvatarEvent, AvatarListener
+from bridge.session import SessionState
+from bridge.timeline.splice import OnAir
+from tests.unit.stage import FakeProvider, Stage, ended, refusing, saying, show, until
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stage:
+    # The shortest limit that a configuration takes is 30 s: a session of it is renewed after 0.1 s.
+    monkeypatch.setattr(renewal_module, "OPEN_AHEAD_S", 29.9)
+    monkeypatch.setattr(renewal_module, "PAUSE_AHEAD_S", 29.5)
+    return Stage(monkeypatch, tmp_path)
+
+
+async def leave_after_a_picture(provider: FakeProvider, listener: AvatarListener) -> None:
+    try:
+        async with asyncio.timeout(0.05):
+            await show(provider, listener)
+    except TimeoutError:
+        raise ProviderUnavailable("away") from None
+
+
+def strictly_increasing(stage: Stage) -> bool:
+    times_ns = [unit.pts_ns for unit in stage.outputs[0].written if unit.codec.kind == "video"]
+    return times_ns == sorted(set(times_ns))
+
+
+async def test_before_its_limit_a_session_is_replaced_by_one_that_is_ready(stage: Stage) -> None:
+    session, provider = stage.session(show, max_session_s=30.0)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 2)
+    assert not stage.story, "the first one is closed only when the second one is on air"
+    await until(lambda: stage.story)
+    assert stage.story == ["avatar closed"] and session.state is SessionState.LIVE
+    assert session.status().on_air is OnAir.LIVE
+    assert strictly_increasing(stage)
+    assert stage.registry.get_sample_value("avatar_bridge_freezes_total", {"session": "leo"}) in (0, None)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_where_there_is_no_room_for_a_second_session_the_first_is_closed_before(stage: Stage) -> None:
+    full = refusing(ProviderUnavailable("5 are open", reason="connection_limit_exceeded"))
+    session, provider = stage.session(show, full, show, max_session_s=30.0)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 3)
+    assert stage.story[:2] == ["avatar closed", "avatar closed"]
+    await until(lambda: session.state is SessionState.LIVE)
+    await until(lambda: provider.n_connections == 4)
+    assert provider.n_connections == 4, "that there is no room is remembered: the third was closed before the fourth"
+    assert strictly_increasing(stage)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_a_successor_that_fails_is_tried_again_while_the_first_stays_on_air(stage: Stage) -> None:
+    session, provider = stage.session(show, refusing(ProviderUnavailable("hiccup")), show, max_session_s=30.0)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 3)
+    assert session.state is SessionState.LIVE
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_what_an_operator_must_change_after_having_been_live_leaves_the_slate_on_air(stage: Stage) -> None:
+    session, provider = stage.session(leave_after_a_picture, refusing(ProviderRejected("the balance is spent")))
+    running = asyncio.create_task(session.run())
+    await until(lambda: session.state is SessionState.FAILED)
+    assert "balance" in session.status().error
+    await until(lambda: session.status().on_air is OnAir.SLATE)
+    assert provider.n_connections == 2
+    assert session.status().outputs[0].state == "publishing"
+    await session.drain(within_s=0.0)
+    with pytest.raises(ProviderRejected):
+        await ended(running)
+    assert not stage.outputs[0].was_cancelled
+
+
+async def test_a_budget_of_starts_keeps_a_flapping_service_from_running_up_a_bill(stage: Stage) -> None:
+    session, provider = stage.session(leave_after_a_picture, max_starts_per_hour=2)
+    running = asyncio.create_task(session.run())
+    await until(lambda: "max_starts_per_hour" in session.status().error)
+    await asyncio.sleep(0.1)
+    assert provider.n_connections == 2
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_refusals_cost_no_budget(stage: Stage) -> None:
+    session, provider = stage.session(refusing(ProviderUnavailable("full")), max_starts_per_hour=1)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 4)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_viewers_are_greeted_once(stage: Stage) -> None:
+    greeting = AvatarEvent("response_started", "t")
+    session, provider = stage.session(leave_after_a_picture, saying(greeting), role="conversation")
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.link.n_interrupts)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_the_first_greeting_is_heard(stage: Stage) -> None:
+    session, provider = stage.session(saying(AvatarEvent("response_started", "t")), role="conversation")
+    running = asyncio.create_task(session.run())
+    await until(lambda: len(stage.outputs[0].written) > 20)
+    assert not provider.link.n_interrupts
+    await session.drain(within_s=0.0)
+    await ended(running)

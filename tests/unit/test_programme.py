@@ -1,0 +1,129 @@
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from bridge import programme as programme_module
+from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.clock import NS_PER_MS
+from bridge.media.slate_pictures import SlatePictures
+from bridge.programme import Programme
+from bridge.timeline.splice import OnAir
+from tests.unit.stage import until
+
+PICTURES = SlatePictures(b"slate", (b"slate idr", b"slate p"), 40 * NS_PER_MS)
+
+
+class Studio:
+    """A programme, and what happened to it. `made`: for which decoder configuration a slate was made, from how many."""
+
+    def __init__(self) -> None:
+        self.units: list[AccessUnit] = []
+        self.states: list[OnAir] = []
+        self.made: list[tuple[bytes, int]] = []
+        self.keyframe_requests = 0
+        self.began_ns = time.monotonic_ns()
+
+    @asynccontextmanager
+    async def programme(self, wants_last: bool = False) -> AsyncIterator[Programme]:
+        programme = Programme(
+            self._make,
+            slate_after_s=0.7,
+            wants_last=wants_last,
+            origin_ns=self.began_ns,
+            emit=self.units.append,
+            request_keyframe=self._request_keyframe,
+            on_change=self.states.append,
+        )
+        running = asyncio.create_task(programme.run())
+        try:
+            yield programme
+        finally:
+            running.cancel()
+            await asyncio.wait((running,))
+
+    def picture(self, name: bytes = b"live", is_keyframe: bool = True) -> AccessUnit:
+        pts_ns = time.monotonic_ns() - self.began_ns
+        return AccessUnit(Codec.H264, name, pts_ns, is_keyframe=is_keyframe, codec_config=name if is_keyframe else b"")
+
+    def _make(self, like: bytes, last_group: Sequence[AccessUnit]) -> SlatePictures:
+        self.made.append((like, len(last_group)))
+        return PICTURES
+
+    def _request_keyframe(self) -> None:
+        self.keyframe_requests += 1
+
+
+@pytest.fixture
+def studio(monkeypatch: pytest.MonkeyPatch) -> Studio:
+    monkeypatch.setattr(programme_module, "ASK_EVERY_NS", 0)
+    return Studio()
+
+
+async def test_the_slate_goes_on_air_by_itself_when_pictures_stop(studio: Studio) -> None:
+    async with studio.programme() as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        await until(lambda: len(studio.units) > 5)
+    assert studio.states == [OnAir.LIVE, OnAir.HELD, OnAir.SLATE]
+    assert studio.units[1].payload == b"slate idr"
+
+
+async def test_the_slate_is_made_anew_for_each_decoder_configuration(studio: Studio) -> None:
+    async with studio.programme() as programme:
+        await until(lambda: studio.made == [(b"", 0)])
+        programme.put_on_air(1)
+        for name in (b"one", b"one", b"two"):
+            programme.put(1, studio.picture(name))
+            await until(lambda: len(studio.made) > 1)
+        await until(lambda: studio.made[-1] == (b"two", 0))
+    assert [like for like, _ in studio.made] == [b"", b"one", b"two"]
+
+
+async def test_the_last_picture_is_made_from_its_group_once_pictures_stop(studio: Studio) -> None:
+    async with studio.programme(wants_last=True) as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        for _ in range(3):
+            programme.put(1, studio.picture(is_keyframe=False))
+        await until(lambda: (b"live", 4) in studio.made)
+
+
+async def test_a_keyframe_is_asked_for_until_there_is_one(studio: Studio) -> None:
+    async with studio.programme() as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture(is_keyframe=False))
+        programme.put(1, studio.picture(is_keyframe=False))
+        asked = studio.keyframe_requests
+        assert asked >= 2
+        programme.put(1, studio.picture())
+        programme.put(1, studio.picture(is_keyframe=False))
+        assert studio.keyframe_requests == asked
+
+
+async def test_following_ends_when_the_new_connection_is_on_air(studio: Studio) -> None:
+    async with studio.programme() as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        following = asyncio.create_task(programme.follow(2))
+        await asyncio.sleep(0)
+        programme.put(2, studio.picture(is_keyframe=False))
+        await asyncio.sleep(0)
+        assert not following.done()
+        programme.put(2, studio.picture(b"two"))
+        await following
+
+
+async def test_the_operator_s_slate_is_on_air_at_once(studio: Studio) -> None:
+    async with studio.programme() as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        await until(lambda: programme.splice.slate is not None)
+        programme.show_slate("a break")
+        assert programme.splice.state is OnAir.SLATE
+        await until(lambda: studio.units[-1].payload.startswith(b"slate"))
+        programme.show_slate("")
+        programme.put(1, studio.picture())
+        assert programme.splice.state is OnAir.LIVE
