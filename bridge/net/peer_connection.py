@@ -25,6 +25,7 @@ from bridge.net.sdp import AIORTC_SDP_ERRORS, Description, is_usable, parse_cand
 
 PRIVATE_NAMES = (
     "aiortc.rtcicetransport:RTCIceTransport._connection",
+    "aiortc.rtcpeerconnection:RTCPeerConnection._RTCPeerConnection__connect",
     "aioice.ice:Connection._nominated",
     "aioice.ice:Connection.query_consent",
 )
@@ -44,6 +45,18 @@ log = structlog.get_logger()
 
 async def _no_consent() -> None:
     """In the place of asking a far end whether it still wants our packets (RFC 7675)."""
+
+
+class _PeerConnection(RTCPeerConnection):
+    """One that may be closed while it connects."""
+
+    async def _RTCPeerConnection__connect(self) -> None:
+        try:
+            await getattr(super(), "_RTCPeerConnection__connect")()  # noqa: B009  mypy knows no mangled names
+        except InvalidStateError:
+            # It runs in a task that nobody waits for, and goes on with the next section after the close.
+            if self.signalingState != "closed":
+                raise
 
 
 class Peer:
@@ -178,7 +191,7 @@ class Peer:
     def _open(self, servers: Sequence[IceServer], bundle: RTCBundlePolicy) -> RTCPeerConnection:
         if self._pc is not None:
             raise LocalProtocolError("a second connection of one peer")
-        self._pc = RTCPeerConnection(RTCConfiguration(self._ice.rtc_servers(servers), bundlePolicy=bundle))
+        self._pc = _PeerConnection(RTCConfiguration(self._ice.rtc_servers(servers), bundlePolicy=bundle))
         self._pc.on("connectionstatechange", self._on_state)
         return self._pc
 
