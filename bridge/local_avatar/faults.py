@@ -9,6 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
+log = structlog.get_logger()
+
 Unit = Literal["seconds", "percent", "ppm"]
 
 # What the service sends of itself when a client connects, in this order.
@@ -125,6 +129,7 @@ class Faults:
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._by_name = {fault.name: fault for fault in faults}
+        self._struck: set[str] = set()
 
     def and_also(self, texts: Iterable[str]) -> "Faults":
         """These and others as they are written. Raises ValueError as `Fault.parse` does."""
@@ -141,12 +146,21 @@ class Faults:
         """The fault's choice, or the default without the fault."""
         return self._by_name[name].choice if name in self._by_name else default
 
+    def strikes(self, name: str) -> bool:
+        """Whether the fault was asked for, asked where it takes effect: the first time is logged."""
+        fault = self._by_name.get(name)
+        if fault is not None and name not in self._struck:
+            self._struck.add(name)
+            log.info("avatar_fault", fault=name, value=fault.choice or fault.value)
+        return fault is not None
+
     async def commit(self, actions: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         """Do what stands behind each fault that was asked for, when its seconds from now are over."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         for name in sorted(self._by_name.keys() & actions, key=self.value):
             await asyncio.sleep(began_s + self.value(name) - loop.time())
+            self.strikes(name)
             await actions[name]()
 
 

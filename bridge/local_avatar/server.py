@@ -90,7 +90,8 @@ class LocalAvatar:
         # Of a fault that cannot be read the session tells the client.
         with contextlib.suppress(ValueError):
             faults = Faults(self._options.faults).and_also(parse_qs(url.query).get("fault", ()))
-            await asyncio.sleep(faults.value("slow-accept"))
+            if faults.strikes("slow-accept"):
+                await asyncio.sleep(faults.value("slow-accept"))
         return None
 
     async def _serve(self, socket: ServerConnection) -> None:

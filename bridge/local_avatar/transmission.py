@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic_ns
 
@@ -32,6 +32,8 @@ _PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}
 _OTHER_PROFILES: Mapping[Profile, Profile] = {"baseline": "main", "main": "high", "high": "main"}
 # Forwards and backwards, and by different times: whoever compares the tracks' timestamps is wrong after it.
 _VIDEO_JUMP_TICKS, _AUDIO_JUMP_TICKS = 1_000 * 90_000, -500 * 48_000
+# These show in the first unit that is sent: when it is due, and that no sender report comes with it.
+_FROM_THE_FIRST_UNIT = ("clock-drift", "no-reports", "late-reports")
 
 
 class Transmission:
@@ -89,7 +91,7 @@ class Transmission:
     async def offer(self) -> None:
         """Offer the client a further connection."""
         peer = self._open()
-        early, late = "early-candidates" in self._faults, "trickle-only" in self._faults
+        early, late = self._faults.strikes("early-candidates"), self._faults.strikes("trickle-only")
         offer = await peer.offer(candidates=not (early or late))
         candidates = [navtalk.Candidate(*candidate) for candidate in peer.candidates()] if early or late else []
         for candidate in candidates if early else ():
@@ -127,6 +129,7 @@ class Transmission:
     # ------------------------------------------------------------------------------------------ connections
 
     def _open(self) -> SendingPeer:
+        self._faults.strikes("vp8-only")
         peer = SendingPeer(
             self._ice,
             self._on_keyframe_request,
@@ -177,12 +180,27 @@ class Transmission:
         self.performer.paused = self._is_stalled or self._on_air is None
 
     def _impairment(self) -> Impairment | None:
-        shares = {name: self._faults.value(name) / 100 for name in ("loss", "reorder")}
-        kinds: tuple[Impairment, ...] = (RandomLoss(shares["loss"]), Reordering(shares["reorder"]))
-        return in_turn(*kinds) if any(shares.values()) else None
+        kinds: Mapping[str, type[RandomLoss | Reordering]] = {"loss": RandomLoss, "reorder": Reordering}
+        asked = [
+            self._telling(name, kind(self._faults.value(name) / 100))
+            for name, kind in kinds.items()
+            if name in self._faults
+        ]
+        return in_turn(*asked) if asked else None
+
+    def _telling(self, name: str, impairment: Impairment) -> Impairment:
+        """The same, and its first packet that is not sent tells that the fault strikes."""
+
+        def impair(packet: bytes) -> Sequence[bytes]:
+            packets = impairment(packet)
+            if not packets:
+                self._faults.strikes(name)
+            return packets
+
+        return impair
 
     def _on_keyframe_request(self) -> None:
-        if "ignore-pli" not in self._faults:
+        if not self._faults.strikes("ignore-pli"):
             self.performer.request_keyframe()
 
     # ------------------------------------------------------------------------------------------ media
@@ -210,6 +228,8 @@ class Transmission:
             unit, peer = self._units.popleft(), self._on_air
             if peer is None:
                 continue
+            for name in _FROM_THE_FIRST_UNIT:
+                self._faults.strikes(name)
             match unit.codec:
                 case Codec.OPUS:
                     await peer.send_audio(unit.payload, unit.pts_ns)

@@ -1,6 +1,7 @@
 """Faults are read from NAME[:VALUE], and happen when their time has come."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.local_avatar.faults import FAULTS, Fault, Faults
 
@@ -51,6 +52,16 @@ def test_of_several_faults_with_one_name_the_last_counts() -> None:
     assert faults.choice("close-at") == "offer"
     assert "loss" in faults and "reorder" not in faults
     assert (faults.value("reorder", 7.0), faults.choice("nesting", "wrapped")) == (7.0, "wrapped")
+
+
+def test_a_fault_is_logged_once_where_it_strikes() -> None:
+    faults = Faults([Fault("loss", 5.0), Fault("nesting", choice="raw")])
+    with capture_logs() as logged:
+        assert [faults.strikes(name) for name in ("loss", "loss", "reorder", "nesting")] == [True, True, False, True]
+    assert [(line["event"], line["fault"], line["value"]) for line in logged] == [
+        ("avatar_fault", "loss", 5.0),
+        ("avatar_fault", "nesting", "raw"),
+    ]
 
 
 async def test_faults_happen_in_the_order_of_their_times_and_others_never() -> None:
