@@ -20,6 +20,7 @@ from bridge.net.aiortc_sender import SenderClock
 from bridge.net.ice import IceSettings
 from bridge.net.impairment import Impairment, RandomLoss, Reordering, in_turn
 from bridge.net.peer import SendingPeer
+from bridge.net.peer_connection import CONNECT_TIMEOUT_S
 from bridge.protocols import navtalk
 
 log = structlog.get_logger()
@@ -28,6 +29,11 @@ log = structlog.get_logger()
 MAX_QUEUED_UNITS = 40
 # A client that has lost its media offers anew at once, and has the connection up or has given up after this time.
 MEDIA_GRACE_S = 10.0
+# To answer an offer: what clients wait for one. Until a connection is up then: what the peer allows it.
+ANSWER_S = 10.0
+CONNECT_S = ANSWER_S + CONNECT_TIMEOUT_S
+# A connection stays open for so long after its successor is up: a client has time to see media on the new one.
+HANDOVER_S = 1.0
 _PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}
 _OTHER_PROFILES: Mapping[Profile, Profile] = {"baseline": "main", "main": "high", "high": "main"}
 # Forwards and backwards, and by different times: whoever compares the tracks' timestamps is wrong after it.
@@ -37,7 +43,7 @@ _FROM_THE_FIRST_UNIT = ("clock-drift", "no-reports", "late-reports")
 
 
 class Transmission:
-    """Sends one performance over the newest media connection that is up; older ones are closed then.
+    """Sends one performance over the newest media connection that is up; older ones are closed soon after.
 
     Connections live in `tasks`, events for the client go to `send`. A connection that is lost pauses the performance
     until there is another; a client that has none `MEDIA_GRACE_S` later is gone, which ends `tasks` with
@@ -73,7 +79,7 @@ class Transmission:
         self._unit_came = asyncio.Event()
         self._lacks_keyframe = True
         self._serving: dict[SendingPeer, asyncio.Task[None]] = {}  # the oldest connection first
-        self._negotiating: SendingPeer | None = None
+        self._unanswered: deque[SendingPeer] = deque()  # that have made their first offer, in its order
         self._on_air: SendingPeer | None = None
         self._is_up = asyncio.Event()
         self._is_stalled = False
@@ -96,7 +102,8 @@ class Transmission:
         candidates = [navtalk.Candidate(*candidate) for candidate in peer.candidates()] if early or late else []
         for candidate in candidates if early else ():
             await self._send(candidate)
-        await self._send_offer(peer, offer)
+        self._unanswered.append(peer)
+        await self._send(navtalk.Offer(offer))
         for candidate in candidates if late else ():
             await self._send(candidate)
 
@@ -106,25 +113,34 @@ class Transmission:
             case navtalk.Offer(sdp):
                 await self._answer(sdp)
             case navtalk.Answer(sdp):
-                if self._negotiating is None:
-                    raise RemoteProtocolError("an answer before there was an offer")
-                await self._negotiating.accept(sdp)
-            case navtalk.Candidate(candidate, sdp_mid, sdp_mline_index) if self._negotiating is not None:
-                await self._negotiating.add_candidate(candidate, sdp_mid, sdp_mline_index)
+                await self._accept(sdp)
+            case navtalk.Candidate(candidate, sdp_mid, sdp_mline_index) if self._serving:
+                newest = next(reversed(self._serving))
+                await newest.add_candidate(candidate, sdp_mid, sdp_mline_index)
+
+    async def _accept(self, answer: str) -> None:
+        """Give the answer to the connection it is about; a first one names none, and belongs to the oldest offer."""
+        peer = self._peer_of(answer)
+        if peer is None:
+            if not self._unanswered:
+                raise RemoteProtocolError("an answer, and no offer that waits for one")
+            peer = self._unanswered.popleft()
+        if peer in self._serving:
+            await peer.accept(answer)
 
     async def _answer(self, offer: str) -> None:
-        peer = self._open()
+        known = self._peer_of(offer)
+        peer = known or self._open()
         try:
             answer = await peer.answer(offer)
         except RemoteProtocolError:
-            self._serving[peer].cancel()
+            if known is None:
+                self._serving[peer].cancel()
             raise
-        self._negotiating = peer
         await self._send(navtalk.Answer(answer))
 
-    async def _send_offer(self, peer: SendingPeer, offer: str) -> None:
-        self._negotiating = peer
-        await self._send(navtalk.Offer(offer))
+    def _peer_of(self, sdp: str) -> SendingPeer | None:
+        return next((peer for peer in self._serving if peer.continues(sdp)), None)
 
     # ------------------------------------------------------------------------------------------ connections
 
@@ -147,9 +163,15 @@ class Transmission:
         try:
             async with peer, asyncio.TaskGroup() as parts:
                 parts.create_task(peer.run(), name="avatar-media-watch")
-                await peer.connected()
+                try:
+                    async with asyncio.timeout(CONNECT_S):
+                        await peer.connected()
+                except TimeoutError:
+                    raise ProviderUnavailable(f"no answer to an offer within {ANSWER_S:g} s") from None
                 if peer.is_connected:
                     self._take_over(peer)
+                    await asyncio.sleep(HANDOVER_S)
+                    self._close_before(peer)
         except* ProviderUnavailable as group:
             log.info("avatar_media_lost", reason=str(group.exceptions[0]))
         finally:
@@ -165,16 +187,18 @@ class Transmission:
             raise ProviderUnavailable(f"the client has had no media for {MEDIA_GRACE_S:g} s") from None
 
     def _take_over(self, peer: SendingPeer) -> None:
-        for older, serving in self._serving.items():
-            if older is peer:
-                break
-            serving.cancel()
         self._on_air = peer
         self._units.clear()
         self._lacks_keyframe = True
         self.performer.request_keyframe()
         self._pause_or_go_on()
         self._is_up.set()
+
+    def _close_before(self, peer: SendingPeer) -> None:
+        for older, serving in self._serving.items():
+            if older is peer:
+                break
+            serving.cancel()
 
     def _pause_or_go_on(self) -> None:
         self.performer.paused = self._is_stalled or self._on_air is None
@@ -256,8 +280,8 @@ class Transmission:
         )
 
     async def _renegotiate(self) -> None:
-        if self._on_air is not None:
-            await self._send_offer(self._on_air, await self._on_air.renegotiate())
+        if self._on_air is not None and self._on_air.is_stable:
+            await self._send(navtalk.Offer(await self._on_air.renegotiate()))
 
     async def _close_media(self) -> None:
         for serving in self._serving.values():
