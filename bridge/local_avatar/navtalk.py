@@ -78,7 +78,7 @@ class NavTalkSession:
         try:
             self._faults = self._faults.and_also(self._query.get("fault", ()))
         except ValueError as error:
-            self._wrong_fault = str(error).splitlines()[0]
+            self._wrong_fault = str(error)
         self._spelling = Spelling(self._faults)
         self._noise = Noise(self._faults)
         self._is_mute = False
