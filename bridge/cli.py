@@ -187,13 +187,15 @@ def avatar(
         raise ConfigError(f"--listen: {error}") from None
     width_px, height_px = _parse_size(size)
     _configure_logging(None)
-    from bridge.local_avatar.faults import Fault
+    from bridge.local_avatar.faults import Fault, NoSuchFault, describe_faults
     from bridge.local_avatar.options import LocalAvatarOptions
     from bridge.local_avatar.server import LocalAvatar
     from bridge.media.access_unit import Codec
 
     try:
         faults = tuple(Fault.parse(text) for text in fault or ())
+    except NoSuchFault as error:
+        raise ConfigError(f"--fault {error}, only these:\n{describe_faults()}") from None
     except ValueError as error:
         raise ConfigError(f"--fault {error}") from None
     options = LocalAvatarOptions(

@@ -102,6 +102,8 @@ async def _local_service(service: str) -> AsyncIterator[tuple[str, asyncio.Task[
         await asyncio.wait((has_ended,), timeout=SERVICE_STOP_S)
         if not has_ended.done():
             process.kill()
+            # What it has said and nobody read: Python 3.11 and 3.12 wait for its end too (python/cpython#119710).
+            await process.stdout.read()
             await has_ended
 
 

@@ -9,6 +9,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from hypothesis import settings
+
+# A machine that is busy is no reason to fail.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 # How long a thread that was told to end may take to do so.
 THREAD_GRACE_S = 2.0

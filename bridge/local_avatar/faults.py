@@ -9,6 +9,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import structlog
+
+log = structlog.get_logger()
+
 Unit = Literal["seconds", "percent", "ppm"]
 
 # What the service sends of itself when a client connects, in this order.
@@ -20,6 +24,8 @@ _RANGES: Mapping[Unit, tuple[float, float]] = {
     "percent": (0, 100),
     "ppm": (-10_000, 10_000),
 }
+# What clients wait for an upgrade: 10 to 30 s. A fault that accepts late is to outlast them.
+OPEN_TIMEOUT_S = 60.0
 _NUMBER = re.compile(r"-?(\d{1,9}(\.\d{0,9})?|\.\d{1,9})", re.ASCII)
 
 
@@ -31,6 +37,7 @@ class FaultKind:
     unit: Unit | None = None
     default: float = 0.0
     choices: tuple[str, ...] = ()
+    most: float | None = None  # where the unit allows more
 
     @property
     def usage(self) -> str:
@@ -81,12 +88,16 @@ FAULTS: Mapping[str, FaultKind] = {
     "sdp-string": FaultKind("the offer's SDP is a string, not an object"),
     "ice-servers": FaultKind("how ICE servers are written", choices=("none", "string", "list", "snake")),
     # the WebSocket
-    "slow-accept": _after(3, "the WebSocket's upgrade is answered so late"),
+    "slow-accept": FaultKind("the WebSocket's upgrade is answered so late", "seconds", 3, most=OPEN_TIMEOUT_S - 5),
     "close-at": FaultKind("closes instead of taking this step of the greeting", choices=STEPS),
     "mute-at": FaultKind("says nothing from this step of the greeting on", choices=STEPS),
     "ws-drop": _after(5, "the WebSocket's TCP connection is reset"),
     "ws-close": _after(5, "the WebSocket is closed with code 1011"),
 }
+
+
+class NoSuchFault(ValueError):
+    """`describe_faults` tells which there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +112,12 @@ class Fault:
     def parse(cls, text: str) -> "Fault":
         """Read NAME[:VALUE] as in `FAULTS`.
 
-        Raises ValueError whose first line says what is wrong; for an unknown name, further lines list what there is.
+        Raises NoSuchFault, and ValueError for a value that does not fit.
         """
         name, colon, value = text.partition(":")
         kind = FAULTS.get(name)
         if kind is None:
-            raise ValueError(f"{text[:80]}: there is no such fault, only these:\n{describe_faults()}")
+            raise NoSuchFault(f"{text[:80]}: there is no such fault")
         if kind.choices:
             if value in kind.choices:
                 return cls(name, choice=value)
@@ -114,6 +125,7 @@ class Fault:
             return cls(name, kind.default)
         elif kind.unit and _NUMBER.fullmatch(value):
             least, most = _RANGES[kind.unit]
+            most = most if kind.most is None else kind.most
             if least <= float(value) <= most:
                 return cls(name, float(value))
             raise ValueError(f"{name}:{value}: {kind.unit} lie between {least:g} and {most:g}")
@@ -125,6 +137,7 @@ class Faults:
 
     def __init__(self, faults: Iterable[Fault] = ()) -> None:
         self._by_name = {fault.name: fault for fault in faults}
+        self._struck: set[str] = set()
 
     def and_also(self, texts: Iterable[str]) -> "Faults":
         """These and others as they are written. Raises ValueError as `Fault.parse` does."""
@@ -141,12 +154,24 @@ class Faults:
         """The fault's choice, or the default without the fault."""
         return self._by_name[name].choice if name in self._by_name else default
 
+    def strikes(self, name: str) -> bool:
+        """Whether the fault was asked for, asked where it takes effect: the first time is logged."""
+        fault = self._by_name.get(name)
+        if fault is not None and name not in self._struck:
+            self._struck.add(name)
+            log.info("avatar_fault", fault=name, value=fault.choice or fault.value)
+        return fault is not None
+
     async def commit(self, actions: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
-        """Do what stands behind each fault that was asked for, when its seconds from now are over."""
+        """Do what stands behind each fault that was asked for, when its seconds from now are over.
+
+        Those of one time follow each other as they were asked for.
+        """
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        for name in sorted(self._by_name.keys() & actions, key=self.value):
+        for name in sorted(filter(actions.__contains__, self._by_name), key=self.value):
             await asyncio.sleep(began_s + self.value(name) - loop.time())
+            self.strikes(name)
             await actions[name]()
 
 

@@ -78,7 +78,7 @@ class NavTalkSession:
         try:
             self._faults = self._faults.and_also(self._query.get("fault", ()))
         except ValueError as error:
-            self._wrong_fault = str(error).splitlines()[0]
+            self._wrong_fault = str(error)
         self._spelling = Spelling(self._faults)
         self._noise = Noise(self._faults)
         self._is_mute = False
@@ -172,15 +172,16 @@ class NavTalkSession:
             "updated": partial(self._send, navtalk.SessionUpdated()),
         }
         for step, take in steps.items():
-            if self._faults.choice("close-at") == step:
+            if self._faults.choice("close-at") == step and self._faults.strikes("close-at"):
                 await self._socket.close()
                 return
             if self._faults.choice("mute-at") == step:
-                self._is_mute = True
+                self._is_mute = self._faults.strikes("mute-at")
             await self._make_noise()
             await take()
         if "late-offer" in self._faults:
             await asyncio.sleep(self._faults.value("late-offer"))
+            self._faults.strikes("late-offer")
             await transmission.offer()
 
     async def _welcome(self) -> None:
@@ -198,7 +199,7 @@ class NavTalkSession:
         return (navtalk.IceServer((f"stun:{f'[{host}]' if ':' in host else host}:{self._stun_port}",)),)
 
     async def _offer(self, transmission: Transmission) -> None:
-        if not ("no-offer" in self._faults or "late-offer" in self._faults):
+        if not (self._faults.strikes("no-offer") or "late-offer" in self._faults):
             await transmission.offer()
 
     async def _send(self, event: navtalk.Event) -> None:
@@ -230,6 +231,7 @@ class NavTalkSession:
         )
 
     async def _end(self, name: str) -> None:
+        self._faults.strikes(name)
         end = _ENDS[name]
         if end is None:
             await self._socket.close(1000, "Insufficient points")

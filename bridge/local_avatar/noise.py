@@ -46,7 +46,8 @@ class Noise:
     """The frames that the faults of a session ask for, kind beside kind, each in turn and for ever."""
 
     def __init__(self, faults: Faults) -> None:
-        self._kinds = [itertools.cycle(frames) for name, frames in _FRAMES.items() if name in faults]
+        self._faults = faults
+        self._kinds = {name: itertools.cycle(frames) for name, frames in _FRAMES.items() if name in faults}
 
     @property
     def is_silent(self) -> bool:
@@ -54,4 +55,4 @@ class Noise:
 
     def next_frames(self) -> list[Frame]:
         """One of each kind."""
-        return [next(kind) for kind in self._kinds]
+        return [next(kind) for name, kind in self._kinds.items() if self._faults.strikes(name)]

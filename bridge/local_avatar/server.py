@@ -15,7 +15,7 @@ from websockets.http11 import Request, Response
 
 from bridge.errors import ConfigError
 from bridge.local_avatar.face import face
-from bridge.local_avatar.faults import Faults
+from bridge.local_avatar.faults import OPEN_TIMEOUT_S, Faults
 from bridge.local_avatar.navtalk import NavTalkSession
 from bridge.local_avatar.options import LocalAvatarOptions
 from bridge.local_avatar.stun import StunServer
@@ -25,10 +25,8 @@ log = structlog.get_logger()
 
 NAVTALK_PATH = "/wss/v2/realtime-chat"
 CLOSE_TIMEOUT_S = 1.0
-# What clients wait for an upgrade: 10 to 30 s. A fault that accepts late is to outlast them.
-OPEN_TIMEOUT_S = 60.0
-# An answer with many candidates has some 20 kB, an image up to a megabyte as base64.
-MAX_MESSAGE_BYTES = 2 * 2**20
+# A photograph of 8 MiB, which no client sends more of, is 10.7 MiB as base64.
+MAX_MESSAGE_BYTES = 12 * 2**20
 # The library's own log would print request lines, and licences stand in them.
 _SILENT = logging.Logger("local-avatar", level=logging.CRITICAL + 1)
 
@@ -90,7 +88,8 @@ class LocalAvatar:
         # Of a fault that cannot be read the session tells the client.
         with contextlib.suppress(ValueError):
             faults = Faults(self._options.faults).and_also(parse_qs(url.query).get("fault", ()))
-            await asyncio.sleep(faults.value("slow-accept"))
+            if faults.strikes("slow-accept"):
+                await asyncio.sleep(faults.value("slow-accept"))
         return None
 
     async def _serve(self, socket: ServerConnection) -> None:

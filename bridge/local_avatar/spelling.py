@@ -41,9 +41,9 @@ class Spelling:
     """Writes events as the faults `nesting`, `spelling`, `sdp-string` and `ice-servers` ask, else as `dump` does."""
 
     def __init__(self, faults: Faults) -> None:
+        self._faults = faults
         self._nest = _NESTINGS[faults.choice("nesting", "wrapped")]
         self._spelling = faults.choice("spelling")
-        self._sdp_is_string = "sdp-string" in faults
         self._ice_servers = faults.choice("ice-servers")
         self._is_plain = not any(name in faults for name in ("nesting", "spelling", "sdp-string", "ice-servers"))
 
@@ -52,9 +52,11 @@ class Spelling:
         text = dump(event)
         if self._is_plain:
             return text
+        for fault in ("nesting", "spelling"):
+            self._faults.strikes(fault)
         outer = json.loads(text)
         type_name, data = outer.pop("type"), outer.pop("data", {})
-        if isinstance(event, navtalk.Offer | navtalk.Answer) and self._sdp_is_string:
+        if isinstance(event, navtalk.Offer | navtalk.Answer) and self._faults.strikes("sdp-string"):
             data["sdp"] = event.sdp
         if isinstance(event, navtalk.Connected):
             self._place_ice_servers(data)
@@ -65,6 +67,7 @@ class Spelling:
         return json.dumps(_rename(message | {"type": name(type_name)}, name) if name else message)
 
     def _place_ice_servers(self, data: dict[str, Any]) -> None:
+        self._faults.strikes("ice-servers")
         servers = data.pop("iceServers")
         match self._ice_servers:
             case "none":

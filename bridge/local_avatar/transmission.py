@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic_ns
 
@@ -20,6 +20,7 @@ from bridge.net.aiortc_sender import SenderClock
 from bridge.net.ice import IceSettings
 from bridge.net.impairment import Impairment, RandomLoss, Reordering, in_turn
 from bridge.net.peer import SendingPeer
+from bridge.net.peer_connection import CONNECT_TIMEOUT_S
 from bridge.protocols import navtalk
 
 log = structlog.get_logger()
@@ -28,14 +29,21 @@ log = structlog.get_logger()
 MAX_QUEUED_UNITS = 40
 # A client that has lost its media offers anew at once, and has the connection up or has given up after this time.
 MEDIA_GRACE_S = 10.0
+# To answer an offer: what clients wait for one. Until a connection is up then: what the peer allows it.
+ANSWER_S = 10.0
+CONNECT_S = ANSWER_S + CONNECT_TIMEOUT_S
+# A connection stays open for so long after its successor is up: a client has time to see media on the new one.
+HANDOVER_S = 1.0
 _PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}
 _OTHER_PROFILES: Mapping[Profile, Profile] = {"baseline": "main", "main": "high", "high": "main"}
 # Forwards and backwards, and by different times: whoever compares the tracks' timestamps is wrong after it.
 _VIDEO_JUMP_TICKS, _AUDIO_JUMP_TICKS = 1_000 * 90_000, -500 * 48_000
+# These show in the first unit that is sent: when it is due, and that no sender report comes with it.
+_FROM_THE_FIRST_UNIT = ("clock-drift", "no-reports", "late-reports")
 
 
 class Transmission:
-    """Sends one performance over the newest media connection that is up; older ones are closed then.
+    """Sends one performance over the newest media connection that is up; older ones are closed soon after.
 
     Connections live in `tasks`, events for the client go to `send`. A connection that is lost pauses the performance
     until there is another; a client that has none `MEDIA_GRACE_S` later is gone, which ends `tasks` with
@@ -71,7 +79,7 @@ class Transmission:
         self._unit_came = asyncio.Event()
         self._lacks_keyframe = True
         self._serving: dict[SendingPeer, asyncio.Task[None]] = {}  # the oldest connection first
-        self._negotiating: SendingPeer | None = None
+        self._unanswered: deque[SendingPeer] = deque()  # that have made their first offer, in its order
         self._on_air: SendingPeer | None = None
         self._is_up = asyncio.Event()
         self._is_stalled = False
@@ -89,12 +97,13 @@ class Transmission:
     async def offer(self) -> None:
         """Offer the client a further connection."""
         peer = self._open()
-        early, late = "early-candidates" in self._faults, "trickle-only" in self._faults
+        early, late = self._faults.strikes("early-candidates"), self._faults.strikes("trickle-only")
         offer = await peer.offer(candidates=not (early or late))
         candidates = [navtalk.Candidate(*candidate) for candidate in peer.candidates()] if early or late else []
         for candidate in candidates if early else ():
             await self._send(candidate)
-        await self._send_offer(peer, offer)
+        self._unanswered.append(peer)
+        await self._send(navtalk.Offer(offer))
         for candidate in candidates if late else ():
             await self._send(candidate)
 
@@ -104,29 +113,39 @@ class Transmission:
             case navtalk.Offer(sdp):
                 await self._answer(sdp)
             case navtalk.Answer(sdp):
-                if self._negotiating is None:
-                    raise RemoteProtocolError("an answer before there was an offer")
-                await self._negotiating.accept(sdp)
-            case navtalk.Candidate(candidate, sdp_mid, sdp_mline_index) if self._negotiating is not None:
-                await self._negotiating.add_candidate(candidate, sdp_mid, sdp_mline_index)
+                await self._accept(sdp)
+            case navtalk.Candidate(candidate, sdp_mid, sdp_mline_index) if self._serving:
+                newest = next(reversed(self._serving))
+                await newest.add_candidate(candidate, sdp_mid, sdp_mline_index)
+
+    async def _accept(self, answer: str) -> None:
+        """Give the answer to the connection it is about; a first one names none, and belongs to the oldest offer."""
+        peer = self._peer_of(answer)
+        if peer is None:
+            if not self._unanswered:
+                raise RemoteProtocolError("an answer, and no offer that waits for one")
+            peer = self._unanswered.popleft()
+        if peer in self._serving:
+            await peer.accept(answer)
 
     async def _answer(self, offer: str) -> None:
-        peer = self._open()
+        known = self._peer_of(offer)
+        peer = known or self._open()
         try:
             answer = await peer.answer(offer)
         except RemoteProtocolError:
-            self._serving[peer].cancel()
+            if known is None:
+                self._serving[peer].cancel()
             raise
-        self._negotiating = peer
         await self._send(navtalk.Answer(answer))
 
-    async def _send_offer(self, peer: SendingPeer, offer: str) -> None:
-        self._negotiating = peer
-        await self._send(navtalk.Offer(offer))
+    def _peer_of(self, sdp: str) -> SendingPeer | None:
+        return next((peer for peer in self._serving if peer.continues(sdp)), None)
 
     # ------------------------------------------------------------------------------------------ connections
 
     def _open(self) -> SendingPeer:
+        self._faults.strikes("vp8-only")
         peer = SendingPeer(
             self._ice,
             self._on_keyframe_request,
@@ -144,9 +163,15 @@ class Transmission:
         try:
             async with peer, asyncio.TaskGroup() as parts:
                 parts.create_task(peer.run(), name="avatar-media-watch")
-                await peer.connected()
+                try:
+                    async with asyncio.timeout(CONNECT_S):
+                        await peer.connected()
+                except TimeoutError:
+                    raise ProviderUnavailable(f"no answer to an offer within {ANSWER_S:g} s") from None
                 if peer.is_connected:
                     self._take_over(peer)
+                    await asyncio.sleep(HANDOVER_S)
+                    self._close_before(peer)
         except* ProviderUnavailable as group:
             log.info("avatar_media_lost", reason=str(group.exceptions[0]))
         finally:
@@ -162,10 +187,6 @@ class Transmission:
             raise ProviderUnavailable(f"the client has had no media for {MEDIA_GRACE_S:g} s") from None
 
     def _take_over(self, peer: SendingPeer) -> None:
-        for older, serving in self._serving.items():
-            if older is peer:
-                break
-            serving.cancel()
         self._on_air = peer
         self._units.clear()
         self._lacks_keyframe = True
@@ -173,16 +194,37 @@ class Transmission:
         self._pause_or_go_on()
         self._is_up.set()
 
+    def _close_before(self, peer: SendingPeer) -> None:
+        for older, serving in self._serving.items():
+            if older is peer:
+                break
+            serving.cancel()
+
     def _pause_or_go_on(self) -> None:
         self.performer.paused = self._is_stalled or self._on_air is None
 
     def _impairment(self) -> Impairment | None:
-        shares = {name: self._faults.value(name) / 100 for name in ("loss", "reorder")}
-        kinds: tuple[Impairment, ...] = (RandomLoss(shares["loss"]), Reordering(shares["reorder"]))
-        return in_turn(*kinds) if any(shares.values()) else None
+        kinds: Mapping[str, type[RandomLoss | Reordering]] = {"loss": RandomLoss, "reorder": Reordering}
+        asked = [
+            self._telling(name, kind(self._faults.value(name) / 100))
+            for name, kind in kinds.items()
+            if name in self._faults
+        ]
+        return in_turn(*asked) if asked else None
+
+    def _telling(self, name: str, impairment: Impairment) -> Impairment:
+        """The same, and its first packet that is not sent tells that the fault strikes."""
+
+        def impair(packet: bytes) -> Sequence[bytes]:
+            packets = impairment(packet)
+            if not packets:
+                self._faults.strikes(name)
+            return packets
+
+        return impair
 
     def _on_keyframe_request(self) -> None:
-        if "ignore-pli" not in self._faults:
+        if not self._faults.strikes("ignore-pli"):
             self.performer.request_keyframe()
 
     # ------------------------------------------------------------------------------------------ media
@@ -210,6 +252,8 @@ class Transmission:
             unit, peer = self._units.popleft(), self._on_air
             if peer is None:
                 continue
+            for name in _FROM_THE_FIRST_UNIT:
+                self._faults.strikes(name)
             match unit.codec:
                 case Codec.OPUS:
                     await peer.send_audio(unit.payload, unit.pts_ns)
@@ -236,8 +280,8 @@ class Transmission:
         )
 
     async def _renegotiate(self) -> None:
-        if self._on_air is not None:
-            await self._send_offer(self._on_air, await self._on_air.renegotiate())
+        if self._on_air is not None and self._on_air.is_stable:
+            await self._send(navtalk.Offer(await self._on_air.renegotiate()))
 
     async def _close_media(self) -> None:
         for serving in self._serving.values():

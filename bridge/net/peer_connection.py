@@ -7,6 +7,7 @@ transports is a renegotiation; an ICE restart is a new peer: aiortc knows none.
 import asyncio
 import re
 import secrets
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,16 +15,27 @@ from typing import Self
 
 import structlog
 from aioice import Connection
-from aiortc import RTCBundlePolicy, RTCConfiguration, RTCIceCandidate, RTCPeerConnection, RTCSessionDescription
+from aiortc import (
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCIceCandidate,
+    RTCPeerConnection,
+    RTCRtpTransceiver,
+    RTCSessionDescription,
+)
 from aiortc.exceptions import InternalError as AiortcInternalError
 from aiortc.exceptions import InvalidStateError, OperationError
+from aiortc.sdp import MediaDescription
 
-from bridge.errors import BridgeError, LocalProtocolError
+from bridge.errors import BridgeError, LocalProtocolError, RemoteProtocolError
+from bridge.media.access_unit import Kind
+from bridge.net.aiortc_connection import ClosablePeerConnection
 from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
 from bridge.net.sdp import AIORTC_SDP_ERRORS, Description, is_usable, parse_candidate, parse_description, unusable
 
 PRIVATE_NAMES = (
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._role",
     "aiortc.rtcicetransport:RTCIceTransport._connection",
     "aioice.ice:Connection._nominated",
     "aioice.ice:Connection.query_consent",
@@ -46,7 +58,7 @@ async def _no_consent() -> None:
     """In the place of asking a far end whether it still wants our packets (RFC 7675)."""
 
 
-class Peer:
+class Peer(ABC):
     """The connection, its candidates, its deadlines and its end; an asynchronous context manager.
 
     rejected_candidates  malformed, unusable or surplus ones, dropped.
@@ -178,21 +190,104 @@ class Peer:
     def _open(self, servers: Sequence[IceServer], bundle: RTCBundlePolicy) -> RTCPeerConnection:
         if self._pc is not None:
             raise LocalProtocolError("a second connection of one peer")
-        self._pc = RTCPeerConnection(RTCConfiguration(self._ice.rtc_servers(servers), bundlePolicy=bundle))
+        self._pc = ClosablePeerConnection(RTCConfiguration(self._ice.rtc_servers(servers), bundlePolicy=bundle))
         self._pc.on("connectionstatechange", self._on_state)
         return self._pc
 
+    @property
+    def is_stable(self) -> bool:
+        """Whether there is a connection, and no offer on it that waits for its answer."""
+        return self._pc is not None and self._pc.signalingState == "stable"
+
+    async def answer(self, offer_sdp: str, ice_servers: Sequence[IceServer] = ()) -> str:
+        """The answer to an offer, with all our candidates in it; to a further one if it `continues` the connection.
+
+        Raises RemoteProtocolError when the offer cannot be read, has no use for the peer, asks for a change that needs
+        a new connection or crosses an offer of ours, ConfigError when an interface of the settings is missing, and the
+        error type of the peer when gathering candidates takes too long.
+        """
+        offer = parse_description(offer_sdp, "offer")
+        self._check_codecs(offer, "offer")
+        if self._pc is None:
+            # A transport per section, until the offer's BUNDLE joins those that it names.
+            self._open(ice_servers, RTCBundlePolicy.MAX_COMPAT)
+        else:
+            self._check_renegotiation(offer)
+        self._add_transceivers(offer)
+        await self._set_remote(offer, "offer")
+        answer = offer.complete_answer(await self._describe())
+        self._negotiated.set()
+        return answer
+
+    def continues(self, sdp: str) -> bool:
+        """Whether a description is about the transports there are: same ICE credentials, same DTLS fingerprints.
+
+        False for one that cannot be read; `answer` and `accept` say what is wrong with it.
+        """
+        try:
+            description = parse_description(sdp, "description")
+        except RemoteProtocolError:
+            return False
+        return self._remote is not None and description.continues(self._remote)
+
+    def _check_renegotiation(self, offer: Description) -> None:
+        assert self._pc is not None
+        if self._remote is None or not offer.continues(self._remote):
+            raise unusable("the offer is about another connection: other ICE credentials or DTLS fingerprints")
+        if not self.is_stable:
+            raise unusable(f"the offer crosses another one (signalling is {self._pc.signalingState})")
+        offer.check_follows(self._remote)
+        # RFC 8842 §5.5: DTLS keeps its roles as long as its connection.
+        role = self._pc.getTransceivers()[0].receiver.transport._role
+        if any(media.dtls is not None and media.dtls.role == role != "auto" for media in offer.session.media):
+            raise unusable(f"the offer makes both ends the DTLS {role}")
+
+    def _add_transceivers(self, offer: Description) -> None:
+        """One for each new section: for a kind that is not carried yet, the first section we want carries it."""
+        assert self._pc is not None
+        transceivers = {transceiver.mid: transceiver for transceiver in self._pc.getTransceivers()}
+        carried = {
+            transceiver.kind
+            for mid, transceiver in transceivers.items()
+            if mid not in offer.rejected and self._carries(transceiver)
+        }
+        for media in offer.session.media:
+            mid, kind = media.rtp.muxId, media.kind
+            if kind == "application" or mid in transceivers:
+                continue
+            if kind not in carried and mid not in offer.rejected and self._wants(media):
+                carried.add(kind)
+                self._add_transceiver("video" if kind == "video" else "audio")
+            else:
+                self._pc.addTransceiver(kind, "inactive")
+
+    @abstractmethod
+    def _wants(self, media: MediaDescription) -> bool:
+        """Whether a section of an offer, as long as it is not rejected, can carry media for us."""
+
+    @abstractmethod
+    def _carries(self, transceiver: RTCRtpTransceiver) -> bool:
+        """Whether it is one that `_add_transceiver` has added."""
+
+    @abstractmethod
+    def _add_transceiver(self, kind: Kind) -> None:
+        """Let a further section carry media of this kind."""
+
+    @abstractmethod
+    def _check_codecs(self, description: Description, what: str) -> None:
+        """Raises RemoteProtocolError when the description has no use for the peer."""
+
     async def accept(self, answer_sdp: str) -> None:
-        """Take the answer to our offer and connect. Raises RemoteProtocolError when it does not fit the offer."""
+        """Take the answer to our offer and connect.
+
+        Raises RemoteProtocolError when it does not fit the offer, and when there is none that waits for one.
+        """
         if self._pc is None or self._pc.signalingState != "have-local-offer":
-            raise LocalProtocolError("an answer without an offer")
+            raise unusable("an answer, and no offer that waits for one")
         answer = parse_description(answer_sdp, "answer")
         self._check_codecs(answer, "answer")
         await self._set_remote(answer, "answer")
         self._negotiated.set()
-
-    def _check_codecs(self, description: Description, what: str) -> None:
-        """Raises RemoteProtocolError when the description has no use for the peer."""
 
     async def _describe(self) -> str:
         """Our offer, or our answer where an offer waits for one, with all candidates. Raises `lost`."""
@@ -247,5 +342,5 @@ class Peer:
             self._connected.set()
             self._gone.set()
 
-    def _on_connected(self) -> None:
+    def _on_connected(self) -> None:  # noqa: B027  most have nothing to do
         """Media can flow."""

@@ -81,6 +81,19 @@ class Description:
             if media.rtp.muxId not in carried and media.ice is not None and media.dtls is not None
         )
 
+    def continues(self, former: "Description") -> bool:
+        """Whether both are about the same transports."""
+        return self.transports <= former.transports
+
+    def check_follows(self, former: "Description") -> None:
+        """Raises RemoteProtocolError unless sections were only added, and to the bundle (RFC 8829 §5.2.2)."""
+        known = former.sections
+        if self.sections[: len(known)] != known:
+            raise unusable(f"the offer takes away sections that there were: {known} became {self.sections}")
+        loose = [mid for mid, _ in self.sections[len(known) :] if mid not in (*self.bundle, *self.rejected)]
+        if loose:
+            raise unusable(f"the offer adds sections outside of the bundle: {' '.join(loose)}")
+
     def text_led_by(self, carrier: str | None) -> str:
         """The text with one bundle of all that is bundled or rejected, and the section `carrier` standing for it.
 

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 from aiortc import RTCBundlePolicy, RTCRtpTransceiver
+from aiortc.sdp import MediaDescription
 
 from bridge.errors import BridgeError, LocalProtocolError, OutputLost
 from bridge.media.access_unit import Codec, Kind
@@ -13,7 +14,7 @@ from bridge.net.ice import IceServer, IceSettings, add_relays
 from bridge.net.impairment import Impairment
 from bridge.net.packetize import VP8_PICTURE_IDS, packetize_h264, packetize_vp8
 from bridge.net.peer_connection import Peer
-from bridge.net.sdp import Description, candidates_of, offered_codecs, parse_description, unusable, without_candidates
+from bridge.net.sdp import Description, candidates_of, offered_codecs, unusable, without_candidates
 
 
 class SendingPeer(Peer):
@@ -44,10 +45,7 @@ class SendingPeer(Peer):
         self._codecs: dict[Kind, Codec] = {"audio": Codec.OPUS, "video": codec}
         self._profile_level_id = profile_level_id
         self._on_keyframe_request = on_keyframe_request
-        self._origins: dict[Kind, RtpOrigin] = {
-            "audio": audio_origin or RtpOrigin(),
-            "video": video_origin or RtpOrigin(),
-        }
+        self._origins = {"audio": audio_origin, "video": video_origin}
         self._clock = clock or SenderClock()
         self._impairment = impairment
         self._first_report_s = first_report_s
@@ -56,9 +54,9 @@ class SendingPeer(Peer):
 
     async def offer(self, ice_servers: Sequence[IceServer] = (), *, candidates: bool = True) -> str:
         """An offer to send, audio section first, with all our candidates in it, or none: `candidates` gives them."""
-        pc = self._open(ice_servers, RTCBundlePolicy.MAX_BUNDLE)
+        self._open(ice_servers, RTCBundlePolicy.MAX_BUNDLE)
         for kind in self._codecs:
-            self._prepare(kind, pc.addTransceiver(kind, "sendonly"))
+            self._add_transceiver(kind)
         sdp = await self._describe()
         return sdp if candidates else without_candidates(sdp)
 
@@ -74,37 +72,9 @@ class SendingPeer(Peer):
 
     async def renegotiate(self) -> str:
         """A further offer on the same connection; `accept` takes its answer."""
-        if self._pc is None or self._pc.signalingState != "stable":
+        if not self.is_stable:
             raise LocalProtocolError("a further offer before the answer to the first one")
         return await self._describe()
-
-    async def answer(self, offer_sdp: str, ice_servers: Sequence[IceServer] = ()) -> str:
-        """The answer to an offer to receive, with all our candidates in it.
-
-        Raises RemoteProtocolError when the offer cannot be read or does not take our video.
-        """
-        offer = parse_description(offer_sdp, "offer")
-        self._check_codecs(offer, "offer")
-        if self._pc is not None:
-            raise unusable("a further offer to one connection, whose offers are ours")
-        pc = self._open(ice_servers, RTCBundlePolicy.MAX_COMPAT)
-        for media in offer.session.media:
-            if media.kind == "application":
-                continue
-            kind: Kind = "video" if media.kind == "video" else "audio"
-            is_wanted = (
-                kind not in self._senders
-                and media.direction in ("recvonly", "sendrecv")
-                and media.rtp.muxId not in offer.rejected
-                and self._codecs[kind] in (name.lower() for name in offered_codecs(media))
-            )
-            transceiver = pc.addTransceiver(kind, "sendonly" if is_wanted else "inactive")
-            if is_wanted:
-                self._prepare(kind, transceiver)
-        await self._set_remote(offer, "offer")
-        answer = offer.complete_answer(await self._describe())
-        self._negotiated.set()
-        return answer
 
     @property
     def payload_bytes_sent(self) -> int:
@@ -149,12 +119,22 @@ class SendingPeer(Peer):
             return False
         return True
 
-    def _prepare(self, kind: Kind, transceiver: RTCRtpTransceiver) -> None:
+    def _wants(self, media: MediaDescription) -> bool:
+        codec = self._codecs["video" if media.kind == "video" else "audio"]
+        return media.direction in ("recvonly", "sendrecv") and codec in map(str.lower, offered_codecs(media))
+
+    def _carries(self, transceiver: RTCRtpTransceiver) -> bool:
+        return isinstance(transceiver.sender, EncodedSender)
+
+    def _add_transceiver(self, kind: Kind) -> None:
+        assert self._pc is not None
+        transceiver = self._pc.addTransceiver(kind, "sendonly")
         sender = self._senders[kind] = EncodedSender(
             kind,
             transceiver.receiver.transport,
             self._clock,
-            self._origins[kind],
+            # RFC 3711 §9.1: a stream that takes another one's place has an SSRC of its own, as both have one key.
+            self._origins.pop(kind, None) or RtpOrigin(),
             self._on_keyframe_request,
             self._impairment,
             self._first_report_s,

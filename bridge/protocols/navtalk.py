@@ -44,8 +44,9 @@ class End(StrEnum):
 
 
 # Close codes are undocumented: an empty account may well end in 1000, so only events and words decide.
-_BALANCE_WORDS = re.compile(r"insufficient (points|balance)", re.IGNORECASE)
-_LICENCE_WORDS = re.compile(r"invalid licen[cs]e", re.IGNORECASE)
+_BALANCE_WORDS = re.compile(r"insufficient[\s_-]+(points|balance)", re.IGNORECASE)
+# The words lie near each other, and a long text is searched in linear time.
+_LICENCE_WORDS = re.compile(r"invalid[\s_-]+licen[cs]e|licen[cs]e\b.{0,100}\binvalid", re.IGNORECASE)
 _PASSING_WORDS = re.compile(r"time(d )?[- ]?out", re.IGNORECASE)
 
 # ---------------------------------------------------------------------------------------------- service to client

@@ -161,11 +161,26 @@ def _candidate(body: Body) -> Candidate:
 
 
 def _ended(end: End) -> Callable[[Body], Event]:
-    return lambda body: Ended(end, body.text("message"))
+    return lambda body: Ended(end, _said(body))
 
 
 def _failed(body: Body) -> Event:
-    return Failed(body.within("error").text("message") or body.text("message", "error") or body.type)
+    return Failed(_said(body) or body.type)
+
+
+def _said(body: Body) -> str:
+    """What the service says about a failure or an end; `data` itself may be the text."""
+    message = body.within("error").text("message") or body.text("message")
+    return message or body.find(_plain, "reason", "error", "data") or ""
+
+
+def _plain(value: Any) -> str | None:
+    return filled(value) if object_fields(value) is None else None
+
+
+def _words(body: Body, *names: str) -> str:
+    """The first text that is not empty; one that is empty under all names is one, too."""
+    return body.text(*names) or body.require(string, *names)
 
 
 def _response_id(body: Body) -> str:
@@ -239,13 +254,11 @@ _EVENTS: Mapping[str, Callable[[Body], Event]] = _by_folded_type(
         "realtime_synthesis.stt.error": _failed,
         SpeechStarted.TYPE: lambda body: SpeechStarted(),
         SpeechStopped.TYPE: lambda body: SpeechStopped(),
-        UserTranscript.TYPE: lambda body: UserTranscript(body.require(string, "content", "transcript")),
+        UserTranscript.TYPE: lambda body: UserTranscript(_words(body, "content", "transcript")),
         AvatarTranscriptDelta.TYPE: lambda body: AvatarTranscriptDelta(
-            body.require(string, "content", "delta"), _response_id(body)
+            _words(body, "content", "delta"), _response_id(body)
         ),
-        AvatarTranscript.TYPE: lambda body: AvatarTranscript(
-            body.require(string, "content", "transcript"), _response_id(body)
-        ),
+        AvatarTranscript.TYPE: lambda body: AvatarTranscript(_words(body, "content", "transcript"), _response_id(body)),
         AvatarAudio.TYPE: lambda body: AvatarAudio(_pcm16(body, "delta")),
         AvatarAudioDone.TYPE: lambda body: AvatarAudioDone(),
         ResponseDone.TYPE: lambda body: ResponseDone(),

@@ -7,11 +7,11 @@ MAX_TOLD = 64
 class Knowledge:
     """Outlives the sessions of one provider, so that nothing is told or tried anew at every connection.
 
-    answers_offers  False once the service has left an offer of ours without an answer.
+    no_offer_before_s  when, by the event loop's clock, the service may be offered media again.
     """
 
     def __init__(self) -> None:
-        self.answers_offers = True
+        self.no_offer_before_s = 0.0
         self._told: dict[str, set[str]] = {}
 
     def is_news(self, event: str, subject: str = "") -> bool:

@@ -22,6 +22,8 @@ from bridge.redact import mask
 RECOVER_S = 3.0
 # A service whose media fails a fourth time is better off with a new session.
 MAX_RECOVERIES = 3
+# A service that answers none of our offers now will not in the next minutes; trying costs RECOVER_S without a picture.
+UNANSWERED_S = 600.0
 # An ICE agent gathers one candidate per address and server; a stream of them without an offer is a mistake.
 MAX_EARLY_CANDIDATES = 64
 
@@ -82,8 +84,10 @@ class Media:
                 self._tasks.create_task(self._renegotiate(connection, offer), name="navtalk-renegotiation")
                 return
         self._begin(lambda connection: self._answer_offer(connection, offer))
-        while self._early_candidates:
-            await self.on_candidate(self._early_candidates.popleft())
+        early = tuple(self._early_candidates)
+        self._early_candidates.clear()
+        for candidate in early:
+            await self._add_candidate(candidate)
 
     def on_answer(self, answer: navtalk.Answer) -> None:
         """Take the answer to an offer of ours."""
@@ -93,10 +97,12 @@ class Media:
             self._answer.set_result(answer.sdp)
 
     async def on_candidate(self, candidate: navtalk.Candidate) -> None:
-        """Take a trickled candidate; it belongs to the newest offer, or to the first one to come."""
-        if self._newest is None:
-            self._early_candidates.append(candidate)
-        else:
+        """Take a trickled candidate, which does not say whether it belongs to the newest offer or to one to come."""
+        self._early_candidates.append(candidate)
+        await self._add_candidate(candidate)
+
+    async def _add_candidate(self, candidate: navtalk.Candidate) -> None:
+        if self._newest is not None:
             await self._newest.peer.add_candidate(candidate.candidate, candidate.sdp_mid, candidate.sdp_mline_index)
 
     async def _answer_offer(self, connection: "_Connection", offer: navtalk.Offer) -> None:
@@ -130,7 +136,8 @@ class Media:
                 await connection.peer.accept(answer)
                 await connection.peer.connected()
         except TimeoutError:
-            self._knowledge.answers_offers &= not is_unanswered
+            if is_unanswered:
+                self._knowledge.no_offer_before_s = asyncio.get_running_loop().time() + UNANSWERED_S
             raise ProviderUnavailable(f"an offer of ours came to nothing within {RECOVER_S:g} s") from None
         finally:
             self._answer = None
@@ -171,7 +178,7 @@ class Media:
         if connection is not self._newest:
             # Its successor is on the way, and need not wait for its own media any more.
             self._put_on_air(self._newest)
-        elif connection is not self._on_air and isinstance(error, RemoteProtocolError):
+        elif connection is not self._on_air:
             self._warn(error)
             self._newest = self._on_air
         elif connection.has_media and isinstance(error, ProviderUnavailable) and self._may_offer:
@@ -184,7 +191,8 @@ class Media:
 
     @property
     def _may_offer(self) -> bool:
-        return self._knowledge.answers_offers and self._n_recoveries < MAX_RECOVERIES
+        is_time = asyncio.get_running_loop().time() >= self._knowledge.no_offer_before_s
+        return is_time and self._n_recoveries < MAX_RECOVERIES
 
     def _put_on_air(self, connection: "_Connection") -> None:
         """Give the listener the tracks of this connection in place of those before."""
@@ -207,8 +215,8 @@ class Media:
             self._put_on_air(connection)
             on_air.cancel()
 
-    def _warn(self, error: RemoteProtocolError) -> None:
-        """An offer cannot be used, and what is on air goes on."""
+    def _warn(self, error: ProviderUnavailable | RemoteProtocolError) -> None:
+        """An offer cannot be used or comes to nothing, and what is on air goes on."""
         log.warning("avatar_offer_unusable", error=str(error))
         self._listener.on_event(AvatarEvent("warning", navtalk.Offer.TYPE, mask(str(error))))
 

@@ -194,6 +194,10 @@ class Metrics:
         wanted = labels.items()
         return sum(value for (found, has), value in self._series.items() if found == name and wanted <= set(has))
 
+    def has(self, name: str, **labels: str) -> bool:
+        """Whether there is a series of this name with these labels."""
+        return any(found == name and labels.items() <= set(has) for found, has in self._series)
+
     def of(self, series: str, **labels: str) -> float:
         """The same, with name and labels as Prometheus writes them."""
         name, _, listed = series.partition("{")

@@ -2,16 +2,17 @@
 
 import asyncio
 import json
+import wave
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
 
 import pytest
 
-from bridge.local_avatar.faults import FAULTS
+from bridge.local_avatar.faults import FAULTS, Fault
 from tests.e2e import recorded
 from tests.e2e.processes import PATIENCE_S, Avatar, Daemon, Metrics, Setting, Show
 
@@ -22,6 +23,10 @@ N_PICTURES_AGAIN = 25
 # Two deadlines of the hand-shake, 10 s each, the delay between them, and a machine that is busy.
 MUTE_S = 45.0
 PICTURES = "added_latency_seconds_count"
+RECEIVED = 'rtp_packets_total{result="received"}'
+OFFSET = "av_offset_seconds"
+# Nothing that the bridge counts tells of the fault or of its being survived: the service's log line does, alone.
+NOTHING = ""
 
 End = Literal["live", "live again", "retrying", "stopped"]
 
@@ -30,18 +35,33 @@ End = Literal["live", "live again", "retrying", "stopped"]
 class Case:
     """One or more faults together.
 
-    ends   where the session does.  moved: a metric that tells of the fault.
-    words  in the error, where it comes to one.  logged: an event that tells of the fault besides.
+    ends     where the session does.
+    moved    a metric that only the fault moves, or that it was survived, and `beyond` what: sums there without it.
+    also     further ones.
+    words    in the error, where it comes to one.
+    role     conversation: a sound is said, and the avatar answers it.
+    logged   an event that tells of the fault besides.  unlogged: one that must not come.
+    offset   where `av_offset_seconds`, which takes sender reports, is not as ever.
     n_files  recordings, each with pictures of one kind.
     """
 
     fault: str
     ends: End
-    moved: str = 'rtp_packets_total{result="received"}'
+    moved: str = NOTHING
     words: str = ""
+    beyond: float = 0.0
+    also: tuple[str, ...] = ()
     role: str = "speak"
     logged: str = ""
+    unlogged: str = ""
+    offset: Literal["", "absent", "late"] = ""
     n_files: int = 1
+
+
+def talk(fault: str) -> Case:
+    """A case whose events hold something, which has to be read."""
+    transcripts = (events("user_transcript"), events("avatar_transcript"))
+    return Case(fault, "live", events("response_started"), also=transcripts, role="conversation")
 
 
 def reconnects(reason: str) -> str:
@@ -52,28 +72,33 @@ def events(kind: str) -> str:
     return f'provider_events_total{{type="{kind}"}}'
 
 
+# Greeting and offer are four events of which nothing more is said; offers, answers and candidates come on top.
+SIGNALLED = events("other")
+NO_ICE_SERVERS = "avatar_service_names_no_ice_servers"
+
 GROUPS = {
     "signalling": (
-        Case("late-offer:2", "live"),
-        Case("duplicate-offers:2", "live", logged="avatar_media_handed_over"),
-        Case("renegotiate:2", "live"),
-        Case("media-close:2", "live", logged="avatar_media_lost"),
-        Case("trickle-only", "live"),
-        Case("early-candidates", "live"),
+        Case("late-offer:2", "live", "time_to_first_frame_seconds_sum", beyond=2.0),
+        Case("duplicate-offers:2", "live", SIGNALLED, beyond=4, logged="avatar_media_handed_over"),
+        Case("renegotiate:2", "live", SIGNALLED, beyond=4),
+        Case("media-close:2", "live", SIGNALLED, beyond=4, logged="avatar_media_lost"),
+        Case("trickle-only", "live", SIGNALLED, beyond=4),
+        Case("early-candidates", "live", SIGNALLED, beyond=4),
     ),
     "streams": (
-        Case("no-reports", "live"),
-        Case("late-reports:2", "live"),
+        Case("no-reports", "live", offset="absent"),
+        Case("late-reports:2", "live", offset="late"),
         Case("size-change:2", "live", n_files=2),
         Case("sps-change:2", "live", n_files=2),
         Case("timestamp-reset:2", "live"),
-        Case("ssrc-change:2", "live"),
+        # A keyframe is due every 2 s: in between only the change asks for one.
+        Case("ssrc-change:3", "live", 'pli_total{direction="sent",reason="loss"}'),
     ),
     "packets": (
         Case("loss:5", "live", 'rtp_packets_total{result="recovered"}'),
-        Case("reorder:5", "live"),
+        Case("reorder:5", "live", 'rtp_packets_total{result="late"}'),
         Case("clock-drift:500", "live"),
-        Case("ignore-pli", "live", 'pli_total{direction="sent"}', logged="keyframe_requests_ignored"),
+        Case("ignore-pli", "live", 'pli_total{direction="sent"}', beyond=2, logged="keyframe_requests_ignored"),
         Case("media-stall:2", "live again", reconnects("media"), "no media for 5 s"),
         Case("vp8-only", "retrying", reconnects("media"), "no H.264"),
     ),
@@ -98,18 +123,18 @@ GROUPS = {
         Case("unknown-events", "live", events("unknown")),
         Case("binary-frames", "live", events("unknown")),
         Case("malformed-events", "live", events("malformed")),
-        Case("sdp-string", "live"),
-        Case("slow-accept:2", "live"),
+        Case("sdp-string", "live", RECEIVED),
+        Case("slow-accept:2", "live", "time_to_first_frame_seconds_sum", beyond=2.0),
     ),
     "nesting": (
-        *(Case(f"nesting:{how}", "live", role="conversation") for how in FAULTS["nesting"].choices),
-        Case("ice-servers:none", "live"),
-        Case("ice-servers:string", "live"),
+        *(talk(f"nesting:{how}") for how in FAULTS["nesting"].choices),
+        Case("ice-servers:none", "live", logged=NO_ICE_SERVERS),
+        Case("ice-servers:string", "live", unlogged=NO_ICE_SERVERS),
     ),
     "spelling": (
-        *(Case(f"spelling:{how}", "live", role="conversation") for how in FAULTS["spelling"].choices),
-        Case("ice-servers:list", "live"),
-        Case("ice-servers:snake", "live"),
+        *(talk(f"spelling:{how}") for how in FAULTS["spelling"].choices),
+        Case("ice-servers:list", "live", unlogged=NO_ICE_SERVERS),
+        Case("ice-servers:snake", "live", unlogged=NO_ICE_SERVERS),
     ),
     "socket": (
         Case("ws-drop:2", "live again", reconnects("disconnected"), "the connection is gone"),
@@ -127,8 +152,13 @@ GROUPS = {
         Case("no-offer", "retrying", reconnects("handshake"), "within 10 s"),
     ),
     "together": (
-        Case("nesting:double spelling:snake unknown-events", "live", events("unknown"), role="conversation"),
-        Case("early-candidates sdp-string ice-servers:snake bad-json", "live", events("unknown")),
+        replace(talk("nesting:double spelling:snake unknown-events"), moved=events("unknown")),
+        Case(
+            "early-candidates sdp-string ice-servers:snake bad-json",
+            "live",
+            events("unknown"),
+            unlogged=NO_ICE_SERVERS,
+        ),
         Case("loss:2 reorder:2 ssrc-change:2 late-reports:1", "live", 'rtp_packets_total{result="recovered"}'),
         Case("size-change:1 timestamp-reset:2 clock-drift:-200", "live", n_files=2),
     ),
@@ -144,10 +174,13 @@ def test_every_fault_has_a_case() -> None:
 async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path: Path, show: Show) -> None:
     cases = {f"s{number}": case for number, case in enumerate(GROUPS[group], 1)}
     setting = Setting(tmp_path)
+    sound = one_sound(tmp_path)
     for name, case in cases.items():
         query = urlencode([("fault", fault) for fault in case.fault.split()])
         setting.add_session(name, f"{avatar.url}?{query}", role=case.role)
         setting.recording(session=name)
+        if case.role == "conversation":
+            setting.input(sound, session=name)
     n_lines = len(avatar.lines)
     async with setting.daemon() as daemon, scraping(daemon) as scrapes:
         endings = (ending(daemon, scrapes, name, case) for name, case in cases.items())
@@ -159,8 +192,8 @@ async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path
 
     exceptions = {name: exceptions_in(daemon.stderr, name) for name in cases}
     rows = [
-        f"{case.fault:<57}{verdicts[name] or case.ends:<12}{metrics.of(case.moved, session=name):7g}"
-        f"  {case.moved:<64}{exceptions[name]} exceptions"
+        f"{case.fault:<57}{verdicts[name] or case.ends:<12}"
+        f"{shown(case, metrics, name):<72}{exceptions[name]} exceptions"
         for name, case in cases.items()
     ]
     show("\n".join(rows))
@@ -169,6 +202,9 @@ async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path
     assert status == (1 if failed else 0)
     assert not exceptions_in(daemon.stderr)
     assert not exceptions_in(avatar.lines[n_lines:])
+    struck = faults_in(avatar.lines[n_lines:])
+    for case in cases.values():
+        assert {Fault.parse(text) for text in case.fault.split()} <= struck, f"{case.fault} has not struck"
     for name, case in cases.items():
         files = sorted(setting.recordings.glob(f"{name}-*.mp4"))
         if case.ends in ("live", "live again"):
@@ -228,16 +264,22 @@ async def ending(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> str
 
 
 async def stays_live(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
+    if case.offset == "late":
+        await scrapes.until(lambda metrics: metrics.of(PICTURES, session=name) > 0)
+        assert not scrapes.newest.has(OFFSET, session=name), "the offset is known before its time"
+        await scrapes.until(lambda metrics: metrics.has(OFFSET, session=name))
     if case.logged:
         await daemon.logged(case.logged, session=name)
     await scrapes.until(lambda metrics: metrics.of(PICTURES, session=name) >= N_PICTURES)
-    await scrapes.until(lambda metrics: metrics.of(case.moved, session=name) > 0)
+    await scrapes.until(lambda metrics: has_moved(case, metrics, name))
+    assert not case.unlogged or not daemon.events(case.unlogged, session=name), f"says {case.unlogged}"
+    assert case.offset != "absent" or not scrapes.newest.has(OFFSET, session=name), "an offset without reports"
     assert scrapes.newest.of('session_state{state="live"}', session=name) == 1
     assert scrapes.newest.of("provider_reconnects_total", session=name) == 0, "it was connected anew"
 
 
 async def comes_back(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
-    await scrapes.until(lambda metrics: metrics.of(case.moved, session=name) > 0)
+    await scrapes.until(lambda metrics: has_moved(case, metrics, name))
     before = scrapes.newest.of(PICTURES, session=name)
     assert before > 0, "it was never live"
 
@@ -251,7 +293,7 @@ async def comes_back(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) ->
 
 async def retries(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
     await daemon.logged("avatar_lost", 2, session=name, timeout_s=MUTE_S)
-    await scrapes.until(lambda metrics: metrics.of(case.moved, session=name) > 0)
+    await scrapes.until(lambda metrics: has_moved(case, metrics, name))
     told_of(case, daemon.events("avatar_lost", session=name))
 
 
@@ -260,7 +302,45 @@ async def stops(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None
     told_of(case, [ended])
     await scrapes.until(lambda metrics: metrics.of('session_state{state="failed"}', session=name) == 1)
     assert scrapes.newest.of("provider_reconnects_total", session=name) == 0, "it was tried again"
-    assert scrapes.newest.of(case.moved, session=name) > 0, f"{case.moved} did not move"
+    assert has_moved(case, scrapes.newest, name), f"{case.moved} did not move"
+
+
+def has_moved(case: Case, metrics: Metrics, name: str) -> bool:
+    if case.moved == NOTHING:
+        return True
+    return metrics.of(case.moved, session=name) > case.beyond and all(
+        metrics.of(series, session=name) > 0 for series in case.also
+    )
+
+
+def shown(case: Case, metrics: Metrics, name: str) -> str:
+    """What tells of the fault, besides the service's log."""
+    if case.moved != NOTHING:
+        return f"{metrics.of(case.moved, session=name):7.4g}  {case.moved}"
+    by_offset = f"{OFFSET} {case.offset}" if case.offset else ""
+    by_files = f"{case.n_files} recordings" if case.n_files > 1 else ""
+    by_log = case.logged or (case.unlogged and f"not {case.unlogged}")
+    return f"         {by_offset or by_files or by_log or 'the log of the service alone'}"
+
+
+def faults_in(lines: Iterable[str]) -> set[Fault]:
+    """The faults that a service says have struck."""
+    logged = [json.loads(line) for line in lines if '"event": "avatar_fault"' in line]
+    return {
+        Fault(event["fault"], choice=event["value"])
+        if FAULTS[event["fault"]].choices
+        else Fault(event["fault"], event["value"])
+        for event in logged
+    }
+
+
+def one_sound(directory: Path) -> Path:
+    """A second of sound: silence follows, and it is the avatar's turn."""
+    path = directory / "sound.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 24_000, 0, "NONE", ""))
+        file.writeframes((b"\x00\x20" * 60 + b"\x00\xe0" * 60) * 200)
+    return path
 
 
 def told_of(case: Case, told: Iterable[dict[str, str]]) -> None:

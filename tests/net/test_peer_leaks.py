@@ -4,8 +4,11 @@ import asyncio
 import gc
 import os
 import threading
+from typing import Any
 
 import pytest
+from aioice import Connection
+from aiortc import RTCDtlsParameters, RTCDtlsTransport
 
 from bridge.media.access_unit import Codec
 from bridge.net.peer import ReceivingPeer, SendingPeer
@@ -73,6 +76,46 @@ async def test_peers_that_only_offered_leave_nothing() -> None:
     await asyncio.sleep(0)
     gc.collect()
     assert (asyncio.all_tasks(), open_files()) == before
+
+
+async def test_a_peer_that_is_closed_within_the_dtls_hand_shake_leaves_no_failed_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both_shake_hands, is_closing = asyncio.Event(), asyncio.Event()
+    shaking = set()
+    close_ice = Connection.close
+
+    async def start(transport: RTCDtlsTransport, parameters: RTCDtlsParameters) -> None:
+        shaking.add(transport)
+        if len(shaking) == 2:
+            both_shake_hands.set()
+        await is_closing.wait()
+
+    async def close(connection: Connection) -> None:
+        if both_shake_hands.is_set():  # those that bundling leaves over are closed before
+            is_closing.set()
+            for _ in range(3):  # who has waited for it goes on
+                await asyncio.sleep(0)
+        await close_ice(connection)
+
+    monkeypatch.setattr(RTCDtlsTransport, "start", start)
+    monkeypatch.setattr(Connection, "close", close)
+    failures: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    before = asyncio.all_tasks()
+    async with (
+        ReceivingPeer(LOOPBACK, Tracks().on_track) as receiving,
+        SendingPeer(LOOPBACK, lambda: None) as sending,
+    ):
+        await negotiate(sending, receiving)
+        async with asyncio.timeout(PATIENCE_S):
+            await both_shake_hands.wait()
+    async with asyncio.timeout(PATIENCE_S):
+        while tasks := asyncio.all_tasks() - before:
+            await asyncio.wait(tasks)
+    del tasks
+    gc.collect()
+    assert not failures
 
 
 @pytest.mark.parametrize("moment_ms", range(0, 60, 3))

@@ -3,8 +3,8 @@
 import asyncio
 import random
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
@@ -14,7 +14,10 @@ from bridge.media.access_unit import Codec, Kind
 from bridge.net.codecs import H264_PROFILE_LEVEL_IDS
 from bridge.net.ice import limit_to_addresses
 from bridge.net.peer import ReceivingPeer, SendingPeer
-from tests.net.loopback import LOOPBACK, PATIENCE_S, Line, Sink, Tracks, connected_line, negotiate
+from tests.net.loopback import LOOPBACK, PATIENCE_S, Line, Sink, Tracks, connected_line
+
+# RFC 6716 §3.1: CELT, 20 ms, mono, no bytes of a frame: a decoder makes silence of it.
+SILENCE = b"\xf8\xff\xfe"
 
 
 def nothing() -> None: ...
@@ -380,9 +383,87 @@ async def test_a_service_that_rejects_the_clients_sound_is_watched_in_silence() 
         assert set(tracks.sinks) == {"video"}
 
 
-async def test_an_answer_without_an_offer_is_our_bug() -> None:
+async def test_an_answer_that_no_offer_waits_for_is_refused() -> None:
     async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
-        await negotiate(sending, receiving)
         for peer in (sending, receiving):
-            with pytest.raises(LocalProtocolError):
+            with pytest.raises(RemoteProtocolError, match="no offer that waits"):
                 await peer.accept("v=0")
+        answer = await receiving.answer(await sending.offer())
+        await sending.accept(answer)
+        for peer in (sending, receiving):
+            with pytest.raises(RemoteProtocolError, match="no offer that waits"):
+                await peer.accept(answer)
+
+
+# ---------------------------------------------------------------------------------------------- the client adds
+
+
+@asynccontextmanager
+async def viewer(*kinds: Kind, is_offered: bool = False) -> AsyncIterator[tuple[RTCPeerConnection, SendingPeer]]:
+    """A browser's own peer, connected to ours; `is_offered`: by our offer, else by its own for these kinds."""
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    try:
+        async with SendingPeer(LOOPBACK, nothing) as sending:
+            if is_offered:
+                await pc.setRemoteDescription(RTCSessionDescription(await sending.offer(), "offer"))
+                await pc.setLocalDescription()
+                await sending.accept(pc.localDescription.sdp)
+            else:
+                for kind in kinds:
+                    pc.addTransceiver(kind, "recvonly")
+                await offer_to(sending, pc)
+            async with asyncio.timeout(PATIENCE_S):
+                await sending.connected()
+            yield pc, sending
+    finally:
+        await pc.close()
+
+
+async def offer_to(sending: SendingPeer, pc: RTCPeerConnection) -> str:
+    """The answer to an offer of the browser's, which it has accepted."""
+    for transceiver in pc.getTransceivers():
+        limit_to_addresses(transceiver.receiver.transport.transport._connection, ["127.0.0.1"])
+    await pc.setLocalDescription()
+    answer = await sending.answer(pc.localDescription.sdp)
+    await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+    return answer
+
+
+def directions(sdp: str) -> list[str]:
+    return re.findall(r"a=(sendonly|inactive)\r", sdp)
+
+
+@pytest.mark.parametrize("is_offered", [True, False], ids=["our offer came first", "its offer came first"])
+async def test_a_client_that_adds_a_section_is_answered_on_the_connection_there_is(is_offered: bool) -> None:
+    async with viewer("audio", "video", is_offered=is_offered) as (pc, sending):
+        pc.addTransceiver("audio", "sendonly")
+        # What aiortc offers next, without the change of state that making it brings.
+        assert sending.continues((await pc.createOffer()).sdp)
+        answer = await offer_to(sending, pc)
+        assert directions(answer) == ["sendonly", "sendonly", "inactive"]
+        assert len(set(re.findall(r"a=ice-ufrag:(\S+)", answer))) == 1
+        assert sending.is_connected
+
+
+async def test_a_section_that_the_client_adds_for_a_kind_that_was_not_sent_carries_it() -> None:
+    async with viewer("video") as (pc, sending):
+        pc.addTransceiver("audio", "recvonly")
+        assert directions(await offer_to(sending, pc)) == ["sendonly", "sendonly"]
+        track = pc.getTransceivers()[1].receiver.track
+        await settle()
+        for number in range(10):
+            await sending.send_audio(SILENCE, number * 20_000_000)
+        async with asyncio.timeout(PATIENCE_S):
+            await track.recv()
+
+
+async def test_an_offer_that_crosses_ours_is_refused_and_ours_goes_on() -> None:
+    async with viewer(is_offered=True) as (pc, sending):
+        crossing = (await pc.createOffer()).sdp
+        offer = await sending.renegotiate()
+        with pytest.raises(RemoteProtocolError, match="crosses another one"):
+            await sending.answer(crossing)
+        await pc.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+        await pc.setLocalDescription()
+        await sending.accept(pc.localDescription.sdp)
+        assert sending.is_stable and sending.is_connected

@@ -10,7 +10,7 @@ import pytest
 
 from bridge import demo as demo_module
 from bridge.config import Config, InputConfig, OutputConfig
-from bridge.demo import DemoOptions, run_demo
+from bridge.demo import DemoOptions, _local_service, run_demo
 from bridge.errors import ProviderUnavailable
 from bridge.outputs.runner import OutputState, OutputStatus
 from bridge.redact import Secret
@@ -199,3 +199,16 @@ async def test_paths_of_options_are_relative_to_the_current_directory(
         "record": "file:clip.mp4",
     }
     assert not (tmp_path / "clip.mp4").exists()
+
+
+async def test_a_service_that_neither_ends_nor_falls_silent_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "service"
+    program.write_text("#!/bin/sh\ntrap '' TERM\necho ws://127.0.0.1:1/\nexec cat /dev/zero\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(demo_module.sys, "executable", str(program))
+    monkeypatch.setattr(demo_module, "SERVICE_STOP_S", 0.1)
+    async with asyncio.timeout(PATIENCE_S), _local_service("navtalk") as (url, has_ended):
+        assert url == "ws://127.0.0.1:1/"
+    assert has_ended.result() == -signal.SIGKILL

@@ -113,7 +113,10 @@ async def settle() -> None:
 
 
 class FakePeer:
-    """Is connected once it has accepted an answer, or answered; `lose` ends it."""
+    """Is connected once it has accepted an answer, or answered; `lose` ends it.
+
+    Descriptions that say `about` and its number, which counts all of a session, continue it.
+    """
 
     made: "list[FakePeer]"
 
@@ -123,6 +126,7 @@ class FakePeer:
         self.took: list[object] = []
         self.did: list[Any] = []
         self.is_open = False
+        self.is_stable = True
         self._up, self._lost = asyncio.Event(), asyncio.Event()
         FakePeer.made.append(self)
 
@@ -137,13 +141,18 @@ class FakePeer:
     def is_connected(self) -> bool:
         return self._up.is_set() and not self._lost.is_set()
 
+    def continues(self, sdp: str) -> bool:
+        return f"about {FakePeer.made.index(self)}" in sdp
+
     async def offer(self, *, candidates: bool = True) -> str:
+        self.is_stable = False
         return f"offer {FakePeer.made.index(self)}" + (" with candidates" if candidates else "")
 
     def candidates(self) -> list[tuple[str, str, int]]:
         return [("candidate:1 1 udp 1 127.0.0.1 9 typ host", "0", 0)]
 
     async def renegotiate(self) -> str:
+        self.is_stable = False
         return "further offer"
 
     async def answer(self, sdp: str) -> str:
@@ -154,6 +163,7 @@ class FakePeer:
 
     async def accept(self, sdp: str) -> None:
         self.took.append(sdp)
+        self.is_stable = True
         self._up.set()
 
     async def add_candidate(self, *candidate: object) -> None:
@@ -233,6 +243,7 @@ def no_media(monkeypatch: pytest.MonkeyPatch) -> None:
     FakePeer.made = []
     monkeypatch.setattr("bridge.local_avatar.transmission.SendingPeer", FakePeer)
     monkeypatch.setattr("bridge.local_avatar.transmission.Performer", FakePerformer)
+    monkeypatch.setattr("bridge.local_avatar.transmission.HANDOVER_S", 0.0)
     monkeypatch.setattr("bridge.local_avatar.conversation.speak_text", spell)
     monkeypatch.setattr("bridge.local_avatar.conversation.THOUGHT_S", 0.0)
 

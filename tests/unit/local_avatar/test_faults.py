@@ -1,8 +1,9 @@
 """Faults are read from NAME[:VALUE], and happen when their time has come."""
 
 import pytest
+from structlog.testing import capture_logs
 
-from bridge.local_avatar.faults import FAULTS, Fault, Faults
+from bridge.local_avatar.faults import FAULTS, OPEN_TIMEOUT_S, Fault, Faults, NoSuchFault, describe_faults
 
 
 @pytest.mark.parametrize(
@@ -23,11 +24,15 @@ def test_a_fault_is_a_name_and_what_it_takes(text: str, fault: Fault) -> None:
     assert Fault.parse(text) == fault
 
 
-def test_an_unknown_fault_lists_what_there_is() -> None:
-    with pytest.raises(ValueError, match=r"^ws-crash:5: there is no such fault") as caught:
+def test_an_unknown_fault_is_named() -> None:
+    with pytest.raises(NoSuchFault, match=r"^ws-crash:5: there is no such fault$"):
         Fault.parse("ws-crash:5")
-    assert all(f"  {name}{kind.usage} " in str(caught.value) for name, kind in FAULTS.items())
-    assert "(2 percent)" in str(caught.value)
+
+
+def test_the_list_of_faults_shows_how_each_is_written() -> None:
+    listed = describe_faults()
+    assert all(f"  {name}{kind.usage} " in listed for name, kind in FAULTS.items())
+    assert "(2 percent)" in listed
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,9 @@ def test_a_value_that_does_not_fit_shows_how_it_is_written(text: str) -> None:
         Fault.parse(text)
 
 
-@pytest.mark.parametrize("text", ["ws-drop:-1", "loss:101", "clock-drift:20000", "late-offer:99999999"])
+@pytest.mark.parametrize(
+    "text", ["ws-drop:-1", "loss:101", "clock-drift:20000", "late-offer:99999999", f"slow-accept:{OPEN_TIMEOUT_S:g}"]
+)
 def test_a_value_out_of_range_shows_the_range(text: str) -> None:
     with pytest.raises(ValueError, match="lie between"):
         Fault.parse(text)
@@ -53,6 +60,16 @@ def test_of_several_faults_with_one_name_the_last_counts() -> None:
     assert (faults.value("reorder", 7.0), faults.choice("nesting", "wrapped")) == (7.0, "wrapped")
 
 
+def test_a_fault_is_logged_once_where_it_strikes() -> None:
+    faults = Faults([Fault("loss", 5.0), Fault("nesting", choice="raw")])
+    with capture_logs() as logged:
+        assert [faults.strikes(name) for name in ("loss", "loss", "reorder", "nesting")] == [True, True, False, True]
+    assert [(line["event"], line["fault"], line["value"]) for line in logged] == [
+        ("avatar_fault", "loss", 5.0),
+        ("avatar_fault", "nesting", "raw"),
+    ]
+
+
 async def test_faults_happen_in_the_order_of_their_times_and_others_never() -> None:
     happened = []
 
@@ -62,3 +79,15 @@ async def test_faults_happen_in_the_order_of_their_times_and_others_never() -> N
     actions = {name: lambda name=name: act(name) for name in ("ws-drop", "balance", "points")}
     await Faults([Fault("ws-drop", 0.001), Fault("balance", 0.0), Fault("loss", 0.0)]).commit(actions)
     assert happened == ["balance", "ws-drop"]
+
+
+async def test_faults_of_one_time_happen_in_the_order_in_which_they_were_asked_for() -> None:
+    names = list(FAULTS)[:20]
+    happened: list[str] = []
+
+    async def act(name: str) -> None:
+        happened.append(name)
+
+    actions = {name: lambda name=name: act(name) for name in reversed(names)}
+    await Faults([Fault(name) for name in names]).commit(actions)
+    assert happened == names

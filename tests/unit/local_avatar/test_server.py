@@ -3,7 +3,8 @@
 import pytest
 
 from bridge.local_avatar.options import LocalAvatarOptions
-from bridge.local_avatar.server import LocalAvatar
+from bridge.local_avatar.server import MAX_MESSAGE_BYTES, LocalAvatar
+from bridge.providers.navtalk_session import MAX_IMAGE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -12,3 +13,7 @@ from bridge.local_avatar.server import LocalAvatar
 )
 def test_media_stays_on_loopback_only_for_who_listens_there(host: str, interfaces: tuple[str, ...]) -> None:
     assert LocalAvatar(LocalAvatarOptions(listen_host=host))._ice.interfaces == interfaces
+
+
+def test_the_largest_picture_that_the_client_sends_is_taken() -> None:
+    assert MAX_MESSAGE_BYTES > MAX_IMAGE_BYTES * 4 / 3 + 1024

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from bridge.local_avatar.transmission import MAX_QUEUED_UNITS, drifting_clock
 from bridge.media.access_unit import AccessUnit, Codec
@@ -12,6 +13,7 @@ from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import dump
 from tests.unit.local_avatar.scripted import (
     LEO,
+    LONG,
     FakePeer,
     FakePerformer,
     FakeSocket,
@@ -36,7 +38,7 @@ async def test_the_performance_begins_with_the_connection() -> None:
 
 async def test_a_client_that_answers_before_the_offer_gets_an_error() -> None:
     socket, session = await serve(LEO, [ANSWER], "no-offer")
-    assert navtalk.Failed("an answer before there was an offer") in socket.got
+    assert navtalk.Failed("an answer, and no offer that waits for one") in socket.got
     assert session.unreadable_frames == 1
 
 
@@ -49,6 +51,45 @@ async def test_every_connection_is_closed_with_the_session() -> None:
 async def test_candidates_go_to_the_connection_offered_last() -> None:
     await serve(LEO, [ANSWER, dump(CANDIDATE)])
     assert FakePeer.made[0].took == ["answer", (CANDIDATE.candidate, "0", 0)]
+
+
+async def test_answers_find_their_connections_when_two_are_offered_and_one_is_renegotiated() -> None:
+    async with serving([ANSWER], "duplicate-offers:0", "renegotiate:0") as socket:
+        assert offers(socket)[1:] == ["offer 1 with candidates", "further offer"]
+        await socket.say(dump(navtalk.Answer("about 0")), dump(navtalk.Answer("another")))
+        first, second = FakePeer.made
+        assert (first.took, second.took) == (["answer", "about 0"], ["another"])
+
+
+async def test_no_further_offer_is_made_while_one_waits_for_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakePeer, "is_stable", property(lambda _: False, lambda *_: None), raising=False)
+    async with serving([ANSWER], "renegotiate:0") as socket:
+        assert len(offers(socket)) == 1
+
+
+async def test_a_further_offer_of_the_client_is_answered_on_its_connection() -> None:
+    async with serving([ANSWER, dump(navtalk.Offer("H264 about 0"))]) as socket:
+        assert socket.got[-1] == navtalk.Answer("answer")
+        assert len(FakePeer.made) == 1
+        await socket.say(dump(navtalk.Offer("VP9 about 0")))
+        assert socket.got[-1] == navtalk.Failed("the offer takes no H264 video")
+        assert FakePeer.made[0].is_open
+
+
+async def test_candidates_go_to_the_newest_connection() -> None:
+    async with serving([ANSWER], "duplicate-offers:0") as socket:
+        await socket.say(dump(CANDIDATE))
+        assert [len(peer.took) for peer in FakePeer.made] == [1, 1]
+
+
+async def test_a_client_that_does_not_answer_loses_its_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.local_avatar.transmission.CONNECT_S", 0.0)
+    monkeypatch.setattr("bridge.local_avatar.transmission.MEDIA_GRACE_S", 0.0)
+    with capture_logs() as logs:
+        socket, _ = await serve(LEO, LONG)
+    [lost] = [entry for entry in logs if entry["event"] == "avatar_media_lost"]
+    assert lost["reason"] == "no answer to an offer within 10 s"
+    assert not FakePeer.made[0].is_open and socket.closed == (1000, "")
 
 
 # ---------------------------------------------------------------------------------------------- signalling
@@ -84,6 +125,20 @@ async def test_a_second_offer_takes_over_once_its_connection_is_up() -> None:
         assert second.is_open and not first.is_open
         assert not FakePerformer.made.paused
         assert FakePerformer.made.did.count("keyframe") == 2
+
+
+async def test_the_first_connection_stays_open_until_the_second_can_have_been_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.local_avatar.transmission.HANDOVER_S", 60.0)
+    async with serving([ANSWER], "duplicate-offers:0"):
+        first, second = FakePeer.made
+        await second.accept("answer")
+        await settle()
+        assert first.is_open
+        FakePerformer.made.show(picture())
+        await settle()
+        assert (len(first.did), len(second.did)) == (0, 1)
 
 
 async def test_a_further_offer_on_the_same_connection_is_made_and_its_answer_taken() -> None:

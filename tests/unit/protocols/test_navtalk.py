@@ -258,6 +258,10 @@ def test_the_credential_of_an_ice_server_is_not_shown() -> None:
         Ended(End.CLOSE, "Insufficient points"),
         Ended(End.DISCONNECTED, "Insufficient points"),
         Ended(End.DISCONNECTED, "invalid license"),
+        Ended(End.CLOSE, "insufficient_balance"),
+        Ended(End.CLOSE, "INSUFFICIENT  POINTS"),
+        Ended(End.DISCONNECTED, "The licence sk_*** is invalid."),
+        Ended(End.BACKEND_ERROR, "License key invalid"),
     ],
 )
 def test_ends_that_only_the_operator_can_change_are_permanent(ended: Ended) -> None:
@@ -273,6 +277,7 @@ def test_ends_that_only_the_operator_can_change_are_permanent(ended: Ended) -> N
         Ended(End.CLOSE),
         Ended(End.DISCONNECTED),
         Ended(End.FAIL, "Connection timeout"),
+        Ended(End.BACKEND_ERROR, "licence server: no valid answer"),
     ],
 )
 def test_other_ends_pass_by_themselves(ended: Ended) -> None:

@@ -89,6 +89,45 @@ def test_a_value_of_a_wrong_type_is_looked_for_elsewhere(value: Any) -> None:
     assert parse_event(json.dumps(message)) == navtalk.AvatarTranscript("good day")
 
 
+@pytest.mark.parametrize(
+    ("type_name", "name", "meaning"),
+    [
+        ("conversation.item.input_audio_transcription.completed", "transcript", navtalk.UserTranscript),
+        ("response.audio_transcript.delta", "delta", navtalk.AvatarTranscriptDelta),
+        ("response.audio_transcript.done", "transcript", navtalk.AvatarTranscript),
+    ],
+)
+def test_an_empty_text_counts_only_where_there_is_no_other(
+    type_name: str, name: str, meaning: Callable[[str], navtalk.Event]
+) -> None:
+    for text in ("good day", ""):
+        message = {"type": type_name, "data": {"content": "", name: text}}
+        assert parse_event(json.dumps(message)) == meaning(text)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"message": "no licence", "reason": "4"},
+        {"reason": "no licence"},
+        {"error": "no licence"},
+        {"error": {"message": "no licence", "code": "x"}, "message": "failed"},
+        {"data": "no licence"},
+        {"data": {"reason": "no licence"}},
+    ],
+    ids=str,
+)
+def test_what_a_service_says_of_an_end_or_a_failure_is_read_wherever_it_stands(fields: Fields) -> None:
+    assert parse_event(json.dumps({"type": "conversation.connected.fail"} | fields)) == navtalk.Ended(
+        navtalk.End.FAIL, "no licence"
+    )
+    assert parse_event(json.dumps({"type": "error"} | fields)) == navtalk.Failed("no licence")
+
+
+def test_an_end_whose_data_is_an_object_as_text_says_nothing_by_it() -> None:
+    assert parse_event('{"type": "conversation.connected.close", "data": "{}"}') == navtalk.Ended(navtalk.End.CLOSE)
+
+
 def test_an_empty_name_is_looked_for_elsewhere() -> None:
     message = {
         "type": "response.function_call_arguments.done",
