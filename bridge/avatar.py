@@ -259,6 +259,9 @@ class Avatar:
     def _on_tool_call(self, connection: Connection, call: ToolCall) -> None:
         if connection is self.current and connection.link is not None:
             self._dialogue.on_tool_call(call, connection.link)
+        else:
+            log.warning("tool_call_unexpected", tool=call.name)
+            self._metrics.tool_calls_total(result="unsent").inc()
 
     def _is_greeting_again(self, connection: Connection) -> bool:
         """Viewers have been greeted once; whoever takes over in the middle does not begin with it."""
