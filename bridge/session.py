@@ -22,8 +22,9 @@ from bridge.net.url_policy import UrlPolicy
 from bridge.ops.metrics import SessionMetrics
 from bridge.outputs import open_output
 from bridge.outputs.hub import Hub
-from bridge.outputs.runner import OutputRunner, OutputStatus
+from bridge.outputs.runner import OutputRunner
 from bridge.outputs.slate import SlateMaker
+from bridge.outputs.status import OutputStatus
 from bridge.ports import AvatarLink, Capability
 from bridge.programme import Programme
 from bridge.providers import open_provider

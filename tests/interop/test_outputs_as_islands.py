@@ -14,7 +14,8 @@ from bridge.media.live_queue import LiveQueue
 from bridge.outputs import open_output
 from bridge.outputs.hub import Hub
 from bridge.outputs.rtmp import RtmpOutput
-from bridge.outputs.runner import OutputRunner, OutputState
+from bridge.outputs.runner import OutputRunner
+from bridge.outputs.status import OutputState
 from tests.interop import rtmp_media
 from tests.interop.rtmp_server import Publication, ScriptedRtmp
 from tests.unit.outputs.coded_media import clicks, opus_units
