@@ -40,9 +40,9 @@ class StampedAvatar:
     async def __aexit__(self, *_: object) -> None:
         await self._running.aclose()
 
-    async def start(self) -> int:
-        """`time.monotonic_ns` at which it answers."""
-        self._program = await self._running.enter_async_context(Program(*self._command))
+    async def start(self, *options: str) -> int:
+        """`time.monotonic_ns` at which it answers; options for this time only."""
+        self._program = await self._running.enter_async_context(Program(*self._command, *options))
         await self._program.said()
         return time.monotonic_ns()
 
@@ -60,11 +60,13 @@ class FaultRelay:
     """Stands before an avatar service and asks it to misbehave: connections get `fault` parameters of their own.
 
     faults  what to ask for on the connection that is being opened, as the local avatar reads it.
+    n_open  how many connections there are, that one included.
     """
 
     def __init__(self, target: str, faults: Callable[[], Iterable[str]]) -> None:
         self._target = target
         self._faults = faults
+        self.n_open = 0
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
@@ -74,6 +76,13 @@ class FaultRelay:
             yield f"ws://127.0.0.1:{port}{urlsplit(self._target).path}"
 
     async def _relay(self, client: ServerConnection) -> None:
+        self.n_open += 1
+        try:
+            await self._serve(client)
+        finally:
+            self.n_open -= 1
+
+    async def _serve(self, client: ServerConnection) -> None:
         assert client.request is not None
         query = urlsplit(client.request.path).query
         asked = "".join(f"&fault={fault}" for fault in self._faults())

@@ -3,20 +3,22 @@
 import asyncio
 import contextlib
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from benchmarks.lipsync import write_tone
-from benchmarks.stretches import Recorded, Stretch, offsets, read_recording, stretches
 from tests.conftest import require_program
-from tests.e2e.processes import STREAM_KEY, Daemon, Setting, Show
+from tests.e2e.onair import SENT, matroska, n_more_pictures, publications, quiet, session_time_s, whole
+from tests.e2e.processes import STREAM_KEY, Setting, Show
 from tests.e2e.service import FaultRelay, StampedAvatar
 from tests.interop.nginx_rtmp import NginxRtmp
 
 pytestmark = pytest.mark.serial
 
-SENT = "added_latency_seconds_count"
 # Live again, settled for 3 s, and three flashes that count.
 BACK_PICTURES = 25 * 7
 LIVE_AND_BACK = [True, False, True]
@@ -45,11 +47,11 @@ async def test_an_avatar_service_that_is_killed_is_a_slate_until_it_is_back(
     assert publications(nginx) == 1
     for path in (await asyncio.to_thread(nginx.finished_recording, STREAM_KEY), mkv, mp4):
         live, slate, again = await whole(path, show, LIVE_AND_BACK)
-        to_slate_s = slate.start_s - live.end_s
+        to_slate_s, to_live_s = slate.start_s - live.end_s, again.start_s - slate.end_s
         back_s = again.start_s - session_time_s(live, answers_ns)
         show(
             f"{path.suffix}: last live picture to slate {to_slate_s:.3f} s,"
-            f" service answers to live again {back_s:.2f} s, last of the slate to live {again.start_s - slate.end_s:.3f} s"
+            f" service answers to live again {back_s:.2f} s, last of the slate to live {to_live_s:.3f} s"
         )
         assert to_slate_s <= 1.2
         assert back_s <= 3.0
@@ -61,8 +63,8 @@ TROUBLES = {
     "drops": ("ws-drop:5", [True, True]),
     "closes": ("ws-close:5", [True, True]),
     "is-full": ("gpu-full:5", [True, True]),
-    # The same session offers media again at once.
-    "loses-media": ("media-close:5", [True, True]),
+    # The same session offers media again at once: nothing is seen of it.
+    "loses-media": ("media-close:5", [True]),
 }
 
 
@@ -89,59 +91,144 @@ async def test_after_each_trouble_of_a_service_the_broadcast_is_live_again(
     assert metrics.total("provider_reconnects_total", session="loses-media") == 0
     for name, (_, kinds) in TROUBLES.items():
         parts = await whole(recordings[name], show, kinds)
-        away_s = parts[-1].start_s - parts[0].end_s
+        longest_s = max(part.longest_gap_s for part in parts)
+        away_s = parts[-1].start_s - parts[0].end_s if len(parts) > 1 else longest_s
         show(f"{name}: {away_s:.2f} s without the avatar")
 
 
-def quiet(setting: Setting, directory: Path, session: str = "leo") -> Setting:
-    """With an input that says nothing for long: speech has tones like a beep."""
-    return setting.input(write_tone(directory / "tone.wav"), session=session)
+async def test_a_balance_that_is_used_up_leaves_the_slate_on_air_until_the_end(
+    nginx: NginxRtmp, tmp_path: Path, free_port: int, show: Show
+) -> None:
+    service = StampedAvatar(tmp_path, free_port, "--fault", "balance:4")
+    setting = quiet(Setting(tmp_path, service.url), tmp_path).rtmp("live", nginx.rtmp_url)
+    mkv = matroska(setting)
+    async with service, setting.daemon() as daemon:
+        rejected = await daemon.logged("avatar_rejected")
+        await daemon.logged("on_air_slate")
+        unready = await daemon.unreadiness()
+        await asyncio.sleep(5.0)  # time in which something could end, or be tried again
+        metrics = await daemon.metrics()
+        assert await daemon.unreadiness() == unready
+        assert await daemon.stop() == 1  # what only an operator can change
+
+    assert "top up the account" in rejected["error"]
+    assert "top up the account" in unready and "slate" in unready
+    assert metrics.total("provider_reconnects_total") == 0
+    assert metrics.total("slate_active") == 1
+    for path in (await asyncio.to_thread(nginx.finished_recording, STREAM_KEY), mkv):
+        _, slate = await whole(path, show, [True, False])
+        assert slate.end_s - slate.start_s > 4
 
 
-def matroska(setting: Setting, session: str = "leo") -> Path:
-    """Record, in a container that keeps Opus as it is, and the file's path."""
-    return setting.recording("mkv", session=session, url=f"file:{session}.mkv").with_name(f"{session}.mkv")
+async def test_a_service_that_comes_back_without_h264_is_a_slate_until_it_has_it(
+    tmp_path: Path, free_port: int, show: Show
+) -> None:
+    service = StampedAvatar(tmp_path, free_port)
+    setting = quiet(Setting(tmp_path, service.url), tmp_path)
+    mkv = matroska(setting)
+    async with service, setting.daemon() as daemon:
+        await daemon.metric_reaches(2 * 25, SENT)
+        await service.kill()
+        await service.start("--fault", "vp8-only")
+        # The first attempts may still find nobody.
+        await daemon.until(lambda: "no H.264" in str(daemon.events("avatar_lost")[-1:]), "offer without H.264")
+        await daemon.logged("on_air_slate")
+        await service.kill()
+        await service.start()
+        await daemon.logged("on_air_live", 2)
+        await n_more_pictures(daemon, 25 * 5)
+        assert await daemon.stop() == 0
+    await whole(mkv, show, LIVE_AND_BACK)
 
 
-async def n_more_pictures(daemon: Daemon, n_pictures: int, **labels: str) -> None:
-    """Wait until so many more live ones have been sent to an output."""
-    before = (await daemon.metrics()).total(SENT, **labels)
-    await daemon.metric_reaches(before + n_pictures, SENT, **labels)
+async def test_the_slate_has_the_size_that_the_pictures_have_changed_to(
+    nginx: NginxRtmp, tmp_path: Path, free_port: int, show: Show
+) -> None:
+    service = StampedAvatar(tmp_path, free_port, "--fault", "size-change:3", "--fault", "media-stall:6")
+    setting = quiet(Setting(tmp_path, service.url), tmp_path).rtmp("live", nginx.rtmp_url)
+    matroska(setting)
+    async with service, setting.daemon() as daemon:
+        await daemon.logged("on_air_slate")
+        await asyncio.sleep(3.0)  # some of it
+        metrics = await daemon.metrics()
+        assert await daemon.stop() == 0
+    assert metrics.total("output_reconnects_total") == 0
+    first, second = sorted(setting.recordings.glob("leo*.mkv"), key=lambda path: path.stat().st_ctime)
+    assert (await sizes(first), await sizes(second)) == ({(180, 320)}, {(320, 180)})
+    await whole(first, show, [True])
+    await whole(second, show, [True, False])
+    broadcast = await asyncio.to_thread(nginx.finished_recording, STREAM_KEY)
+    assert await sizes(broadcast) == {(180, 320), (320, 180)}
+    await whole(broadcast, show, [True, False])
 
 
-def publications(nginx: NginxRtmp) -> int:
-    return len([fields for fields in nginx.requests if fields["call"] == "publish"])
+async def test_each_kind_of_slate_stands_in_as_what_it_is(tmp_path: Path, free_port: int, show: Show) -> None:
+    red, clip = tmp_path / "red.png", tmp_path / "clip.mp4"
+    await asyncio.to_thread(make_file, "color=red:size=640x360", red, "-frames:v", "1")
+    blink = "color=blue:size=180x320:rate=25:duration=1,drawbox=color=lime:t=fill:enable='lt(t,0.5)'"
+    await asyncio.to_thread(make_file, blink, clip, "-pix_fmt", "yuv420p")
+    slates = {"image": {"image": str(red)}, "clip": {"clip": str(clip)}, "last": {}}
+    service, setting = StampedAvatar(tmp_path, free_port), Setting(tmp_path)
+    recordings: dict[str, Path] = {}
+    for name, file in slates.items():
+        setting.add_session(name, service.url)
+        quiet(setting, tmp_path, name).slate(session=name, picture=name, **file)
+        recordings[name] = matroska(setting, name)
+    async with service, setting.daemon() as daemon:
+        await asyncio.gather(*(daemon.metric_reaches(2 * 25, SENT, session=name) for name in slates))
+        await service.kill()
+        await asyncio.gather(*(daemon.logged("on_air_slate", session=name) for name in slates))
+        await asyncio.sleep(3.0)  # the clip's loop, more than twice
+        await service.start()
+        await asyncio.gather(*(daemon.logged("on_air_live", 2, session=name) for name in slates))
+        await asyncio.gather(*(n_more_pictures(daemon, 25 * 4, session=name) for name in slates))
+        assert await daemon.stop() == 0
+
+    shown: dict[str, list[NDArray[np.float64]]] = {}
+    for name, path in recordings.items():
+        live, slate, _ = await whole(path, show, LIVE_AND_BACK)
+        shown[name] = await colours(path, live.end_s, slate.end_s)
+    before, *last = shown["last"]
+    assert max(float(np.abs(colour - before).max()) for colour in last) < 4, "the last live picture, coded once more"
+    _, *image = shown["image"]
+    assert all(r > 2 * max(g, b) for r, g, b in map(middle, image))
+    _, *clips = shown["clip"]
+    names = ["blue" if b > max(r, g) else "lime" if g > max(r, b) else "?" for r, g, b in map(middle, clips)]
+    assert set(names) == {"blue", "lime"}
+    assert len([1 for name, later in pairwise(names) if name != later]) >= 4
 
 
-def session_time_s(live: Stretch, monotonic_ns: int) -> float:
-    """When it was in the recording, by the stamps of a live stretch of it."""
-    first = live.pictures[0]
-    assert first.stamp is not None
-    return first.time_s + (monotonic_ns - first.stamp[1]) / 1e9
+async def sizes(path: Path) -> set[tuple[int, int]]:
+    """Of all pictures, width and height."""
+
+    def read() -> set[tuple[int, int]]:
+        with av.open(str(path)) as container:
+            return {(picture.width, picture.height) for picture in container.decode(video=0)}
+
+    return await asyncio.to_thread(read)
 
 
-async def whole(path: Path, show: Show, kinds: list[bool]) -> list[Stretch]:
-    """Hold a recording to what holds for all of them, whatever has happened; its stretches."""
-    found = await asyncio.to_thread(read_recording, path)
-    parts = stretches(found.pictures)
-    assert [part.is_live for part in parts] == kinds, path.name
-    await asyncio.to_thread(assert_plays, path)
-    assert_goes_on(path, found)
-    offsets_ms = [1000 * offset_s for offset_s in await asyncio.to_thread(offsets, path, parts[1:])]
-    show(f"{path.name}: sound against picture, live again: {', '.join(f'{o:+.1f}' for o in offsets_ms)} ms")
-    assert offsets_ms or not any(kinds[1:])
-    assert all(abs(offset_ms) <= 10 for offset_ms in offsets_ms)
-    return parts
+def make_file(source: str, path: Path, *options: str) -> None:
+    """By FFmpeg, of a filter that draws."""
+    command = (require_program("ffmpeg"), "-v", "error", "-f", "lavfi", "-i", source, *options, path)
+    subprocess.run(command, check=True, timeout=60)
 
 
-def assert_goes_on(path: Path, found: Recorded) -> None:
-    assert found.timestamps_back == 0, path.name
-    # Opus has packets of 20 ms and AAC of 21.3 ms; FLV and Matroska count milliseconds.
-    assert found.longest_silence_s <= 0.040, path.name
+async def colours(path: Path, first_s: float, last_s: float) -> list[NDArray[np.float64]]:
+    """The pictures of that time, each scaled to 9x16 RGB: shape (16, 9, 3), 0 to 255."""
+
+    def read() -> list[NDArray[np.float64]]:
+        with av.open(str(path)) as container:
+            return [
+                picture.to_ndarray(format="rgb24", width=9, height=16).astype(np.float64)
+                for picture in container.decode(video=0)
+                if picture.time is not None and first_s - 0.001 <= picture.time <= last_s + 0.001
+            ]
+
+    return await asyncio.to_thread(read)
 
 
-def assert_plays(path: Path) -> None:
-    """FFmpeg, which stops at the first error, does not complain of anything."""
-    command = (require_program("ffmpeg"), "-v", "error", "-xerror", "-i", path, "-f", "null", "-")
-    played = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (played.returncode, played.stderr) == (0, ""), path.name
+def middle(picture: NDArray[np.float64]) -> tuple[float, float, float]:
+    """The colour there; what fills the frame beside an image is darker."""
+    red, green, blue = picture[8, 4]
+    return red, green, blue
