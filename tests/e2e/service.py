@@ -60,12 +60,16 @@ class FaultRelay:
     """Stands before an avatar service and asks it to misbehave: connections get `fault` parameters of their own.
 
     faults  what to ask for on the connection that is being opened, as the local avatar reads it.
+    on_close  is told when one has ended.
     n_open  how many connections there are, that one included.
     """
 
-    def __init__(self, target: str, faults: Callable[[], Iterable[str]]) -> None:
+    def __init__(
+        self, target: str, faults: Callable[[], Iterable[str]], on_close: Callable[[], None] = lambda: None
+    ) -> None:
         self._target = target
         self._faults = faults
+        self._on_close = on_close
         self.n_open = 0
 
     @contextlib.asynccontextmanager
@@ -81,6 +85,7 @@ class FaultRelay:
             await self._serve(client)
         finally:
             self.n_open -= 1
+            self._on_close()
 
     async def _serve(self, client: ServerConnection) -> None:
         assert client.request is not None
