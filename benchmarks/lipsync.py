@@ -57,7 +57,7 @@ def measure() -> Findings:
         nginx = stack.enter_context(NginxRtmp(directory / "nginx"))
         avatar = stack.enter_context(Child(python("bridge", "avatar", "--listen", "127.0.0.1:0", "--flash")))
         outputs = {"rtmp": f"{nginx.rtmp_url}/clean", "mp4": "file:clean.mp4", "mkv": "file:clean.mkv"}
-        speech = _write_tone(directory / "tone.wav")
+        speech = write_tone(directory / "tone.wav")
         config = write_configuration(directory, avatar.first_line(), outputs, speech=speech, loop=False)
         bridge = stack.enter_context(Child(python("bridge", "run", str(config))))
         time.sleep(RECORDED_S)
@@ -82,13 +82,29 @@ def measure() -> Findings:
 def offsets(recording: Path) -> list[float]:
     """Seconds that each flash's nearest beep comes after it. Raises RuntimeError when they do not belong together."""
     flashes_s, first_s, last_s = _flashes(recording)
-    sound = _sound(recording)
-    beeps_s = [sound.time_s(index) for index in onsets(sound.samples, sound.rate_hz)]
+    heard = sound(recording)
+    beeps_s = [heard.time_s(index) for index in onsets(heard.samples, heard.rate_hz)]
     # One of each may be missing where the recording begins and where it ends.
     if not flashes_s or abs(len(beeps_s) - len(flashes_s)) > 2:
         raise RuntimeError(f"{recording.name} holds {len(flashes_s)} flashes and {len(beeps_s)} beeps")
     settled_s = (t for t in flashes_s if first_s + SETTLED_S <= t <= last_s - UNFINISHED_S)
     return [min((beep_s - t for beep_s in beeps_s), key=abs) - source_offset_s() for t in settled_s]
+
+
+def sound(recording: Path) -> Sound:
+    """The first channel, decoded."""
+    blocks: list[Signal] = []
+    frames: list[tuple[float, int]] = []
+    n_samples = rate_hz = 0
+    with av.open(str(recording)) as container:
+        for block in container.decode(audio=0):
+            assert block.time is not None
+            rate_hz = block.sample_rate
+            samples = block.to_ndarray()[0].astype(np.float64)
+            frames.append((block.time, n_samples))
+            blocks.append(samples)
+            n_samples += len(samples)
+    return Sound(np.concatenate(blocks), rate_hz, frames)
 
 
 def onsets(samples: Signal, rate_hz: int) -> list[float]:
@@ -135,22 +151,7 @@ def _flashes(recording: Path) -> tuple[list[float], float, float]:
     return flashes_s, times_s[0], times_s[-1]
 
 
-def _sound(recording: Path) -> Sound:
-    blocks: list[Signal] = []
-    frames: list[tuple[float, int]] = []
-    n_samples = rate_hz = 0
-    with av.open(str(recording)) as container:
-        for block in container.decode(audio=0):
-            assert block.time is not None
-            rate_hz = block.sample_rate
-            samples = block.to_ndarray()[0].astype(np.float64)
-            frames.append((block.time, n_samples))
-            blocks.append(samples)
-            n_samples += len(samples)
-    return Sound(np.concatenate(blocks), rate_hz, frames)
-
-
-def _write_tone(path: Path) -> Path:
+def write_tone(path: Path) -> Path:
     """Something to say that is over before the first beat counts."""
     tone = np.rint(8000 * np.sin(2 * np.pi * 220 * np.arange(AVATAR_RATE_HZ // 5) / AVATAR_RATE_HZ)).astype("<i2")
     with wave.open(str(path), "wb") as file:

@@ -41,6 +41,7 @@ class Avatar:
 
     current    the connection that is spoken to.  error: the last one, empty when there was none.
     on_change  is told when `current`, its being live, or `rejection` has changed.
+    keyframe_interval_ns  how far keyframes may lie apart; None: any distance.
     """
 
     def __init__(
@@ -101,6 +102,16 @@ class Avatar:
     def is_live(self) -> bool:
         """Whether the connection that is spoken to shows pictures."""
         return self.current is not None and self.current.live_ns is not None
+
+    @property
+    def keyframe_interval_ns(self) -> int | None:
+        return self._keyframe_interval_ns
+
+    @keyframe_interval_ns.setter
+    def keyframe_interval_ns(self, interval_ns: int | None) -> None:
+        self._keyframe_interval_ns = interval_ns
+        if self.current is not None:
+            self.current.reception.set_keyframe_interval_ns(interval_ns)
 
     def request_keyframe(self) -> None:
         if self.current is not None:
@@ -259,6 +270,9 @@ class Avatar:
     def _on_tool_call(self, connection: Connection, call: ToolCall) -> None:
         if connection is self.current and connection.link is not None:
             self._dialogue.on_tool_call(call, connection.link)
+        else:
+            log.warning("tool_call_unexpected", tool=call.name)
+            self._metrics.tool_calls_total(result="unsent").inc()
 
     def _is_greeting_again(self, connection: Connection) -> bool:
         """Viewers have been greeted once; whoever takes over in the middle does not begin with it."""

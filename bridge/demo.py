@@ -27,7 +27,7 @@ from bridge.config import (
 from bridge.daemon import Daemon
 from bridge.errors import ConfigError, ProviderUnavailable
 from bridge.ops.logs import configure_logging
-from bridge.outputs.runner import OutputState
+from bridge.outputs.status import OutputState
 from bridge.redact import Secret, mask
 from bridge.samples import SPEECH
 from bridge.session import SessionStatus

@@ -61,6 +61,12 @@ class Reception:
         self._tracks[track.kind] = _Track(track, self, self._timeline)
         return self._tracks[track.kind]
 
+    def set_keyframe_interval_ns(self, interval_ns: int | None) -> None:
+        """How far keyframes may lie apart from now on."""
+        self.keyframe_interval_ns = interval_ns
+        if video := self._tracks.get("video"):
+            video.receiver.set_keyframe_interval_ns(interval_ns)
+
     def request_keyframe(self) -> None:
         """Ask the avatar service for a keyframe, as soon as the throttle allows."""
         if video := self._tracks.get("video"):

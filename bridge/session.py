@@ -22,8 +22,9 @@ from bridge.net.url_policy import UrlPolicy
 from bridge.ops.metrics import SessionMetrics
 from bridge.outputs import open_output
 from bridge.outputs.hub import Hub
-from bridge.outputs.runner import OutputRunner, OutputStatus
+from bridge.outputs.runner import OutputRunner
 from bridge.outputs.slate import SlateMaker
+from bridge.outputs.status import OutputStatus
 from bridge.ports import AvatarLink, Capability
 from bridge.programme import Programme
 from bridge.providers import open_provider
@@ -131,7 +132,7 @@ class Session:
             config.avatar,
             self._provider,
             origin_ns=origin_ns,
-            keyframe_interval_ns=None if keyframe_s is None else round(keyframe_s * NS_PER_S),
+            keyframe_interval_ns=self._keyframe_interval_ns,
             uplink=self._uplink,
             dialogue=self._dialogue,
             programme=self._programme,
@@ -260,7 +261,8 @@ class Session:
         async with self._changing_outputs:
             if any(runner.name == name for runner in self._hub.runners):
                 await self._forget_output(name)
-            self._hub.add(self._runner(name, config))
+            self._hub.add(self._runner(name, config, is_strange=True))
+            self._avatar.keyframe_interval_ns = self._keyframe_interval_ns
 
     async def remove_output(self, name: str) -> None:
         """Close an output properly and forget it. Raises UnknownOutput."""
@@ -282,6 +284,7 @@ class Session:
     async def _forget_output(self, name: str) -> None:
         await self._hub.remove(name)
         self._telemetry.forget(name)
+        self._avatar.keyframe_interval_ns = self._keyframe_interval_ns
 
     # ------------------------------------------------------------------------------------------ around it
 
@@ -306,14 +309,20 @@ class Session:
         else:
             self._enter(SessionState.RECONNECTING)
 
-    def _runner(self, name: str, config: OutputConfig) -> OutputRunner:
+    @property
+    def _keyframe_interval_ns(self) -> int | None:
+        keyframe_s = self._hub.keyframe_s
+        return None if keyframe_s is None else round(keyframe_s * NS_PER_S)
+
+    def _runner(self, name: str, config: OutputConfig, *, is_strange: bool = False) -> OutputRunner:
         telemetry = self._telemetry.output(name, config.scheme)
         runner = OutputRunner(
             name,
-            open_output(name, config, self._storage, self._ice, self._policy),
+            open_output(name, config, self._storage, self._ice, self._policy, is_strange=is_strange),
             LiveQueue(OUTPUT_QUEUE_S),
             protocol=config.scheme,
             audio_bitrate=config.audio_bitrate,
+            autostart=config.autostart,
             request_keyframe=lambda: self._avatar.request_keyframe(),
             on_change=telemetry.on_change,
             on_written=telemetry.on_written,

@@ -10,7 +10,7 @@ from bridge.media.access_unit import AccessUnit, Kind
 from bridge.media.clock import NS_PER_S
 from bridge.ops.metrics import OutputMetrics, SessionMetrics
 from bridge.outputs.hub import Hub
-from bridge.outputs.runner import OutputState, OutputStatus
+from bridge.outputs.status import OutputState, OutputStatus
 from bridge.reception import Reception
 from bridge.timeline.splice import OnAir, Splice
 from bridge.uplink import Uplink

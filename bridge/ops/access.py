@@ -93,7 +93,7 @@ class AccessMiddleware:
 
         async def send_and_log(message: Message) -> None:
             if message["type"] == "http.response.start" and scope["method"] not in _LOOKING:
-                status, path = message["status"], scope["path"][:_LONGEST_LOGGED]
+                status, path = int(message["status"]), scope["path"][:_LONGEST_LOGGED]
                 log.info("api_call", method=scope["method"], path=path, status=status)
             await send(message)
 

@@ -43,8 +43,8 @@ def control_app(
         generate_unique_id_function=lambda route: route.name,
     )
     # The one that is added last sees a request first.
-    app.add_middleware(BodyLimit)
     app.add_middleware(AccessMiddleware, access=Access(http))
+    app.add_middleware(BodyLimit)
     add_handlers(app)
 
     @app.get("/healthz", response_class=PlainTextResponse)

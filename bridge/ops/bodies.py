@@ -39,13 +39,23 @@ class ToolBody(Body):
 
 
 class BodyLimit:
-    """Counts a body while it is read, and gives up on one that is too large (413) or too slow (408)."""
+    """Counts a body while it is read, and gives up on one that is too large (413) or too slow (408).
+
+    What an answer does not wait for is not read: the connection ends.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, _Limited(scope, receive), send)
+        body = _Limited(scope, receive)
+
+        async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and body.is_unread:
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, body, send_and_close)
 
 
 class _Limited:
@@ -58,9 +68,14 @@ class _Limited:
         announced = headers.get(b"content-length", "")
         self._n_bytes = 0
         self._announced_bytes = int(announced) if announced.isdecimal() else 0
+        self._has_body = bool(self._announced_bytes) or b"transfer-encoding" in headers
         self._receive = receive
         self._ends_s: float | None = None
         self._is_complete = False
+
+    @property
+    def is_unread(self) -> bool:
+        return self._has_body and not self._is_complete
 
     async def __call__(self) -> Message:
         if self._is_complete:
@@ -88,5 +103,4 @@ class _Limited:
             raise HTTPException(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"the body has more than {self._most_bytes} bytes",
-                {"Connection": "close"},
             )

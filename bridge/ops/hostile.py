@@ -44,23 +44,24 @@ class HostileOutputs:
             output = OutputConfig.model_validate(_as_secrets(tree))
         except ValidationError as error:
             raise invalid(explain_each(error, OutputConfig)) from None
-        try:
-            await self._check_place(output)
-        except ConfigError as error:
-            raise invalid([(("url",), str(error))]) from None
-        except OSError as error:
-            raise invalid([(("url",), f"the host has no address: {error.strerror or 'no answer in time'}")]) from None
+        for key, address in zip(("url", "backup_url"), output.addresses, strict=False):
+            try:
+                await self._check_place(address.reveal())
+            except ConfigError as error:
+                raise invalid([((key,), str(error))]) from None
+            except OSError as error:
+                reason = error.strerror or "no answer in time"
+                raise invalid([((key,), f"the host has no address: {reason}")]) from None
         await self._check_ice_servers(output)
         return output
 
-    async def _check_place(self, output: OutputConfig) -> None:
-        url = output.address.reveal()
-        if output.scheme == "file":
-            template = url.partition(":")[2]
-            check_is_below(template)
-            await asyncio.to_thread(_check_links, self._storage_dir, name_at(template, datetime.now(UTC)))
+    async def _check_place(self, url: str) -> None:
+        scheme, _, rest = url.partition(":")
+        if scheme == "file":
+            check_is_below(rest)
+            await asyncio.to_thread(_check_links, self._storage_dir, name_at(rest, datetime.now(UTC)))
         else:
-            await self._policy.check(url, schemes=frozenset({output.scheme}))
+            await self._policy.check(url, schemes=frozenset({scheme}))
 
     async def _check_ice_servers(self, output: OutputConfig) -> None:
         for number, server in enumerate(output.ice_servers or ()):

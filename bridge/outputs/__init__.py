@@ -20,15 +20,18 @@ def open_output(
     storage: StorageConfig,
     ice: "IceSettings | None" = None,
     policy: "UrlPolicy | None" = None,
+    *,
+    is_strange: bool = False,
 ) -> Callable[[], Output]:
     """What makes the connection, or the file, of each attempt at this output.
 
-    `ice` is the program's, for WebRTC; `policy` says where a server may lead us besides public hosts.
+    `ice` is the program's, for WebRTC; `policy` says where a server may lead us besides public hosts; `is_strange`: the
+    configuration did not come from the operator's file, so its URL is judged by the policy at every attempt.
 
     Raises ConfigError, naming the output, if its URL cannot be used.
     """
     try:
-        return _opener(config, storage, ice, policy)
+        return _opener(config, storage, ice, policy, is_strange)
     except ConfigError as error:
         raise ConfigError(f"outputs.{name}: {error}") from None
 
@@ -41,7 +44,11 @@ def check_slate(config: SlateConfig) -> None:
 
 
 def _opener(
-    config: OutputConfig, storage: StorageConfig, ice: "IceSettings | None", policy: "UrlPolicy | None"
+    config: OutputConfig,
+    storage: StorageConfig,
+    ice: "IceSettings | None",
+    policy: "UrlPolicy | None",
+    is_strange: bool,
 ) -> Callable[[], Output]:
     # Each kind brings what it needs only where it is used: libav, TLS, WebRTC.
     if config.scheme == "file":
@@ -59,7 +66,12 @@ def _opener(
             own = (IceServer(server.urls, server.username or "", server.password) for server in config.ice_servers)
             settings = IceSettings(settings.interfaces, tuple(own))
         return lambda: WhipOutput(
-            config.address.reveal(), config.bearer, settings, keyframe_s=config.keyframe_s, policy=policy
+            config.address.reveal(),
+            config.bearer,
+            settings,
+            keyframe_s=config.keyframe_s,
+            policy=policy,
+            is_strange=is_strange,
         )
 
     from bridge.net.tls import Trust
@@ -68,6 +80,13 @@ def _opener(
     trust = Trust(config.tls_ca_file, config.tls_pin_sha256)
 
     def open_at(address: Secret) -> RtmpOutput:
-        return RtmpOutput(address.reveal(), config.key, keyframe_s=config.keyframe_s, trust=trust, policy=policy)
+        return RtmpOutput(
+            address.reveal(),
+            config.key,
+            keyframe_s=config.keyframe_s,
+            trust=trust,
+            policy=policy,
+            is_strange=is_strange,
+        )
 
     return in_turn([partial(open_at, address) for address in config.addresses])

@@ -11,7 +11,8 @@ import structlog
 from bridge.errors import ConfigError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.outputs.audio import OpusToAac
-from bridge.outputs.runner import OutputRunner, OutputState
+from bridge.outputs.runner import OutputRunner
+from bridge.outputs.status import OutputState
 
 # What an output that is stopped by hand may take to publish what waits, at most its queue of 2 s, and to close: 2 s
 # for RTMP. Then it is cancelled, and closes without what is left.

@@ -11,7 +11,7 @@ from bridge.errors import ConfigError, OutputError, OutputLost, OutputRejected, 
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
 from bridge.net.tls import Trust
-from bridge.net.url_policy import UrlPolicy
+from bridge.net.url_policy import UrlPolicy, UrlRefused
 from bridge.outputs.rtmp_link import RtmpLink
 from bridge.ports import OutputListener, OutputProgress
 from bridge.protocols.flv import TagSequence
@@ -91,11 +91,13 @@ class RtmpOutput:
         deadlines: RtmpDeadlines | None = None,
         trust: Trust | None = None,
         policy: UrlPolicy | None = None,
+        is_strange: bool = False,
         first_timestamp_ms: int = 0,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         """Raises ConfigError if the URL is none for RTMP. `trust`: for RTMPS; None: the system's. `policy` says where
-        else its server may lead us; None: to public hosts. `first_timestamp_ms` replaces 0.
+        else its server may lead us; None: to public hosts. `is_strange`: the URL itself has to pass it, too, at
+        every connection. `first_timestamp_ms` replaces 0.
         """
         self.keyframe_s = keyframe_s
         self.has_failed = False
@@ -103,6 +105,7 @@ class RtmpOutput:
         self._deadlines = deadlines or RtmpDeadlines()
         self._trust = trust or Trust()
         self._policy = policy or UrlPolicy()
+        self._is_strange = is_strange
         self._first_timestamp_ms = first_timestamp_ms
         self._chunk_bytes = chunk_bytes
         self._link: RtmpLink | None = None
@@ -116,7 +119,7 @@ class RtmpOutput:
         """Publish until `units` is finished. Raises OutputRejected, OutputLost. See `ports.Output`."""
         try:
             self._link = link = self._new_link(self._address)
-            await self._open(link, (self._address.host,))
+            await self._open(link, await self._judged(self._address) if self._is_strange else (self._address.host,))
             listener.on_published()
             while (move := await self._publish(link, units, listener)) is not None:
                 link = await self._follow(link, move)
@@ -248,7 +251,7 @@ class RtmpOutput:
             raise ConfigError("its tcUrl leads out of TLS")
         at: Sequence[str] = (address.host,)
         if (address.host, address.port) != (self._address.host, self._address.port):
-            at = (await self._policy.check(address.tc_url, schemes=_SCHEMES)).addresses
+            at = await self._judged(address)
         link = self._new_link(address)
         try:
             await self._open(link, at)
@@ -258,6 +261,15 @@ class RtmpOutput:
                 raise
             return _Move(address, at, None)
         return _Move(address, at, link)
+
+    async def _judged(self, address: RtmpAddress) -> Sequence[str]:
+        """Addresses of a host that others than the operator's file have named. Raises OutputRejected, OutputLost."""
+        try:
+            return (await self._policy.check(address.tc_url, schemes=_SCHEMES)).addresses
+        except UrlRefused as error:
+            raise OutputRejected(str(error)) from None
+        except OSError as error:
+            raise OutputLost(f"{address.host}: {error}") from error
 
     async def _follow(self, link: RtmpLink, move: _Move) -> RtmpLink:
         """The connection that has the broadcast from now on."""

@@ -5,8 +5,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from types import MappingProxyType
 
 import structlog
@@ -15,6 +13,7 @@ from bridge.errors import InternalError, OutputLost, OutputRejected, OutputWedge
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
 from bridge.net.backoff import Backoff
+from bridge.outputs.status import OutputState, OutputStatus
 from bridge.ports import Output
 
 # A live audience leaves within seconds, so the first retry comes at once; 15 s keeps a server that is away for hours
@@ -30,15 +29,6 @@ WEDGED_LOOKS = 15
 # A key that was accepted once is right: a refusal after that is a far end that is half back, such as a server whose
 # authority (`on_publish`) is still being restarted. Nothing but refusals for longer than a restart takes are believed.
 BELIEVED_AFTER_S = 300.0
-
-
-class OutputState(StrEnum):
-    STOPPED = "stopped"
-    CONNECTING = "connecting"
-    PUBLISHING = "publishing"
-    BACKING_OFF = "backing_off"
-    REJECTED = "rejected"
-    CLOSED = "closed"
 
 
 _NEXT: Mapping[OutputState, frozenset[OutputState]] = {
@@ -60,36 +50,6 @@ _NEXT: Mapping[OutputState, frozenset[OutputState]] = {
     OutputState.REJECTED: frozenset({OutputState.CONNECTING, OutputState.STOPPED}),
     OutputState.CLOSED: frozenset({OutputState.CONNECTING, OutputState.STOPPED}),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputStatus:
-    """How an output is doing. stopped: by the operator; closed: it has ended with the session, or by a bug.
-
-    since_s          Unix time of the last change of state.
-    last_error       empty: none so far. It stays when the output is well again.
-    retry_in_s       while backing off: how long, counted from `since_s`.
-    reconnects       attempts after a loss, by reason: refused, reset, timeout, wedged, protocol, rejected, lost.
-    retries          all of these together.  last_retry_s: Unix time of the last one.
-    accepted         how often the far end has accepted the stream.
-    bytes_total      bytes that left, all attempts together.  last_progress_s: Unix time of the last look that saw more.
-    queue_s          media time that waits.  dropped_units: what the queue forgot, by reason.
-    """
-
-    name: str
-    protocol: str
-    state: OutputState
-    since_s: float
-    last_error: str
-    retry_in_s: float | None
-    reconnects: Mapping[str, int]
-    retries: int
-    last_retry_s: float | None
-    accepted: int
-    bytes_total: int
-    last_progress_s: float | None
-    queue_s: float
-    dropped_units: Mapping[str, int]
 
 
 class OutputRunner:

@@ -50,16 +50,18 @@ class WhipOutput:
         *,
         keyframe_s: float | None = 2.0,
         policy: UrlPolicy | None = None,
+        is_strange: bool = False,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Raises ConfigError if the URL is none for WHIP. `policy` says where else its server may lead us; None: to
-        public hosts. `tls` replaces the system's trust.
+        public hosts. `is_strange`: the URL itself has to pass it, too. `tls` replaces the system's trust.
         """
         self.keyframe_s = keyframe_s
         self._endpoint = whip.parse_url(url, token.reveal() if token else None)
         self._name = redact_url(url)
         self._ice = ice or IceSettings()
         self._policy = policy or UrlPolicy()
+        self._is_strange = is_strange
         self._tls = tls
         self._peer: SendingPeer | None = None
 
@@ -83,7 +85,7 @@ class WhipOutput:
         tls = self._tls if self._tls is not None else await asyncio.to_thread(ssl.create_default_context)
         async with (
             SendingPeer(self._ice, listener.on_keyframe_request, profile_level_id=pictures.known_id) as peer,
-            WhipSignalling(self._endpoint, self._name, tls, self._policy) as signalling,
+            WhipSignalling(self._endpoint, self._name, tls, self._policy, is_strange=self._is_strange) as signalling,
         ):
             self._peer = peer
             offer = publishing_offer(await peer.offer(), pictures)

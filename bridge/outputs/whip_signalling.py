@@ -47,11 +47,16 @@ class WhipSignalling:
     the environment are not read.
     """
 
-    def __init__(self, endpoint: whip.Endpoint, name: str, tls: ssl.SSLContext, policy: UrlPolicy) -> None:
-        """`name` stands for the URL in logs; `tls` is what servers are verified with; `policy` is for other hosts."""
+    def __init__(
+        self, endpoint: whip.Endpoint, name: str, tls: ssl.SSLContext, policy: UrlPolicy, *, is_strange: bool = False
+    ) -> None:
+        """`name` stands for the URL in logs; `tls` is what servers are verified with; `policy` is for other hosts, and
+        where `is_strange` for the endpoint's own, too.
+        """
         self._endpoint = endpoint
         self._name = name
         self._policy = policy
+        self._is_strange = is_strange
         self._url = endpoint.url  # after redirects
         self._resource: whip.Resource | None = None
         self._posting: asyncio.Task[str] | None = None
@@ -180,12 +185,13 @@ class WhipSignalling:
         What the operator has configured is resolved as usual; elsewhere a server of strangers leads, so the addresses
         are judged and used as judged.
         """
-        if self._is_at_home(url):
+        if self._is_at_home(url) and not self._is_strange:
             return httpx.URL(url), {}
         try:
             pinned = await self._policy.check(url, schemes=_HTTP_SCHEMES)
         except UrlRefused as error:
-            raise OutputRejected(f"the server leads to another host: {error}") from None
+            words = "the URL" if self._is_at_home(url) else "the server leads to another host"
+            raise OutputRejected(f"{words}: {error}") from None
         headers["Host"] = httpx.URL(url).netloc.decode("ascii")
         return httpx.URL(url).copy_with(host=pinned.addresses[0]), {"sni_hostname": pinned.host}
 

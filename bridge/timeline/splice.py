@@ -26,6 +26,9 @@ SILENCE_BEHIND_NS = 300 * NS_PER_MS
 SILENCE_NS = 20 * NS_PER_MS
 # Joints of sound within one packet are the transcoder's business.
 _JOINT_NS = SILENCE_NS
+# Lost packets are the decoder's business (RFC 6716 §4.4), but what it makes up for longer than this is heard. Sound
+# that begins anew has lost none.
+_LONGEST_LOSS_NS = 3 * SILENCE_NS
 # A longer gap is left open: the machine slept, and nobody listens to minutes of silence in one burst.
 _LONGEST_FILL_NS = 10 * NS_PER_S
 _MIN_STEP_NS = NS_PER_MS
@@ -128,7 +131,7 @@ class Splice:
             if unit.pts_ns < self._sound_ends_ns - _JOINT_NS // 2 or unit.pts_ns <= self.last_ns["audio"]:
                 self.late_units += 1
                 return
-            if unit.pts_ns - self._sound_ends_ns > SILENCE_BEHIND_NS:
+            if unit.pts_ns - self._sound_ends_ns > (_LONGEST_LOSS_NS if unit.is_discontinuity else _JOINT_NS):
                 self._fill(unit.pts_ns)
         if self.is_muted or self.operator_reason:
             unit = replace(unit, payload=SILENCE_20_MS)

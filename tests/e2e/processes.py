@@ -295,6 +295,11 @@ class Setting:
         self._keys["sessions"][session]["inputs"] = {"speech": {"url": f"file:{path}", "loop": loop}}
         return self
 
+    def slate(self, *, session: str = "leo", **keys: Any) -> Self:
+        """What stands in for the avatar."""
+        self._keys["sessions"][session]["slate"] = keys
+        return self
+
     def recording(self, name: str = "archive", *, session: str = "leo", **keys: Any) -> Path:
         """Record, and the file's path."""
         self._keys["sessions"][session]["outputs"][name] = {"url": f"file:{session}-{name}.mp4"} | keys

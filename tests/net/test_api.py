@@ -1,9 +1,11 @@
 """The HTTP server with real requests over loopback."""
 
 import asyncio
+import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,13 +13,16 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from bridge.config import Address, HttpConfig, MetricsConfig
+from bridge.config import Address, HttpConfig, MetricsConfig, TlsConfig, TokenConfig
 from bridge.errors import ConfigError
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.api import HttpServer
 from bridge.ops.metrics import Metrics
+from bridge.redact import Secret
+from tests.interop.whip_endpoint import make_certificate
 
 ANY_PORT = Address("127.0.0.1", 0)
+ON_LOOPBACK = HttpConfig(listen=ANY_PORT)
 NO_OWN_METRICS = MetricsConfig()
 
 
@@ -45,16 +50,30 @@ def server_of(
     )
 
 
+@pytest.fixture(autouse=True)
+def loggers() -> Iterator[None]:
+    """uvicorn silences its access log for the whole process."""
+    yield
+    logging.getLogger("uvicorn.access").propagate = True
+
+
 @asynccontextmanager
 async def serving(
-    *, metrics: MetricsConfig = NO_OWN_METRICS, readiness: Callable[[], str | None] = lambda: None
+    *,
+    http: HttpConfig = ON_LOOPBACK,
+    metrics: MetricsConfig = NO_OWN_METRICS,
+    readiness: Callable[[], str | None] = lambda: None,
 ) -> AsyncIterator[tuple[HttpServer, httpx.AsyncClient]]:
     registry = CollectorRegistry()
     Metrics(registry)
-    with server_of(HttpConfig(listen=ANY_PORT), metrics, registry, readiness) as server:
+    scheme = "https" if http.tls else "http"
+    trusted = ssl.create_default_context(cafile=http.tls.cert_file) if http.tls else True
+    with server_of(http, metrics, registry, readiness) as server:
         running = asyncio.create_task(server.run())
         try:
-            async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
+            async with httpx.AsyncClient(
+                base_url=f"{scheme}://{server.address}", trust_env=False, verify=trusted
+            ) as client:
                 yield server, client
         finally:
             running.cancel()
@@ -129,3 +148,72 @@ def test_an_address_that_is_not_this_machines_is_a_mistake_in_the_configuration(
     config = MetricsConfig(listen=Address("192.0.2.1", 9100))
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1:9100 cannot be listened on"):
         server_of(HttpConfig(listen=ANY_PORT), config, CollectorRegistry()).__enter__()
+
+
+# ---------------------------------------------------------------------------------------------- TLS and tokens
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> TlsConfig:
+    certificate, key = make_certificate(tmp_path)
+    return TlsConfig(cert_file=Path(certificate), key_file=Path(key))
+
+
+async def test_it_speaks_https_with_a_certificate_and_nothing_else(tls: TlsConfig) -> None:
+    async with serving(http=HttpConfig(listen=ANY_PORT, tls=tls)) as (server, client):
+        assert (await client.get("/healthz")).status_code == 200
+        async with httpx.AsyncClient(trust_env=False) as plain:
+            with pytest.raises(httpx.RemoteProtocolError):
+                await plain.get(f"http://{server.address}/healthz")
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "reason"),
+    [
+        ("certificate.pem", "nowhere.pem", "cannot read"),
+        ("nowhere.pem", "key.pem", "cannot read"),
+        ("certificate.pem", "other.pem", "key values mismatch"),
+        ("empty.pem", "key.pem", "http.tls"),
+        ("certificate.pem", "certificate.pem", "http.tls"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_a_mistake_in_the_configuration(
+    tls: TlsConfig, tmp_path: Path, certificate: str, key: str, reason: str
+) -> None:
+    (tmp_path / "empty.pem").touch()
+    (tmp_path / "other").mkdir()
+    Path(make_certificate(tmp_path / "other")[1]).rename(tmp_path / "other.pem")
+    config = HttpConfig(listen=ANY_PORT, tls=TlsConfig(cert_file=tmp_path / certificate, key_file=tmp_path / key))
+    with pytest.raises(ConfigError, match=reason):
+        server_of(config, NO_OWN_METRICS, CollectorRegistry()).__enter__()
+
+
+async def test_metrics_need_a_token_unless_they_have_an_address_of_their_own() -> None:
+    token = TokenConfig(file=Secret("a_token_of_some_length"), scopes=("read",))
+    http = HttpConfig(listen=ANY_PORT, tokens=(token,))
+    async with serving(http=http) as (_, client):
+        assert (await client.get("/metrics")).status_code == 401
+        bearer = {"authorization": "Bearer a_token_of_some_length"}
+        assert (await client.get("/metrics", headers=bearer)).status_code == 200
+    async with serving(http=http, metrics=MetricsConfig(listen=ANY_PORT)) as (server, client):
+        assert (await client.get(f"http://{server.metrics_address}/metrics")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "length", "status"),
+    [
+        ("drain", "Content-Length: 99999999999", 202),
+        ("drain", "Transfer-Encoding: chunked", 202),
+        ("nowhere", "Content-Length: 99999999999", 404),
+        ("sessions/leo/mute", "Content-Length: 99999999999", 413),
+    ],
+)
+async def test_a_body_that_nobody_reads_ends_the_connection(path: str, length: str, status: int) -> None:
+    async with serving() as (server, _), asyncio.timeout(4):
+        reader, writer = await asyncio.open_connection(*server.address)
+        headers = f"Host: localhost\r\nContent-Type: application/json\r\n{length}\r\n"
+        writer.write(f"POST /v1/{path} HTTP/1.1\r\n{headers}\r\n".encode())
+        assert f" {status} ".encode() in await reader.readline()
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()

@@ -159,7 +159,7 @@ class Stage:
         patch = self._monkeypatch.setattr
         patch(session_module, "open_provider", open_provider)
         patch(session_module, "open_source", lambda *_: source or FakeSource())
-        patch(session_module, "open_output", lambda *_: lambda: self._output(output or self.publish))
+        patch(session_module, "open_output", lambda *_, **__: lambda: self._output(output or self.publish))
         patch(session_module, "SlateMaker", FakeSlateMaker)
         patch(avatar_module, "FIRST_RETRY_S", first_retry_s)
         patch(avatar_module, "LONGEST_RETRY_S", max(first_retry_s, avatar_module.LONGEST_RETRY_S))

@@ -12,7 +12,7 @@ from bridge import demo as demo_module
 from bridge.config import Config, InputConfig, OutputConfig
 from bridge.demo import DemoOptions, _local_service, run_demo
 from bridge.errors import ProviderUnavailable
-from bridge.outputs.runner import OutputState, OutputStatus
+from bridge.outputs.status import OutputState, OutputStatus
 from bridge.redact import Secret
 from bridge.samples import SPEECH
 from bridge.session import SessionState, SessionStatus

@@ -7,7 +7,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from bridge import connection as connection_module
-from bridge.config import ToolConfig
+from bridge.config import OutputConfig, ToolConfig
 from bridge.errors import (
     ConfigError,
     OutputRejected,
@@ -19,6 +19,7 @@ from bridge.errors import (
 from bridge.inputs.file import FileSource
 from bridge.media.live_queue import LiveQueue
 from bridge.ports import AvatarEvent, AvatarListener, OutputListener, ToolCall
+from bridge.redact import Secret
 from bridge.session import SessionState
 from tests.unit.outputs.fakes import FakeOutput
 from tests.unit.stage import FakeProvider, FakeSource, Service, Stage, ended, refusing, saying, show, stay_mute, until
@@ -304,3 +305,67 @@ async def test_the_speech_that_a_service_has_heard_goes_on(stage: Stage) -> None
 async def test_the_status_lists_what_the_service_can_do(stage: Stage) -> None:
     session, _ = stage.session(show)
     assert session.status().capabilities == {"history", "tools"}
+
+
+# ---------------------------------------------------------------------------------------------- outputs by hand
+
+
+def file_output(name: str = "more.mp4") -> OutputConfig:
+    return OutputConfig(url=Secret.url(f"file:{name}"))
+
+
+async def test_an_output_is_added_replaced_stopped_started_and_removed_while_live(stage: Stage) -> None:
+    session, _ = stage.session(show)
+    running = asyncio.create_task(session.run())
+    await until(lambda: len(stage.outputs[0].written) >= 4)
+
+    await session.add_output("more", file_output())
+    await until(lambda: len(stage.outputs[-1].written) >= 2)
+    assert [output.name for output in session.status().outputs] == ["archive", "more"]
+    replaced = stage.outputs[-1]
+    await session.add_output("more", file_output("other.mp4"))
+    await until(lambda: stage.outputs[-1] is not replaced and len(stage.outputs[-1].written) >= 2)
+    assert [output.name for output in session.status().outputs] == ["archive", "more"]
+
+    await session.stop_output("more")
+    assert session.status().outputs[1].state == "stopped"
+    await session.start_output("more")
+    await until(lambda: session.status().outputs[1].state == "publishing")
+    await session.restart_output("more")
+    await until(lambda: session.status().outputs[1].state == "publishing")
+
+    await session.remove_output("more")
+    assert [output.name for output in session.status().outputs] == ["archive"]
+    await session.drain(within_s=5.0)
+    await ended(running)
+
+
+async def test_outputs_that_are_changed_at_the_same_time_are_changed_one_after_the_other(stage: Stage) -> None:
+    session, _ = stage.session(show)
+    running = asyncio.create_task(session.run())
+    await until(lambda: len(stage.outputs[0].written) >= 2)
+    await asyncio.gather(*(session.add_output("more", file_output(f"{n}.mp4")) for n in range(5)))
+    assert [output.name for output in session.status().outputs] == ["archive", "more"]
+    await session.drain(within_s=5.0)
+    await ended(running)
+
+
+@pytest.mark.parametrize("verb", ["start_output", "stop_output", "restart_output", "remove_output"])
+async def test_an_output_that_there_is_not_cannot_be_handled(stage: Stage, verb: str) -> None:
+    session, _ = stage.session(show)
+    with pytest.raises(ConfigError, match="there is no output nobody"):
+        await getattr(session, verb)("nobody")
+
+
+async def test_the_status_says_what_the_hand_has_done(stage: Stage) -> None:
+    session, _ = stage.session(show)
+    running = asyncio.create_task(session.run())
+    await until(lambda: len(stage.outputs[0].written) >= 2)
+    session.mute(True)
+    session.show_slate(True, "break")
+    assert (session.status().is_muted, session.status().slate_reason) == (True, "break")
+    session.mute(False)
+    session.show_slate(False)
+    assert (session.status().is_muted, session.status().slate_reason) == (False, "")
+    await session.drain(within_s=5.0)
+    await ended(running)

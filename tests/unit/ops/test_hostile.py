@@ -110,6 +110,12 @@ async def test_a_url_passes_the_policy(outputs: HostileOutputs, url: str) -> Non
     assert keys in (("url",), ())
 
 
+async def test_a_backup_passes_the_policy_too(outputs: HostileOutputs) -> None:
+    ((keys, _),) = await refusal(outputs, GOOD | {"backup_url": "rtmp://10.1.2.3/app/live_canary_1"})
+    assert keys == ("backup_url",)
+    assert await outputs.read(GOOD | {"backup_url": "rtmp://live.example.com/b/live_canary_1", "autostart": False})
+
+
 @pytest.mark.parametrize("url", ["stun:127.0.0.1", "turn:inside.example.com:3478?transport=tcp", "turns:10.0.0.1"])
 async def test_ice_servers_pass_the_policy(outputs: HostileOutputs, url: str) -> None:
     servers = [

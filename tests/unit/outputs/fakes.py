@@ -10,7 +10,8 @@ from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.live_queue import LiveQueue
 from bridge.net.backoff import Backoff
-from bridge.outputs.runner import FIRST_RETRY_S, LONGEST_RETRY_S, OutputRunner, OutputStatus
+from bridge.outputs.runner import FIRST_RETRY_S, LONGEST_RETRY_S, OutputRunner
+from bridge.outputs.status import OutputStatus
 from bridge.ports import OutputListener, OutputProgress
 
 

@@ -13,7 +13,7 @@ from bridge.media.access_unit import Codec
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs import hub as hub_module
 from bridge.outputs.hub import Hub, UnknownOutput
-from bridge.outputs.runner import OutputState
+from bridge.outputs.status import OutputState
 from bridge.ports import OutputListener
 from tests.unit.outputs.coded_media import clicks, opus_units
 from tests.unit.outputs.fakes import FakeOutput, Rig, fail, opus, picture, publish, settle, wedge

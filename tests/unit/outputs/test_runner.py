@@ -9,14 +9,8 @@ from structlog.testing import capture_logs
 
 from bridge.errors import InternalError, OutputLost, OutputRejected, RemoteProtocolError
 from bridge.media.live_queue import LiveQueue
-from bridge.outputs.runner import (
-    BELIEVED_AFTER_S,
-    LONGEST_RETRY_S,
-    PROVEN_LOOKS,
-    WEDGED_LOOKS,
-    OutputState,
-    reconnect_reason,
-)
+from bridge.outputs.runner import BELIEVED_AFTER_S, LONGEST_RETRY_S, PROVEN_LOOKS, WEDGED_LOOKS, reconnect_reason
+from bridge.outputs.status import OutputState
 from bridge.ports import OutputListener
 from tests.unit.outputs.fakes import FakeOutput, Rig, fail, picture, publish, settle, wedge
 

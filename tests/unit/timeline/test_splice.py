@@ -154,6 +154,26 @@ def test_sound_that_pauses_alone_becomes_silence_and_no_slate(broadcast: Broadca
     broadcast.check()
 
 
+def test_sound_that_begins_anew_leaves_no_gap_however_short(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    broadcast.run(200)
+    assert broadcast.sound[-1].payload == b"live 1"  # too early for silence by itself
+    broadcast.run(400, source)
+    assert set(gaps_ms(broadcast.sound)) == {20.0}
+    assert [unit.payload for unit in broadcast.sound].count(SILENCE_20_MS) == 10
+
+
+@pytest.mark.parametrize(("lost", "n_filled"), [(3, 0), (4, 4)])
+def test_packets_that_are_lost_are_left_to_the_decoder_if_they_are_few(
+    lost: int, n_filled: int, broadcast: Broadcast
+) -> None:
+    on_air(broadcast)
+    pts_ns = broadcast.sound[-1].pts_ns + (lost + 1) * 20 * MS
+    unit = AccessUnit(Codec.OPUS, b"after a loss", pts_ns, 20 * MS, is_discontinuity=True)
+    broadcast.splice.put(1, unit, pts_ns)
+    assert [unit.payload for unit in broadcast.sound].count(SILENCE_20_MS) == n_filled
+
+
 def test_pictures_that_pause_alone_leave_the_sound_on_air(broadcast: Broadcast) -> None:
     source = on_air(broadcast)
     source.pictures = False
