@@ -211,13 +211,8 @@ async def test_audio_for_a_mirror_is_tagged_with_its_stream_and_number() -> None
         assert other.socket.sent[0]["data"]["streamId"] != sent[0]["streamId"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"query": {"audioBack": "true"}}],
-    ids=["as it is", "with audioBack as a query parameter of the operator's"],
-)
-async def test_audio_of_a_conversation_is_not_tagged(options: dict[str, Any]) -> None:
-    async with scene(**options) as it:
+async def test_audio_of_a_conversation_is_not_tagged() -> None:
+    async with scene() as it:
         await it.session.send_audio(b"\0\0")
         assert it.socket.sent[0]["data"] == {"audio": "AAA="}
 
