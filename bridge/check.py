@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 from bridge.config import Config, OutputConfig, SessionConfig, SlateConfig
 from bridge.dsp.chain import SpeechChain
 from bridge.errors import BridgeError, ConfigError, OutputError, ProviderUnavailable, RemoteProtocolError, SourceLost
+from bridge.history import History
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.audio import AudioBlock
@@ -31,7 +33,7 @@ _PICTURE = AccessUnit(Codec.H264, b"", 0, codec_config=decoder_configuration(byt
 
 
 async def check_connections(config: Config) -> bool:
-    """Try every avatar and output in turn, one line each. Returns whether all of them are well."""
+    """Try every input, history, avatar and output in turn, one line each. Returns whether all of them are well."""
     is_well = True
     for name, session in config.sessions.items():
         async for what, finding in _findings(config, session):
@@ -45,6 +47,8 @@ async def check_connections(config: Config) -> bool:
 async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tuple[str, str | BridgeError]]:
     for name, source in session.inputs.items():
         yield f"inputs.{name}", await _input(open_source(name, source, config.storage.dir))
+    if session.avatar.history_file is not None:
+        yield "avatar.history_file", await asyncio.to_thread(_history, session.avatar.history_file)
     yield "avatar", await _avatar(session, ice_settings(config.ice))
     yield "slate", await _slate(session.slate)
     for name, output in session.outputs.items():
@@ -89,6 +93,15 @@ async def _slate(slate: SlateConfig) -> str | BridgeError:
     except ConfigError as error:
         return error
     return f"{slate.picture} can be shown"
+
+
+def _history(path: Path) -> str | BridgeError:
+    history = History(path)
+    try:
+        history.load()
+    except ConfigError as error:
+        return error
+    return f"{path}: of what users said {len(history.users)} items are sent again"
 
 
 async def _avatar(session: SessionConfig, ice: IceSettings) -> str | BridgeError:

@@ -32,7 +32,7 @@ from pydantic import (
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
 from bridge.errors import ConfigError
 from bridge.media.recording_name import check_is_below, check_name
-from bridge.protocols import rtmp_address, whip
+from bridge.protocols import navtalk, rtmp_address, whip
 from bridge.redact import HARMLESS_QUERY, MASK, Secret, remember
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
@@ -372,6 +372,18 @@ class AvatarConfig(Model):
         _one_of(self, *self._LICENSE_KEYS, required=True)
         if self.name is None and self.avatar_id is None:
             raise ValueError("name or avatar_id is needed")
+        return self
+
+    @model_validator(mode="after")
+    def _check_role(self) -> Self:
+        if self.role == "speak":
+            if unused := [key for key in ("tools", "history_file", "shapes") if getattr(self, key)]:
+                raise ValueError(f"{', '.join(unused)}: of no use to the role speak, which has no model behind it")
+            return self
+        asked = navtalk.query_of(self.url.reveal(), self.query)
+        for name, value in (navtalk.TRANSPARENCY, navtalk.AUDIO_BACK):
+            if asked.get(name) == value:
+                raise ValueError(f"{name}={value} asks for a mirror, which does not converse: it needs role: speak")
         return self
 
     _LICENSE_KEYS = ("license", "license_file", "license_env", "license_credential")

@@ -55,7 +55,9 @@ class History:
         self._turn_ended = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep the file up to date until cancelled, and once more then."""
+        """Keep the file up to date until cancelled, and once more then; returns at once where there is none."""
+        if self._path is None:
+            return
         async with Worker("history") as worker:
             try:
                 while True:
@@ -68,21 +70,31 @@ class History:
                         await worker.call(self.save)
 
     def load(self) -> None:
-        """Read the file, if there is one; blocks. Raises ConfigError when it cannot be read or holds something else."""
+        """Read the file, if there is one; blocks. Of a longer one than `MAX_FILE_BYTES` the last whole lines count.
+
+        Raises ConfigError when it cannot be read or holds something else.
+        """
         if self._path is None:
             return
         try:
             with self._path.open("rb") as file:
-                lines = file.read(MAX_FILE_BYTES + 1).splitlines()
+                n_surplus_bytes = file.seek(0, os.SEEK_END) - MAX_FILE_BYTES
+                file.seek(max(0, n_surplus_bytes - 1))
+                if n_surplus_bytes > 0:
+                    file.readline(MAX_FILE_BYTES)  # the end of a line, or of the one before
+                lines = file.read(MAX_FILE_BYTES).splitlines()
         except FileNotFoundError:
             return
         except OSError as error:
-            raise ConfigError(f"avatar.history_file {self._path}: {error.strerror}") from None
+            raise ConfigError(f"avatar.history_file {self._path}: {error.strerror or error}") from None
         for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
             item = _read(line)
             if item is None:
+                of = f" of those in the last {MAX_FILE_BYTES} bytes" if n_surplus_bytes > 0 else ""
                 raise ConfigError(
-                    f'avatar.history_file {self._path}: line {number} is no {{"role": "user" or "assistant",'
+                    f'avatar.history_file {self._path}: line {number}{of} is no {{"role": "user" or "assistant",'
                     ' "content": TEXT}: mend or move the file'
                 )
             self._append(item)
@@ -99,7 +111,7 @@ class History:
         """Replace the file if there is something new; blocks. A disk that refuses is logged, and all goes on."""
         if self._path is None or self._is_saved:
             return
-        self._is_saved = True
+        self._is_saved = True  # beforehand: what is said while this writes is for the next time
         try:
             # Made with mode 0600 in the same directory, so that it can take the other's place at once.
             handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
@@ -113,6 +125,7 @@ class History:
                 os.unlink(name)
                 raise
         except OSError as error:
+            self._is_saved = False
             log.warning("history_not_saved", path=str(self._path), error=error.strerror)
 
     def _append(self, item: Item) -> None:

@@ -32,7 +32,7 @@ class ToolCalls:
         self._deadline_s = deadline_s
         self._on_result = on_result
         self._waiting: dict[str, asyncio.Future[str]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Result]] = set()
 
     def ask(self, call: ToolCall, link: AvatarLink) -> None:
         """The avatar behind `link` wants an answer. Beyond `MAX_WAITING` calls it gets the default at once."""
@@ -46,7 +46,7 @@ class ToolCalls:
         answer = self._waiting[call.call_id] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._serve(call, link, answer, deadline_s), name=f"tool {call.name}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._settle(call, task))
 
     def answer(self, call_id: str, output: str) -> bool:
         """Answer a call. False: it does not wait, or no longer."""
@@ -64,18 +64,21 @@ class ToolCalls:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _serve(self, call: ToolCall, link: AvatarLink, answer: asyncio.Future[str], deadline_s: float) -> None:
-        result: Result = "unsent"
+    async def _serve(self, call: ToolCall, link: AvatarLink, answer: asyncio.Future[str], deadline_s: float) -> Result:
+        await asyncio.wait((answer,), timeout=deadline_s)
+        was_answered = answer.done()
+        if not was_answered:
+            log.warning("tool_call_unanswered", tool=call.name, waited_s=deadline_s)
+            answer.set_result(self._defaults.get(call.name, self._default))
         try:
-            await asyncio.wait((answer,), timeout=deadline_s)
-            was_answered = answer.done()
-            if not was_answered:
-                log.warning("tool_call_unanswered", tool=call.name, waited_s=deadline_s)
-                answer.set_result(self._defaults.get(call.name, self._default))
             await link.answer_tool(call.call_id, answer.result())
-            result = "answered" if was_answered else "default"
         except ProviderError as error:
             log.warning("tool_answer_lost", tool=call.name, error=str(error))
-        finally:
-            del self._waiting[call.call_id]
-            self._on_result(result)
+            return "unsent"
+        return "answered" if was_answered else "default"
+
+    def _settle(self, call: ToolCall, task: asyncio.Task[Result]) -> None:
+        # Here and not in the task: one that is cancelled before its first step never comes to its end.
+        self._tasks.discard(task)
+        del self._waiting[call.call_id]
+        self._on_result("unsent" if task.cancelled() else task.result())

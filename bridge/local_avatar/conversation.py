@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bridge.local_avatar.performer import Performer
 from bridge.local_avatar.pictures import describe_picture
-from bridge.local_avatar.speech import speak_text
+from bridge.local_avatar.speech import MAX_CHARACTERS, speak_text
 from bridge.local_avatar.tools import Tool, fill_arguments, name_tool, register_tools
 from bridge.local_avatar.turns import SilenceGate, TurnDetector, TurnEnded, TurnStarted
 from bridge.protocols import navtalk
@@ -19,13 +19,11 @@ Role = Literal["conversation", "speak"]
 
 # What somebody takes to see that it is his turn; between people it is 0.2 s (Stivers et al., PNAS 2009).
 THOUGHT_S = 0.3
-# A minute of speech at 15 characters a second: the performer says no more at once.
-MAX_TEXT = 900
 MAX_HISTORY = 100
 # Tools that were called and never answered: clients that go on without them are no reason to keep more.
 MAX_CALLS = 16
 _DELTA_CHARACTERS = 12
-_COUNTED = ("turns", "texts", "pictures", "history_items", "tools", "tool_calls", "tool_outputs", "answers")
+_COUNTED = ("turns", "texts", "pictures", "history_items", "tools", "tool_calls", "tool_outputs", "answers", "clears")
 
 
 class Conversation:
@@ -69,10 +67,11 @@ class Conversation:
                 for event in self._turns.push(pcm16):
                     await self._take_turn(event)
             case navtalk.AudioClear():
+                self.counts["clears"] += 1
                 self._interrupt()
             case navtalk.TextInput(text):
                 self.counts["texts"] += 1
-                self._answer(self._reply(text[:MAX_TEXT]))
+                self._answer(self._reply(text[:MAX_CHARACTERS]))
             case navtalk.ImageInput(data_url, wants_answer):
                 self.counts["pictures"] += 1
                 self._picture = data_url
@@ -83,9 +82,9 @@ class Conversation:
                 self.counts["tools"] = len(self._tools)
             case navtalk.HistoryItem(text):
                 self.counts["history_items"] += 1
-                self._said.append(text[:MAX_TEXT])
+                self._said.append(text[:MAX_CHARACTERS])
             case navtalk.FunctionCallOutput(call_id, output):
-                self._take_output(call_id, output[:MAX_TEXT])
+                self._take_output(call_id, output[:MAX_CHARACTERS])
             case navtalk.ResponseCreate():
                 self._answer(self._respond())
 

@@ -71,6 +71,8 @@ FAULTS: Mapping[str, FaultKind] = {
     "clock-drift": FaultKind("the clock of media is too fast, or with a minus too slow", "ppm", 100),
     "media-stall": _after(5, "no picture and no sound any more"),
     "ignore-pli": FaultKind("no keyframe is made when one is asked for"),
+    # the conversation
+    "barge-in": _after(3, "the service hears somebody speak, also in the role speak"),
     # ends: at once, or so far into the session
     "bad-licence": _after(0, "the licence is refused"),
     "balance": _after(0, "the balance is used up"),
@@ -85,6 +87,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "malformed-events": FaultKind("events without what they are for"),
     "nesting": FaultKind("where the values of events stand", choices=("wrapped", "flat", "double", "raw")),
     "spelling": FaultKind("how events and their values are named", choices=("camel", "snake", "bare", "upper")),
+    "alias": FaultKind("whose other names events and values have", choices=("openai", "apps", "terse")),
     "sdp-string": FaultKind("the offer's SDP is a string, not an object"),
     "ice-servers": FaultKind("how ICE servers are written", choices=("none", "string", "list", "snake")),
     # the WebSocket

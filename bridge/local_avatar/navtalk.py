@@ -21,11 +21,14 @@ from bridge.local_avatar.transmission import Transmission
 from bridge.net.ice import IceSettings
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import parse_request
+from bridge.redact import mask
 
 log = structlog.get_logger()
 
 # A client that takes no message for this long is gone.
 SEND_TIMEOUT_S = 5.0
+# A name of the client's, and what is wrong with it.
+MAX_SHOWN_CHARACTERS = 200
 # Often enough to fall into every state of a client.
 NOISE_INTERVAL_S = 0.5
 
@@ -82,6 +85,7 @@ class NavTalkSession:
         self._spelling = Spelling(self._faults)
         self._noise = Noise(self._faults)
         self._is_mute = False
+        self._reason = ""  # of an end that is ours
         self._transmission: Transmission | None = None
         self._conversation: Conversation | None = None
         self.unreadable_frames = 0
@@ -108,7 +112,7 @@ class NavTalkSession:
             reason = "the connection was lost"
         finally:
             await self._socket.close()
-            self._log_end(reason)
+            self._log_end(self._reason or reason)
 
     async def _serve(self) -> None:
         log.info("avatar_session_began", role=self.role)
@@ -173,6 +177,7 @@ class NavTalkSession:
         }
         for step, take in steps.items():
             if self._faults.choice("close-at") == step and self._faults.strikes("close-at"):
+                self._reason = "fault close-at"
                 await self._socket.close()
                 return
             if self._faults.choice("mute-at") == step:
@@ -203,7 +208,9 @@ class NavTalkSession:
             await transmission.offer()
 
     async def _send(self, event: navtalk.Event) -> None:
-        await self._send_frame(self._spelling.write(event))
+        text = self._spelling.write(event)
+        if text is not None:
+            await self._send_frame(text)
 
     async def _send_frame(self, frame: Frame) -> None:
         if self._is_mute:
@@ -227,11 +234,13 @@ class NavTalkSession:
 
     async def _misbehave(self) -> None:
         await self._faults.commit(
-            {name: partial(self._end, name) for name in _ENDS} | {"ws-drop": self._drop, "ws-close": self._break}
+            {name: partial(self._end, name) for name in _ENDS}
+            | {"ws-drop": self._drop, "ws-close": self._break, "barge-in": self._barge_in}
         )
 
     async def _end(self, name: str) -> None:
         self._faults.strikes(name)
+        self._reason = f"fault {name}"
         end = _ENDS[name]
         if end is None:
             await self._socket.close(1000, "Insufficient points")
@@ -239,10 +248,15 @@ class NavTalkSession:
             await self._send(end)
             await self._socket.close()
 
+    async def _barge_in(self) -> None:
+        await self._send(navtalk.SpeechStarted())
+
     async def _drop(self) -> None:
+        self._reason = "fault ws-drop"
         self._socket.transport.abort()
 
     async def _break(self) -> None:
+        self._reason = "fault ws-close"
         await self._socket.close(1011, "internal error")
 
     # ------------------------------------------------------------------------------------------ from the client
@@ -257,12 +271,17 @@ class NavTalkSession:
                 match request:
                     case navtalk.Unknown(type_name):
                         self.unreadable_frames += not type_name
-                        log.debug("avatar_request_unknown", type=type_name[:80])
+                        log.debug("avatar_request_unknown", type=_shown(type_name))
                     case navtalk.Offer() | navtalk.Answer() | navtalk.Candidate():
                         await transmission.take(request)
                     case _:
                         await conversation.take(request)
             except RemoteProtocolError as error:
                 self.unreadable_frames += 1
-                log.warning("avatar_request_refused", error=str(error))
-                await self._send(navtalk.Failed(str(error)))
+                log.warning("avatar_request_refused", error=_shown(str(error)))
+                await self._send(navtalk.Failed(_shown(str(error))))
+
+
+def _shown(text: str) -> str:
+    """What a client has had a part in: masked before it is cut, for half of a secret is not known as one."""
+    return mask(text)[:MAX_SHOWN_CHARACTERS]

@@ -12,12 +12,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
+from urllib.parse import parse_qsl, urlsplit
 
 # 20 ms at 24 kHz: the frame of Opus and of every microphone, so a live source waits for nothing else.
 LIVE_SAMPLES = 480
 # The vendor's page cuts its base64 text after 4096 characters "to avoid message size limits", which it does not state:
 # 4096 / 4 * 3 = 3072 bytes = 1536 samples = 64 ms. Longer messages are therefore never sent.
 BUFFERED_SAMPLES = 4096 // 4 * 3 // 2
+
+# Query parameters, each of which asks for a mirror, that says what it is sent: the first is documented, on the second
+# two independent workers of third parties rely.
+TRANSPARENCY = ("model", "transparency")
+AUDIO_BACK = ("audioBack", "true")
+
+
+def query_of(url: str, further: Mapping[str, str]) -> dict[str, str]:
+    """The query parameters that a service is asked with: those of its URL, and over them further ones."""
+    return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True)) | dict(further)
+
 
 # ---------------------------------------------------------------------------------------------- values
 

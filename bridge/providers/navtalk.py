@@ -21,8 +21,8 @@ from bridge.redact import redact_url
 # The vendor's workers allow 20 s for the answer to a ping; a dead path is to be noticed sooner by the media than here.
 PING_S = 20.0
 CLOSE_TIMEOUT_S = 2.0
-# The longest message we know of is an offer; 2 MiB leave room for one second of base64 sound and any tool call.
-MAX_MESSAGE_BYTES = 2 * 2**20
+# An answer's sound in one message is the longest that may come: as base64, 64 kB a second, so this holds four minutes.
+MAX_MESSAGE_BYTES = 16 * 2**20
 # The library's own log would print the request line, and the licence stands in it.
 _SILENT = logging.Logger("navtalk", level=logging.CRITICAL + 1)
 

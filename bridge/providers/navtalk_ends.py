@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from bridge.errors import BridgeError, ProviderError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
 from bridge.protocols import navtalk
@@ -11,7 +12,7 @@ from bridge.redact import mask
 
 # WebSocket close codes that we send when the other end broke the framing, the text coding or the size limit
 # (RFC 6455 §7.4.1).
-_BROKEN_FRAMES = (1002, 1007, 1009)
+_BROKEN_FRAMES = (CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG)
 # What the operator, or nobody, has to do about an end.
 _ADVICE: Mapping[navtalk.End, str] = {
     navtalk.End.FAIL: "check the licence, avatar.name and avatar.avatar_id",
@@ -33,7 +34,10 @@ def end_of(closed: ConnectionClosed, where: str) -> navtalk.Ended | BridgeError:
         if closed.rcvd is None:
             what = f"{where} does not answer any more: {closed.sent.reason}"
             return ProviderUnavailable(what, reason=navtalk.End.DISCONNECTED.value)
-    return navtalk.Ended(navtalk.End.DISCONNECTED, closed.rcvd.reason if closed.rcvd is not None else "")
+    said = closed.rcvd.reason if closed.rcvd is not None else ""
+    if closed.rcvd is not None and closed.rcvd.code == CloseCode.MESSAGE_TOO_BIG:
+        said = f"our message was too long for the service: {said}"
+    return navtalk.Ended(navtalk.End.DISCONNECTED, said)
 
 
 def ended_error(ended: navtalk.Ended, where: str, awaited: str | None = None) -> ProviderError:

@@ -48,15 +48,15 @@ class NavTalkOptions:
     @property
     def is_transparent(self) -> bool:
         """The service is used in its transparency mode: a mirror as documented, which takes sound in a bare form."""
-        return self.query.get("model") == "transparency"
+        name, value = navtalk.TRANSPARENCY
+        return navtalk.query_of(self.url.reveal(), self.query).get(name) == value
 
     def request_url(self) -> str:
         """The whole URL, licence included: for the socket alone."""
         parts = urlsplit(self.url.reveal())
         avatar = {"avatarId": self.avatar_id} if self.avatar_id else {"name": self.name or ""}
-        # No page of the vendor's describes audioBack; two independent workers of third parties rely on it.
-        role = {"audioBack": "true"} if self.role == "speak" and not self.is_transparent else {}
-        ours = avatar | role | dict(self.query) | {"license": self.license.reveal()}
+        role = [navtalk.AUDIO_BACK] if self.role == "speak" and not self.is_transparent else []
+        ours = avatar | dict(role) | dict(self.query) | {"license": self.license.reveal()}
         theirs = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in ours]
         query = urlencode([*theirs, *ours.items()], quote_via=quote, safe="")
         return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))

@@ -32,6 +32,8 @@ SEND_TIMEOUT_S = 5.0
 SLOWEST_BYTES_PER_S = 128 * 1024
 # A photograph of any camera; what the control API takes.
 MAX_IMAGE_BYTES = 8 * 2**20
+# Half an hour of speech; with every character escaped still far below what WebSocket servers take by default (1 MiB).
+MAX_TEXT_CHARACTERS = 32 * 1024
 # A name as the service spells it, and what is wrong.
 _MAX_ERROR_CHARACTERS = 200
 
@@ -64,7 +66,7 @@ class ClientSession:
         self._listener = listener
         self._knowledge = knowledge
         self._where = where
-        self._has_stopped_reading = False
+        self._unread_s: float | None = None
         self._ended: navtalk.Ended | None = None
         self._conversation = Conversation()
         self._tool_calls = ToolCalls()
@@ -120,8 +122,13 @@ class ClientSession:
             await self._send(navtalk.AudioAppend(piece, is_bare, tag))
 
     async def say(self, text: str) -> None:
-        """Send something typed. The shape of the message is inferred, unless the operator gives one."""
+        """Send something typed. The shape of the message is inferred, unless the operator gives one.
+
+        Raises ProviderRejected for more than `MAX_TEXT_CHARACTERS`.
+        """
         self._require("say")
+        if len(text) > MAX_TEXT_CHARACTERS:
+            raise self._refusal(f"is told at most {MAX_TEXT_CHARACTERS} characters at a time, not {len(text)}")
         shape = self._options.shapes.get("input_text")
         await self._send(navtalk.TextInput(text) if shape is None else fill_shape(shape, {"text": text}))
 
@@ -180,15 +187,16 @@ class ClientSession:
     async def _write(self, message: navtalk.Request | str) -> None:
         text = message if isinstance(message, str) else dump(message)
         waiting_bytes = self._socket.transport.get_write_buffer_size() + len(text)
+        timeout_s = SEND_TIMEOUT_S + waiting_bytes / SLOWEST_BYTES_PER_S
         try:
-            async with asyncio.timeout(SEND_TIMEOUT_S + waiting_bytes / SLOWEST_BYTES_PER_S):
+            async with asyncio.timeout(timeout_s):
                 await self._socket.send(text)
         except TimeoutError:
             # Whoever sends need not be who serves: the loss of the connection is what reaches `run`.
-            self._has_stopped_reading = True
+            self._unread_s = timeout_s
             self._socket.transport.abort()
             await self._socket.wait_closed()
-            raise self._stopped_reading() from None
+            raise self._stopped_reading(timeout_s) from None
 
     async def _receive(self) -> str | bytes:
         try:
@@ -197,12 +205,12 @@ class ClientSession:
             end = self._end_of(closed)
             raise end if isinstance(end, BridgeError) else self._end(end) from None
 
-    def _stopped_reading(self) -> ProviderUnavailable:
-        what = f"{self._where} has stopped reading for {SEND_TIMEOUT_S:g} s"
+    def _stopped_reading(self, unread_s: float) -> ProviderUnavailable:
+        what = f"{self._where} has stopped reading for {unread_s:.0f} s"
         return ProviderUnavailable(what, reason=navtalk.End.DISCONNECTED.value)
 
     def _end_of(self, closed: ConnectionClosed) -> navtalk.Ended | BridgeError:
-        return self._stopped_reading() if self._has_stopped_reading else end_of(closed, self._where)
+        return end_of(closed, self._where) if self._unread_s is None else self._stopped_reading(self._unread_s)
 
     def _end(self, ended: navtalk.Ended) -> BridgeError:
         self._ended = ended
@@ -269,9 +277,12 @@ class ClientSession:
         """Keep those that the service names, for its next offer, unless the operator has given others."""
         if self._options.ice_servers is not None:
             return
-        if servers:
-            self._media.ice_servers = [_ice_server(server) for server in servers]
-        elif not self._media.ice_servers and self._knowledge.is_news("ice servers"):
+        usable = [server for server in map(_ice_server, servers) if IceSettings().rtc_servers([server])]
+        if usable:
+            self._media.ice_servers = usable
+        elif servers and self._knowledge.is_news("unusable ice servers"):
+            log.warning("avatar_service_ice_servers_unusable", servers=len(servers))
+        elif not servers and not self._media.ice_servers and self._knowledge.is_news("ice servers"):
             log.info("avatar_service_names_no_ice_servers")
 
     async def _replay(self) -> None:

@@ -62,3 +62,34 @@ async def test_candidates_that_the_page_drops_before_the_offer_are_not_missed(tm
         await flow.start(url)
         await flow.pictures(ENOUGH)
         assert await flow.look("flow.droppedCandidates") > 0
+
+
+# A page that wants more than it was offered does what every page does (W3C WebRTC 1.0, "Perfect negotiation example").
+NEGOTIATE = f"""(() => {{
+  const [peer] = flow.peers;
+  flow.handlers["webrtc.signaling.answer"] = (data) => peer.setRemoteDescription(data.sdp);
+  peer.onnegotiationneeded = async () => {{
+    await peer.setLocalDescription();
+    flow.send({{ type: "{OFFER}", data: {{ sdp: peer.localDescription }} }});
+  }};
+  peer.addTransceiver("audio", {{ direction: "sendonly" }});
+}})()"""
+
+
+async def test_a_section_that_the_page_adds_is_answered_on_the_connection_there_is(
+    tmp_path: Path, microphone: Path
+) -> None:
+    async with avatar_service(tmp_path, *SMALL) as (_, url), vendor_flow(microphone) as flow:
+        await flow.start(url)
+        await flow.pictures(ENOUGH)
+        await flow.look(NEGOTIATE)
+        await flow.event("webrtc.signaling.answer")
+        await flow.until("flow.peers[0].signalingState === 'stable'")
+        seen = (await flow.media())["video"]["framesDecoded"]
+        await flow.pictures(seen + ENOUGH)
+        assert await flow.look("flow.peers[0].getTransceivers().map(({ currentDirection }) => currentDirection)") == [
+            "recvonly",
+            "recvonly",
+            "inactive",
+        ]
+        assert await flow.look("[flow.problems, flow.peers[0].connectionState]") == [[], "connected"]

@@ -3,9 +3,9 @@
 import asyncio
 import json
 import wave
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
@@ -40,7 +40,7 @@ class Case:
     also     further ones.
     words    in the error, where it comes to one.
     role     conversation: a sound is said, and the avatar answers it.
-    logged   an event that tells of the fault besides.  unlogged: one that must not come.
+    logged   an event that tells of the fault besides, with these `fields`.  unlogged: one that must not come.
     offset   where `av_offset_seconds`, which takes sender reports, is not as ever.
     n_files  recordings, each with pictures of one kind.
     """
@@ -53,6 +53,7 @@ class Case:
     also: tuple[str, ...] = ()
     role: str = "speak"
     logged: str = ""
+    fields: Mapping[str, object] = field(default_factory=dict)
     unlogged: str = ""
     offset: Literal["", "absent", "late"] = ""
     n_files: int = 1
@@ -76,10 +77,15 @@ def events(kind: str) -> str:
 SIGNALLED = events("other")
 NO_ICE_SERVERS = "avatar_service_names_no_ice_servers"
 
+# The second connection takes over because it carries media, not because the first one is closed.
+HANDED_OVER = Case(
+    "duplicate-offers:2", "live", SIGNALLED, beyond=4, logged="avatar_media_handed_over", fields={"has_media": True}
+)
+
 GROUPS = {
     "signalling": (
         Case("late-offer:2", "live", "time_to_first_frame_seconds_sum", beyond=2.0),
-        Case("duplicate-offers:2", "live", SIGNALLED, beyond=4, logged="avatar_media_handed_over"),
+        HANDED_OVER,
         Case("renegotiate:2", "live", SIGNALLED, beyond=4),
         Case("media-close:2", "live", SIGNALLED, beyond=4, logged="avatar_media_lost"),
         Case("trickle-only", "live", SIGNALLED, beyond=4),
@@ -136,6 +142,16 @@ GROUPS = {
         Case("ice-servers:list", "live", unlogged=NO_ICE_SERVERS),
         Case("ice-servers:snake", "live", unlogged=NO_ICE_SERVERS),
     ),
+    "aliases": (
+        *(
+            replace(case, also=(*case.also, events("response_done")))
+            for case in (talk("alias:openai"), talk("alias:apps"))  # the third is about tools alone
+        ),
+        Case("alias:apps gpu-full:2", "live again", reconnects("gpu_full"), "full for now"),
+        Case("alias:apps balance:2", "stopped", events("ended"), "top up the account"),
+        # In the role speak nobody is listened to, unless the service barges in.
+        Case("barge-in:2", "live", events("speech_started")),
+    ),
     "socket": (
         Case("ws-drop:2", "live again", reconnects("disconnected"), "the connection is gone"),
         Case("ws-close:2", "live again", reconnects("disconnected"), "the connection is gone"),
@@ -159,6 +175,8 @@ GROUPS = {
             events("unknown"),
             unlogged=NO_ICE_SERVERS,
         ),
+        replace(HANDED_OVER, fault="duplicate-offers:2 renegotiate:2", beyond=5),
+        replace(HANDED_OVER, fault="renegotiate:2 duplicate-offers:2 early-candidates", beyond=5),
         Case("loss:2 reorder:2 ssrc-change:2 late-reports:1", "live", 'rtp_packets_total{result="recovered"}'),
         Case("size-change:1 timestamp-reset:2 clock-drift:-200", "live", n_files=2),
     ),
@@ -269,7 +287,7 @@ async def stays_live(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) ->
         assert not scrapes.newest.has(OFFSET, session=name), "the offset is known before its time"
         await scrapes.until(lambda metrics: metrics.has(OFFSET, session=name))
     if case.logged:
-        await daemon.logged(case.logged, session=name)
+        await daemon.logged(case.logged, session=name, **case.fields)
     await scrapes.until(lambda metrics: metrics.of(PICTURES, session=name) >= N_PICTURES)
     await scrapes.until(lambda metrics: has_moved(case, metrics, name))
     assert not case.unlogged or not daemon.events(case.unlogged, session=name), f"says {case.unlogged}"

@@ -24,7 +24,7 @@ from bridge.ports import AvatarEvent, AvatarLink, RemoteTrack, ToolCall, TrackSi
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk import End, Ended
 from bridge.protocols.navtalk_json import dump
-from bridge.providers.navtalk import NavTalkProvider
+from bridge.providers.navtalk import MAX_MESSAGE_BYTES, NavTalkProvider
 from bridge.providers.navtalk_options import NavTalkOptions
 from bridge.redact import Secret
 
@@ -367,8 +367,15 @@ async def test_events_may_come_in_any_order() -> None:
         assert types == {"webrtc.signaling.answer", "realtime.input_audio_buffer.append"}
 
 
+async def test_a_minute_of_sound_in_one_message_is_taken() -> None:
+    minute = {"type": navtalk.AvatarAudio.TYPE, "data": {"delta": "AAAA" * (60 * 16_000)}}
+    async with running(Service([json.dumps(minute), *HAND_SHAKE])) as service, session(service) as listener:
+        await listener.ready
+        assert navtalk.AvatarAudio.TYPE in [event.type for event in listener.events]
+
+
 async def test_a_message_beyond_the_limit_breaks_the_protocol() -> None:
-    async with running(Service(["x" * (2 * 2**20 + 1)])) as service:
+    async with running(Service(["x" * (MAX_MESSAGE_BYTES + 1)])) as service:
         assert isinstance(await failure(service), RemoteProtocolError)
 
 

@@ -13,7 +13,7 @@ import structlog
 from websockets.asyncio.client import connect
 
 from bridge.errors import BridgeError, ConfigError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
-from bridge.local_avatar.faults import Fault
+from bridge.local_avatar.faults import FAULTS, Fault
 from bridge.local_avatar.navtalk import NavTalkSession
 from bridge.local_avatar.options import LocalAvatarOptions
 from bridge.local_avatar.server import LocalAvatar
@@ -316,17 +316,20 @@ async def test_a_second_offer_that_cannot_be_used_leaves_the_first_connection(mo
 # ---------------------------------------------------------------------------------------------- text and tools
 
 
-async def test_an_avatar_reads_text_calls_a_tool_and_says_what_it_gave() -> None:
-    tool = {"type": "function", "name": "weather", "description": "", "parameters": {"type": "object"}}
-    async with local_avatar() as url, asyncio.timeout(PATIENCE_S):
+@pytest.mark.parametrize("alias", ["", *FAULTS["alias"].choices])
+async def test_an_avatar_reads_text_calls_a_tool_and_says_what_it_gave(alias: str) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = {"type": "function", "name": "weather", "description": "", "parameters": parameters}
+    faults = [Fault("alias", choice=alias)] if alias else []
+    async with local_avatar(faults=faults) as url, asyncio.timeout(PATIENCE_S):
         listener = Listener()
         async with running(provider(url, tools=(tool,)).run(listener)):
             link = await listener.ready
             await listener.goes_on()
-            await link.say("What is the weather like?")
+            await link.say("What is the weather like in Rome?")
             await listener.heard("tool_call")
             (call,) = listener.calls
-            assert call.name == "weather"
+            assert (call.name, call.arguments) == ("weather", '{"city": "Rome"}')
             await link.answer_tool(call.call_id, "It rains.")
             assert (await listener.heard("avatar_transcript")).text == "It rains."
             await listener.heard("response_done")

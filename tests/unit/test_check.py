@@ -34,3 +34,23 @@ async def test_findings_are_printed_without_secrets(
         "FAILED  leo.avatar: the service says ***",
         "ok      leo.outputs.archive: *** may be written",
     ]
+
+
+async def test_a_history_is_read_and_its_mistakes_are_findings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def well(*_: object) -> str:
+        return "well"
+
+    for part in ("_input", "_avatar", "_output"):
+        monkeypatch.setattr(check, part, well)
+    history = tmp_path / "said.jsonl"
+    text = CONFIG.replace("navtalk.Leo,", f"navtalk.Leo, history_file: {history},")
+    (tmp_path / "bridge.yaml").write_text(text)
+    config = load_config(str(tmp_path / "bridge.yaml"), {"NAVTALK": "sk_canary_licence"})
+    history.write_text('{"role": "user", "content": "hello"}\n')
+    assert await check.check_connections(config)
+    assert f"ok      leo.avatar.history_file: {history}: of what users said 1 items" in capsys.readouterr().out
+    history.write_text("Dear diary\n")
+    assert not await check.check_connections(config)
+    assert f"FAILED  leo.avatar.history_file: avatar.history_file {history}: line 1 is no" in capsys.readouterr().out

@@ -216,7 +216,7 @@ def test_avatar_hands_over_its_options_and_prints_its_url(
     [
         (("--listen", "8080"), "--listen: must be HOST:PORT"),
         (("--size", "721x1280"), "--size 721x1280: must be WIDTHxHEIGHT"),
-        (("--fault", "explode"), "--fault explode: there is no such fault, only these:\n  no-offer "),
+        (("--fault", "explode"), "--fault explode: there is no such fault, only these:\navatar-bridge:   no-offer "),
         (("--license-file", "/nowhere"), "--license-file: cannot read /nowhere"),
     ],
 )

@@ -293,7 +293,8 @@ def test_what_was_substituted_counts_as_secret(load: Load) -> None:
 def test_values_of_the_avatars_query_are_masked_but_for_harmless_ones(load: Load) -> None:
     load(
         GOOD.replace(
-            "license: ${NAVTALK}", "license: ${NAVTALK}\n      query: {token: tok_canary, model: transparency}"
+            "license: ${NAVTALK}",
+            "license: ${NAVTALK}\n      role: speak\n      query: {token: tok_canary, model: transparency}",
         )
     )
     assert mask("refused tok_canary for transparency") == "refused *** for transparency"
@@ -490,6 +491,35 @@ def test_a_tool_is_what_its_service_is_told_without_the_default(load: Load) -> N
 )
 def test_mistakes_in_tools_and_shapes_are_named(load: Load, line: str, complaint: str) -> None:
     assert complaint in "\n".join(mistakes(load, with_avatar(line)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["tools: [{name: hours}]", "history_file: said.jsonl", 'shapes: {input_text: {type: t, content: "{text}"}}'],
+)
+def test_a_mirror_refuses_what_only_a_conversation_obeys(load: Load, line: str) -> None:
+    (complaint,) = mistakes(load, with_avatar("role: speak", line))
+    assert f"avatar: {line.partition(':')[0]}: of no use to the role speak" in complaint
+    load(with_avatar("role: conversation", line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "query: {model: transparency}",
+        "query: {audioBack: 'true'}",
+        'url: "wss://x/y?region=eu&model=transparency"',
+        'url: "wss://x/y?audioBack=true"',
+    ],
+)
+def test_a_mirror_is_no_conversation(load: Load, line: str) -> None:
+    (complaint,) = mistakes(load, with_avatar(line))
+    assert "asks for a mirror" in complaint
+    load(with_avatar("role: speak", line))
+
+
+def test_a_query_wins_over_that_of_the_url(load: Load) -> None:
+    load(with_avatar('url: "wss://x/y?model=transparency"', "query: {model: standard}"))
 
 
 def test_two_sessions_cannot_share_a_history(load: Load) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,32 @@ def test_a_line_that_is_none_is_named(line: str, path: Path) -> None:
         History(path).load()
 
 
+def test_blank_lines_are_none(path: Path) -> None:
+    path.write_text('\n{"role": "user", "content": "x"}\n\n \r\n{"role": "user", "content": "y"}\n\n')
+    history = History(path)
+    history.load()
+    assert history.users == ["x", "y"]
+
+
+@pytest.mark.parametrize(("n_more", "n_read"), [(0, 256), (1, 255), (1023, 255), (1024, 255)])
+def test_of_a_file_that_is_too_long_the_last_whole_lines_are_read(n_more: int, n_read: int, path: Path) -> None:
+    lines = [f'{{"role": "user", "content": "{number}"}}'.ljust(1023) + "\n" for number in range(300)]
+    path.write_text("".join(lines) + " " * n_more)
+    history = History(path)
+    history.load()
+    history.add("user", "x")
+    history.save()
+    assert MAX_FILE_BYTES == 256 * 1024
+    contents = [json.loads(line)["content"] for line in path.read_text().splitlines()]
+    assert contents == [*map(str, range(300 - n_read, 300)), "x"]
+
+
+def test_a_line_that_is_none_is_named_in_a_file_that_is_too_long_too(path: Path) -> None:
+    path.write_text("x" * MAX_FILE_BYTES + "\n" + "Dear diary\n")
+    with pytest.raises(ConfigError, match="line 1 of those in the last 262144 bytes"):
+        History(path).load()
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"history_file .*Is a directory"):
         History(tmp_path).load()
@@ -117,6 +144,16 @@ def test_a_disk_that_refuses_is_logged_and_nothing_is_left_behind(tmp_path: Path
         history.save()
     assert [entry["event"] for entry in logged] == ["history_not_saved"]
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "missing").mkdir()
+    history.save()
+    assert "hello" in saved(tmp_path / "missing" / "history.jsonl")
+
+
+async def test_without_a_file_there_is_nothing_to_keep_up_to_date() -> None:
+    before = threading.active_count()
+    running = asyncio.create_task(History().run())
+    await asyncio.sleep(0)
+    assert running.done() and threading.active_count() == before
 
 
 async def test_running_saves_after_each_turn_and_at_the_end(path: Path) -> None:

@@ -247,7 +247,7 @@ async def test_what_was_said_is_kept_in_the_file_and_for_the_next_connection(sta
     path = tmp_path / "history.jsonl"
     path.write_text('{"role": "user", "content": "yesterday"}\n')
     turn = (AvatarEvent("user_transcript", "t", "hello"), AvatarEvent("avatar_transcript", "t", "good day"))
-    session, provider = stage.session(saying(*turn), history_file=path)
+    session, provider = stage.session(saying(*turn), role="conversation", history_file=path)
     running = asyncio.create_task(session.run())
     await until(lambda: provider.history == ["yesterday", "hello"])
     await until(lambda: "good day" in path.read_text())
@@ -260,7 +260,7 @@ async def test_a_file_that_holds_no_history_ends_the_session_before_anything_is_
 ) -> None:
     path = tmp_path / "history.jsonl"
     path.write_text("Dear diary\n")
-    session, provider = stage.session(show, history_file=path)
+    session, provider = stage.session(show, role="conversation", history_file=path)
     with pytest.raises(ConfigError, match="line 1"):
         await ended(asyncio.create_task(session.run()))
     assert provider.n_connections == 0 and session.state is SessionState.FAILED
@@ -274,7 +274,7 @@ async def test_a_tool_call_that_nobody_answers_gets_its_default(stage: Stage) ->
         await asyncio.Event().wait()
 
     tools = (ToolConfig(name="opening_hours", default="from nine to five"),)
-    session, provider = stage.session(ask, tools=tools, tool_deadline_s=0.01)
+    session, provider = stage.session(ask, role="conversation", tools=tools, tool_deadline_s=0.01)
     running = asyncio.create_task(session.run())
     await until(lambda: provider.link.tool_answers)
     assert provider.link.tool_answers == [("call_1", "from nine to five")]

@@ -84,6 +84,17 @@ async def test_a_call_of_an_avatar_that_is_gone_is_counted_as_unsent() -> None:
     assert desk.results == ["unsent", "unsent"]
 
 
+async def test_a_call_whose_avatar_goes_at_once_waits_no_longer() -> None:
+    desk, link = Desk(), FakeLink()
+    desk.calls.ask(CALL, FakeLink())
+    await desk.calls.cancel()
+    assert desk.results == ["unsent"]
+    desk.calls.ask(CALL, link)
+    assert desk.calls.answer("call_1", "rain")
+    await desk.settled(2)
+    assert link.answers == [("call_1", "rain")]
+
+
 async def test_a_flood_of_calls_is_answered_at_once() -> None:
     desk, link = Desk(), FakeLink()
     for index in range(MAX_WAITING + 3):

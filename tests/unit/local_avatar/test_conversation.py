@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from bridge.local_avatar.conversation import MAX_CALLS, MAX_TEXT
+from bridge.local_avatar.conversation import MAX_CALLS
+from bridge.local_avatar.speech import MAX_CHARACTERS
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import dump
 from tests.unit.local_avatar.scripted import (
@@ -124,8 +125,8 @@ async def test_a_text_without_words_is_answered_by_nothing() -> None:
 
 
 async def test_a_text_is_spoken_up_to_its_bound() -> None:
-    async with serving([text("long " * MAX_TEXT)]) as socket:
-        assert len(spoken(socket)[0]) <= MAX_TEXT
+    async with serving([text("long " * MAX_CHARACTERS)]) as socket:
+        assert len(spoken(socket)[0]) <= MAX_CHARACTERS
 
 
 async def test_a_second_text_interrupts_the_first() -> None:

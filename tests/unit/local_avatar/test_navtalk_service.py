@@ -1,10 +1,12 @@
 """One session of the local NavTalk service: whom it serves, in which order it speaks, how it ends."""
 
 import json
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from bridge.local_avatar.navtalk import MAX_SHOWN_CHARACTERS
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk_json import dump
 from bridge.redact import Secret
@@ -88,14 +90,39 @@ async def test_the_end_of_a_session_is_logged_with_its_counts() -> None:
         dump(navtalk.ToolList((tool,))),
         dump(navtalk.HistoryItem("Hello")),
         dump(navtalk.TextInput("get time")),
+        dump(navtalk.AudioClear()),
     ]
     with capture_logs() as logs:
         await serve(LEO, sends)
     [ended] = [entry for entry in logs if entry["event"] == "avatar_session_ended"]
     assert ended["reason"] == "the client has left"
-    counts = {name: ended[name] for name in ("unreadable_frames", "binary_frames", "history_items", "tools")}
+    counts = {name: ended[name] for name in ("unreadable_frames", "binary_frames", "history_items", "tools", "clears")}
     assert set(counts.values()) == {1}
     assert (ended["texts"], ended["tool_calls"], ended["answers"]) == (1, 1, 0)
+
+
+def ends_in(logs: list[Any]) -> list[str]:
+    return [entry["reason"] for entry in logs if entry["event"] == "avatar_session_ended"]
+
+
+@pytest.mark.parametrize(
+    "fault", ["balance:0.001", "points:0.001", "ws-drop:0.001", "ws-close:0.001", "close-at:created"]
+)
+async def test_an_end_that_a_fault_has_made_is_logged_as_such(fault: str) -> None:
+    with capture_logs() as logs:
+        await serve(LEO, LONG, fault)
+    assert ends_in(logs) == [f"fault {fault.partition(':')[0]}"]
+
+
+async def test_what_a_client_sends_is_shown_to_nobody_unmasked_or_whole() -> None:
+    secret = Secret("sk_navtalk_of_another_client")
+    # Cut before it is masked, the first half of the secret would be shown; and names may hold underscores at will.
+    types = [188 * "x" + secret.reveal(), "webrtc.signaling.offer" + 1000 * "_"]
+    with capture_logs() as logs:
+        socket, _ = await serve(LEO, [json.dumps({"type": type_name}) for type_name in types])
+    assert not [entry for entry in logs if "sk_navtalk" in str(entry)]
+    [refused] = [event.message for event in socket.got if isinstance(event, navtalk.Failed)]
+    assert len(refused) == MAX_SHOWN_CHARACTERS
 
 
 # ---------------------------------------------------------------------------------------------- faults
@@ -143,6 +170,12 @@ async def test_points_that_are_used_up_close_the_socket_without_an_event() -> No
     socket, _ = await serve(LEO, [], "points")
     assert socket.got == []
     assert socket.closed == (1000, "Insufficient points")
+
+
+@pytest.mark.parametrize("role_query", ["", "&audioBack=true"])
+async def test_somebody_barges_in_whatever_the_role(role_query: str) -> None:
+    socket, _ = await serve(f"{LEO}{role_query}", LONG, "barge-in:0", "ws-close:0.001")
+    assert navtalk.SpeechStarted in socket.got_types()
 
 
 async def test_a_service_that_closes_properly_in_the_midst_says_1011() -> None:

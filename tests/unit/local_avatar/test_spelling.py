@@ -42,7 +42,8 @@ def test_by_default_events_are_written_as_the_vendors_page_reads_them(event: nav
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
 def test_every_nesting_and_spelling_reads_the_same(event: navtalk.Event, nesting: str, name: str) -> None:
     faults = [f"nesting:{nesting}", "sdp-string", *([f"spelling:{name}"] if name else [])]
-    assert parse_event(spelling(*faults).write(event)) == event
+    text = spelling(*faults).write(event)
+    assert text is not None and parse_event(text) == event
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,78 @@ def test_names_are_spelled_at_every_depth(name: str, keys: set[str]) -> None:
     [data] = [value for key, value in message.items() if key.lower() == "data"]
     [inner] = data.values()
     assert set(inner) == keys
+
+
+ALIASED: list[navtalk.Event] = [
+    *EVENTS,
+    navtalk.AvatarTranscript("said", "response-1"),
+    navtalk.Ended(navtalk.End.GPU_FULL),
+    navtalk.Ended(navtalk.End.INSUFFICIENT_BALANCE, "Nothing left"),
+]
+
+
+@pytest.mark.parametrize("nesting", FAULTS["nesting"].choices)
+@pytest.mark.parametrize("alias", FAULTS["alias"].choices)
+@pytest.mark.parametrize("event", ALIASED, ids=lambda event: type(event).__name__)
+def test_every_alias_reads_the_same(event: navtalk.Event, alias: str, nesting: str) -> None:
+    text = spelling(f"alias:{alias}", f"nesting:{nesting}", "spelling:upper").write(event)
+    if alias == "terse" and isinstance(event, navtalk.FunctionCallDelta):
+        assert text is None
+    else:
+        assert text is not None and parse_event(text) == event
+
+
+CALL = navtalk.FunctionCall("call_1", "get_weather", '{"some_key": 1}')
+CALL_TYPE = navtalk.FunctionCall.TYPE
+
+
+@pytest.mark.parametrize(
+    ("alias", "event", "message"),
+    [
+        (
+            "openai",
+            navtalk.AvatarTranscriptDelta("said", "response-1"),
+            {"type": navtalk.AvatarTranscriptDelta.TYPE, "data": {"delta": "said", "response_id": "response-1"}},
+        ),
+        (
+            "openai",
+            navtalk.UserTranscript("heard"),
+            {"type": navtalk.UserTranscript.TYPE, "data": {"transcript": "heard"}},
+        ),
+        ("openai", navtalk.AvatarAudioDone(), {"type": "realtime.response.done", "data": {}}),
+        (
+            "openai",
+            CALL,
+            {"type": CALL_TYPE, "data": {"call_id": "call_1", "name": "get_weather", "arguments": '{"some_key": 1}'}},
+        ),
+        ("apps", navtalk.AvatarAudioDone(), {"type": "realtime.response.completed", "data": {}}),
+        (
+            "apps",
+            navtalk.Ended(navtalk.End.GPU_FULL, "All"),
+            {"type": "session.gpu_full", "message": "All", "data": {}},
+        ),
+        (
+            "apps",
+            CALL,
+            {
+                "type": CALL_TYPE,
+                "data": {"callId": "call_1", "function_name": "get_weather", "arguments": {"some_key": 1}},
+            },
+        ),
+        (
+            "terse",
+            CALL,
+            {
+                "type": CALL_TYPE,
+                "raw_data": {"function_name": "get_weather"},
+                "data": {"id": "call_1", "arguments": '{"some_key": 1}'},
+            },
+        ),
+    ],
+)
+def test_an_alias_gives_other_names(alias: str, event: navtalk.Event, message: dict[str, object]) -> None:
+    text = spelling(f"alias:{alias}").write(event)
+    assert text is not None and json.loads(text) == message
 
 
 def test_values_are_never_respelled() -> None:

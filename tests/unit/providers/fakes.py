@@ -31,10 +31,14 @@ HAND_SHAKE = [CONNECTED, CREATED, UPDATED]
 
 
 class ScriptedSocket:
-    """Gives what `say` was given; keeps what is sent. It is its own transport."""
+    """Gives what `say` was given; keeps what is sent. It is its own transport.
+
+    n_unread_bytes  wait to be read by the service: more than none, and what is sent is stuck behind them.
+    """
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
+        self.n_unread_bytes = 0
         self.transport = self
         self._frames: asyncio.Queue[str | bytes | ConnectionClosed] = asyncio.Queue()
         self._closed: ConnectionClosed | None = None
@@ -68,10 +72,18 @@ class ScriptedSocket:
     async def send(self, text: str) -> None:
         if self._closed is not None:
             raise self._closed
+        if self.n_unread_bytes:
+            await asyncio.Event().wait()
         self.sent.append(json.loads(text))
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.n_unread_bytes
+
+    def abort(self) -> None:
+        self._frames.put_nowait(self.refuse(1006))
+
+    async def wait_closed(self) -> None:
+        pass
 
 
 async def settled() -> None:

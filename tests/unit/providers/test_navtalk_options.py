@@ -45,6 +45,13 @@ def test_the_transparency_mode_replaces_audio_back() -> None:
     assert "audioBack" not in asked
 
 
+def test_the_transparency_mode_is_seen_in_the_url_too() -> None:
+    url = Secret.url(f"{URL}?model=transparency")
+    assert options(role="speak", url=url).is_transparent
+    assert "audioBack" not in query(role="speak", url=url)
+    assert not options(role="speak", url=url, query={"model": "standard"}).is_transparent
+
+
 def test_further_parameters_win_but_never_over_the_licence() -> None:
     asked = query(role="speak", query={"audioBack": "false", "license": "other"})
     assert asked["audioBack"] == "false"

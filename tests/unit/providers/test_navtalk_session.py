@@ -19,7 +19,7 @@ from bridge.providers.navtalk_knowledge import MAX_TOLD, Knowledge
 from bridge.redact import Secret
 from tests.fuzz.navtalk_messages import broken
 from tests.golden.navtalk import LINES, Line
-from tests.unit.providers.fakes import CONNECTED, CREATED, HAND_SHAKE, UPDATED, Scene, scene
+from tests.unit.providers.fakes import CONNECTED, CREATED, HAND_SHAKE, UPDATED, Scene, scene, settled
 
 TOOL = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
 STUN = navtalk.IceServer(("stun:from-service",))
@@ -190,6 +190,15 @@ async def test_a_second_success_may_bring_ice_servers_and_never_takes_them_away(
 # ---------------------------------------------------------------------------------------------- what the avatar is told
 
 
+async def test_ice_servers_of_which_none_can_be_used_are_told_once_and_take_nothing_away() -> None:
+    unusable = navtalk.Connected("s-1", (navtalk.IceServer(("turn:from-service?transport=sctp",)),))
+    with structlog.testing.capture_logs() as logged:
+        async with scene() as it:
+            await it.socket.say(navtalk.Connected("s-1", (STUN,)), unusable, unusable, navtalk.Offer("room/1"))
+            assert [server.urls for server in it.peers[0].ice_servers] == [STUN.urls]
+    assert logged_events(logged).count("avatar_service_ice_servers_unusable") == 1
+
+
 async def test_audio_for_a_mirror_is_tagged_with_its_stream_and_number() -> None:
     async with scene(role="speak") as it:
         await it.session.send_audio(bytes(2 * 2000))
@@ -202,13 +211,8 @@ async def test_audio_for_a_mirror_is_tagged_with_its_stream_and_number() -> None
         assert other.socket.sent[0]["data"]["streamId"] != sent[0]["streamId"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"query": {"audioBack": "true"}}],
-    ids=["as it is", "with audioBack as a query parameter of the operator's"],
-)
-async def test_audio_of_a_conversation_is_not_tagged(options: dict[str, Any]) -> None:
-    async with scene(**options) as it:
+async def test_audio_of_a_conversation_is_not_tagged() -> None:
+    async with scene() as it:
         await it.session.send_audio(b"\0\0")
         assert it.socket.sent[0]["data"] == {"audio": "AAA="}
 
@@ -220,6 +224,15 @@ async def test_text_is_said_in_the_inferred_shape_or_in_the_operators() -> None:
     async with scene(shapes={"input_text": {"type": "x.text", "parts": [{"text": "{text}"}]}}) as it:
         await it.session.say('a "quoted" {text}')
         assert it.socket.sent == [{"type": "x.text", "parts": [{"text": 'a "quoted" {text}'}]}]
+
+
+async def test_text_that_is_too_long_is_rejected_and_the_session_goes_on() -> None:
+    async with scene() as it:
+        await it.session.say("x" * navtalk_session.MAX_TEXT_CHARACTERS)
+        with pytest.raises(ProviderRejected, match="32769"):
+            await it.session.say("x" * (navtalk_session.MAX_TEXT_CHARACTERS + 1))
+        assert len(it.socket.sent) == 1
+        assert not it.task.done()
 
 
 async def test_pictures_are_shown_in_the_inferred_shape_or_in_the_operators() -> None:
@@ -358,6 +371,27 @@ async def test_a_close_ends_as_its_words_say_whatever_its_code(
         assert type(failure(it)) is kind
         assert failure(it).reason == reason
         assert [(event.type, event.text) for event in it.listener.told("ended")] == [(reason, words)]
+
+
+async def test_a_message_of_ours_that_was_too_long_is_named() -> None:
+    async with scene() as it:
+        await it.socket.say(*HAND_SHAKE)
+        await it.socket.close(1009, "over 2 MiB")
+        assert isinstance(failure(it), ProviderUnavailable)
+        assert "our message was too long for the service: over 2 MiB" in str(failure(it))
+
+
+async def test_how_long_a_service_has_not_read_includes_what_large_messages_are_granted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A deadline in the past, so that nobody waits for it.
+    monkeypatch.setattr(navtalk_session, "SEND_TIMEOUT_S", -30.0)
+    async with scene() as it:
+        it.socket.n_unread_bytes = 23 * navtalk_session.SLOWEST_BYTES_PER_S
+        with pytest.raises(ProviderUnavailable, match="stopped reading for -7 s"):
+            await it.session.say("x")
+        await settled()
+        assert "stopped reading for -7 s" in str(failure(it))
 
 
 async def test_an_end_that_waits_behind_what_the_session_sends_decides() -> None:
