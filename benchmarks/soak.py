@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -270,13 +270,14 @@ def findings(outcome: Outcome, minutes: float, seed: int) -> Findings:
     to_slate_s = [
         later.start_s - earlier.end_s for its in parts for earlier, later in pairwise(its) if not later.is_live
     ]
+    gaps = [longest_gap(its, interruptions_ns) for its in parts]
+    arrival_gap = longest_gap(arrived, interruptions_ns)
     n_struck = sum(fault.struck_ns > 0 for fault in outcome.faults)
     figures = {
         "faults": n_struck,
         "memory_growth_pct": growth_pct(outcome.rss_bytes),
-        "healthy_output_gap_max_ms": 1000
-        * max(delivered_gap_s(part, interruptions_ns) for its in parts for part in its),
-        "healthy_arrival_gap_max_ms": 1000 * max(delivered_gap_s(part, interruptions_ns) for part in arrived),
+        "healthy_output_gap_max_ms": 1000 * max(gaps).gap_s,
+        "healthy_arrival_gap_max_ms": 1000 * arrival_gap.gap_s,
         "sound_gap_max_ms": 1000 * max(one.longest_silence_s for one in recorded),
         "timestamps_back": sum(one.timestamps_back for one in recorded),
         "av_offset_max_abs_ms": max(offsets_ms, default=None),
@@ -299,21 +300,37 @@ def findings(outcome: Outcome, minutes: float, seed: int) -> Findings:
             f"Seed {seed}. Faults: {', '.join(struck)}.",
             "Gaps are within stretches in which the avatar delivers or a slate stands; by presentation time in both"
             " recordings, and by arrival at the RTMP server.",
+            f"The longest ones: {'; '.join(map(str, (*gaps, arrival_gap)))}.",
         ],
     )
 
 
-def delivered_gap_s(stretch: Stretch, interruptions_ns: Sequence[int]) -> float:
-    """The longest time between two pictures, but for those that an interruption of its network kept the avatar from
-    sending."""
+@dataclass(frozen=True, slots=True, order=True)
+class Gap:
+    """Two pictures in a row that are far apart."""
+
+    gap_s: float
+    earlier: Picture = field(compare=False)
+    later: Picture = field(compare=False)
+
+    def __str__(self) -> str:
+        text = f"{1000 * self.gap_s:.0f} ms at {self.earlier.time_s:.2f} s"
+        if self.earlier.stamp and self.later.stamp:
+            (number, ns), (later_number, later_ns) = self.earlier.stamp, self.later.stamp
+            text += f" between pictures {number} and {later_number}, encoded {(later_ns - ns) / 1e6:.0f} ms apart"
+        return text
+
+
+def longest_gap(of: Iterable[Stretch], interruptions_ns: Sequence[int]) -> Gap:
+    """Between two pictures, but for those that an interruption of its network kept the avatar from sending."""
 
     def is_delivered(earlier: Picture, later: Picture) -> bool:
         if earlier.stamp is None or later.stamp is None or later.stamp[0] == earlier.stamp[0] + 1:
             return True
         return not any(abs(later.stamp[1] - ns) < INTERRUPTED_NS for ns in interruptions_ns)
 
-    gaps_s = (b.time_s - a.time_s for a, b in pairwise(stretch.pictures) if is_delivered(a, b))
-    return max(gaps_s, default=0.0)
+    pairs = (pair for stretch in of for pair in pairwise(stretch.pictures) if is_delivered(*pair))
+    return max(Gap(later.time_s - earlier.time_s, earlier, later) for earlier, later in pairs)
 
 
 def growth_pct(rss_bytes: Sequence[int]) -> float:

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.soak import ENDS, GRACE_S, delivered_gap_s, growth_pct, plan
+from benchmarks.soak import ENDS, GRACE_S, growth_pct, longest_gap, plan
 from benchmarks.stretches import Picture, Stretch
 
 
@@ -38,8 +38,9 @@ def test_no_connection_is_to_have_a_fault_twice(seed: int) -> None:
 def test_pictures_that_were_never_sent_are_no_gap() -> None:
     ms = 1_000_000
     stretch = Stretch(True, [Picture(0.0, (0, 0)), Picture(0.04, (1, 40 * ms)), Picture(0.24, (6, 240 * ms))])
-    assert delivered_gap_s(stretch, ()) == pytest.approx(0.2)
-    assert delivered_gap_s(stretch, (150 * ms,)) == pytest.approx(0.04)
+    gap = longest_gap([stretch], ())
+    assert str(gap) == "200 ms at 0.04 s between pictures 1 and 6, encoded 200 ms apart"
+    assert longest_gap([stretch], (150 * ms,)).gap_s == pytest.approx(0.04)
 
 
 def test_memory_that_grows_is_told_in_percent() -> None:
