@@ -1,6 +1,7 @@
 """What viewers get: the splice on the event loop, its slate, and the outputs behind it."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,6 +18,10 @@ from bridge.worker import Worker
 ASK_EVERY_NS = NS_PER_S // 5
 # The last group of pictures, of which the newest is the slate: more than this between keyframes is no live stream.
 MAX_GROUP = 600
+
+# Drawing takes 0.4 s of CPU at 720x1280. Of seven sessions that begin together, side by side, it held up the event loop
+# by 34 ms (99th percentile); one after another, by 3 ms.
+_drawing = threading.Lock()
 
 # Draws and encodes a slate like live pictures of that decoder configuration, empty before there were any, given the
 # pictures since the last keyframe. Blocks.
@@ -79,7 +84,7 @@ class Programme:
                 while True:
                     await self._slate_wanted.wait()
                     self._slate_wanted.clear()
-                    slate = await worker.call(self._make_slate, self._live_config, tuple(self._group))
+                    slate = await worker.call(self._draw, self._live_config, tuple(self._group))
                     self._show_from_now_on(slate)
         finally:
             if self._timer is not None:
@@ -125,6 +130,10 @@ class Programme:
                 self._slate_wanted.set()
         if self._keeps_group and len(self._group) < MAX_GROUP:
             self._group.append(unit)
+
+    def _draw(self, like: bytes, group: Sequence[AccessUnit]) -> SlatePictures:
+        with _drawing:
+            return self._make_slate(like, group)
 
     def _show_from_now_on(self, slate: SlatePictures) -> None:
         self._splice.slate = slate
