@@ -57,7 +57,9 @@ class Programme:
         self._on_air = self._splice.state
         self._make_slate = make_slate
         self._keeps_group = wants_last
+        self._followed: int | None = None  # the connection that is, or is to go, on air
         self._group: list[AccessUnit] = []
+        self._of_group: int | None = None  # the connection that it is from
         self._live_config = b""  # of the newest keyframe that went on air or would have
         self._slate_wanted = asyncio.Event()
         self._switched = asyncio.Event()
@@ -93,7 +95,7 @@ class Programme:
     def put(self, connection: int, unit: AccessUnit) -> None:
         """A unit of an avatar connection has come."""
         if unit.codec.kind == "video":
-            self._follow_live(unit)
+            self._follow_live(connection, unit)
         was_switching = self._splice.is_switching
         self._splice.put(connection, unit, self._now_ns())
         if was_switching and not self._splice.is_switching:
@@ -107,6 +109,7 @@ class Programme:
 
     def put_on_air(self, connection: int) -> None:
         self._switched.clear()
+        self._followed = connection
         self._splice.follow(connection)
         self._asked_ns = 0
         self._settle()
@@ -121,14 +124,15 @@ class Programme:
 
     # ------------------------------------------------------------------------------------------ the slate
 
-    def _follow_live(self, unit: AccessUnit) -> None:
-        if unit.is_keyframe:
+    def _follow_live(self, connection: int, unit: AccessUnit) -> None:
+        if unit.is_keyframe and connection == self._followed:
             self._group.clear()
+            self._of_group = connection
             # Encoders may number their parameter sets anew at every keyframe: the slate is the same.
             if unit.codec_config and not is_same_format(unit.codec_config, self._live_config):
                 self._live_config = unit.codec_config
                 self._slate_wanted.set()
-        if self._keeps_group and len(self._group) < MAX_GROUP:
+        if self._keeps_group and connection == self._of_group and len(self._group) < MAX_GROUP:
             self._group.append(unit)
 
     def _draw(self, like: bytes, group: Sequence[AccessUnit]) -> SlatePictures:
