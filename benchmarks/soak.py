@@ -24,7 +24,7 @@ from pathlib import Path
 from benchmarks.lipsync import write_tone
 from benchmarks.processes import ending_properly, python
 from benchmarks.report import Findings
-from benchmarks.stretches import Picture, Stretch, offsets, read_recording, stretches
+from benchmarks.stretches import Picture, Stretch, is_near, offsets, read_recording, stretches
 from bridge.media.clock import NS_PER_S
 from tests.e2e.processes import Daemon, Program, Setting
 from tests.e2e.service import FaultRelay, StampedAvatar
@@ -40,12 +40,12 @@ SERVICE_AWAY_S = (1.0, 5.0)
 SERVER_AWAY_S = 3.0
 # An output that moves nothing for 10 s is given up.
 WEDGED_S = 14.0
-# What the performance leaves out while its media connection is down is not delivered.
-INTERRUPTED_NS = 2 * NS_PER_S
 SAMPLE_S = 0.5
 
 # Whatever ends a connection comes first in every round, so that a connection has each of the others once at most.
 ENDS = ("service-killed", "ws-drop", "ws-close", "media-stall")
+# Within a live stretch, sound and picture are aligned anew. What the avatar leaves out while its media connection is
+# down it does not deliver, nor what it sends on a new SSRC before it is asked for a keyframe.
 INTERRUPTIONS = ("media-close", "timestamp-reset", "ssrc-change")
 SERVER_FAULTS = ("server-killed", "server-wedged", "server-reset")
 COMMITTED_BY_AVATAR = {*ENDS, *INTERRUPTIONS} - {"service-killed"}
@@ -255,7 +255,7 @@ def _n_exceptions(daemon: Daemon) -> int:
 
 
 def findings(outcome: Outcome, minutes: float, seed: int) -> Findings:
-    interruptions_ns = [fault.struck_ns for fault in outcome.faults if fault.name == "media-close"]
+    interruptions_ns = [f.struck_ns for f in outcome.faults if f.name in INTERRUPTIONS]
     recorded = [read_recording(path) for path in outcome.recordings]
     parts = [stretches(one.pictures) for one in recorded]
     numbers = {p.stamp[1]: p.stamp[0] for one in recorded for p in one.pictures if p.stamp}
@@ -265,7 +265,7 @@ def findings(outcome: Outcome, minutes: float, seed: int) -> Findings:
     offsets_ms = [
         1000 * abs(offset_s)
         for path, its in zip(outcome.recordings, parts, strict=True)
-        for offset_s in offsets(path, its)
+        for offset_s in offsets(path, its, interruptions_ns)
     ]
     to_slate_s = [
         later.start_s - earlier.end_s for its in parts for earlier, later in pairwise(its) if not later.is_live
@@ -327,7 +327,7 @@ def longest_gap(of: Iterable[Stretch], interruptions_ns: Sequence[int]) -> Gap:
     def is_delivered(earlier: Picture, later: Picture) -> bool:
         if earlier.stamp is None or later.stamp is None or later.stamp[0] == earlier.stamp[0] + 1:
             return True
-        return not any(abs(later.stamp[1] - ns) < INTERRUPTED_NS for ns in interruptions_ns)
+        return not any(is_near(later, ns, 0.0) for ns in interruptions_ns)
 
     pairs = (pair for stretch in of for pair in pairwise(stretch.pictures) if is_delivered(*pair))
     return max(Gap(later.time_s - earlier.time_s, earlier, later) for earlier, later in pairs)

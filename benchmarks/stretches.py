@@ -12,6 +12,7 @@ import av
 
 from benchmarks.lipsync import Sound, onsets, sound, source_offset_s
 from bridge.local_avatar.timecode import read_stamp
+from bridge.media.clock import NS_PER_S
 
 # Of the local avatar: one picture of so many is a flash.
 FLASH_EVERY = 25
@@ -19,6 +20,8 @@ FLASH_EVERY = 25
 HELD_S = 0.45
 # Who has just joined is in sync by then: the first sender reports take a second or two.
 SETTLED_S = 3.0
+# How exactly it is known when a fault strikes: the avatar counts from when its media is connected.
+NEAR_S = 1.0
 # A flash so close to an end may have lost its beep.
 UNFINISHED_S = 0.5
 
@@ -50,11 +53,11 @@ class Stretch:
     def longest_gap_s(self) -> float:
         return max((later.time_s - earlier.time_s for earlier, later in pairwise(self.pictures)), default=0.0)
 
-    def flashes_s(self) -> Iterator[float]:
-        """Times of the white pictures."""
+    def flashes(self) -> Iterator[Picture]:
+        """The white pictures."""
         for picture in self.pictures:
             if picture.stamp and picture.stamp[0] and picture.stamp[0] % FLASH_EVERY == 0:
-                yield picture.time_s
+                yield picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +105,32 @@ def stretches(pictures: Iterable[Picture]) -> list[Stretch]:
     return found
 
 
-def offsets(path: Path, of: Sequence[Stretch]) -> list[float]:
-    """Seconds that the nearest beep comes after each flash, from `SETTLED_S` into each live stretch on."""
+def offsets(path: Path, of: Sequence[Stretch], interruptions_ns: Sequence[int] = ()) -> list[float]:
+    """Seconds that the nearest beep comes after each flash, from `SETTLED_S` into each live stretch on.
+
+    interruptions_ns  when, on `time.monotonic_ns`, streams began anew within a stretch: to settle, they have as long.
+    """
     heard = sound(path)
     found: list[float] = []
     for stretch in of:
-        settled_s, unfinished_s = stretch.start_s + SETTLED_S, stretch.end_s - UNFINISHED_S
-        flashes_s = [flash_s for flash_s in stretch.flashes_s() if settled_s <= flash_s <= unfinished_s]
+        flashes_s = [
+            flash.time_s
+            for flash in stretch.flashes()
+            if stretch.start_s + SETTLED_S <= flash.time_s <= stretch.end_s - UNFINISHED_S
+            and not any(is_near(flash, ns, SETTLED_S) for ns in interruptions_ns)
+        ]
         if flashes_s:
             beeps_s = _beeps_s(heard, stretch)
             found += (min((beep_s - flash_s for beep_s in beeps_s), key=abs) for flash_s in flashes_s)
     return [offset_s - source_offset_s() for offset_s in found]
+
+
+def is_near(picture: Picture, interruption_ns: int, after_s: float) -> bool:
+    """Whether a live picture was made at an interruption, or no longer than this after it."""
+    if picture.stamp is None:
+        return False
+    since_s = (picture.stamp[1] - interruption_ns) / NS_PER_S
+    return -NEAR_S <= since_s <= NEAR_S + after_s
 
 
 def _beeps_s(heard: Sound, stretch: Stretch) -> list[float]:

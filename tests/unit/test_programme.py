@@ -91,6 +91,29 @@ async def test_the_last_picture_is_made_from_its_group_once_pictures_stop(studio
         await until(lambda: (b"live", 4) in studio.made)
 
 
+async def test_a_connection_that_is_not_on_air_has_no_part_in_the_slate(studio: Studio) -> None:
+    async with studio.programme(wants_last=True) as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        for name, is_keyframe in ((b"two", True), (b"two", False)):
+            programme.put(2, studio.picture(name, is_keyframe))
+        programme.put(1, studio.picture(is_keyframe=False))
+        await until(lambda: (b"live", 2) in studio.made)
+    assert b"two" not in [like for like, _ in studio.made]
+
+
+async def test_the_last_picture_is_one_of_the_connection_that_has_taken_over(studio: Studio) -> None:
+    async with studio.programme(wants_last=True) as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        programme.put_on_air(2)
+        programme.put(1, studio.picture(is_keyframe=False))
+        programme.put(2, studio.picture(b"two", is_keyframe=False))
+        for is_keyframe in (True, False, False):
+            programme.put(2, studio.picture(b"two", is_keyframe))
+        await until(lambda: (b"two", 3) in studio.made)
+
+
 async def test_a_keyframe_is_asked_for_until_there_is_one(studio: Studio) -> None:
     async with studio.programme() as programme:
         programme.put_on_air(1)
