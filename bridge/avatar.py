@@ -74,7 +74,14 @@ class Avatar:
         self._refused_backoff = Backoff(FIRST_RETRY_S, LONGEST_REFUSED_S, random.Random())
         self._n_connections = 0
         self._starts_ns: deque[int] = deque(maxlen=config.max_starts_per_hour)
-        self._renewal = Renewal(config.max_session_s, self._begin, self._speak_to, self._is_pausing, programme)
+        self._renewal = Renewal(
+            config.max_session_s,
+            begin=self._begin,
+            may_begin=lambda: self._budget_wait_s() <= 0,
+            speak_to=self._speak_to,
+            is_pausing=self._is_pausing,
+            programme=programme,
+        )
         self._is_ending = asyncio.Event()
         self._asides: set[asyncio.Task[None]] = set()
 
@@ -87,7 +94,7 @@ class Avatar:
             except (ProviderUnavailable, RemoteProtocolError) as error:
                 await self._wait_to_retry(error)
             except ProviderRejected as error:
-                if not self.has_been_live:
+                if not self._programme.on_air_ns:
                     raise
                 self.error, self.rejection = str(error), error
                 log.error("avatar_rejected", error=self.error)
@@ -152,16 +159,19 @@ class Avatar:
         try:
             while True:
                 renewing = asyncio.create_task(self._renewal.successor(served.connection), name="avatar renewal")
+                successor: Served | None = None
                 try:
                     await asyncio.wait((served.serving, ending, renewing), return_when=asyncio.FIRST_COMPLETED)
                     if ending.done():
                         return
-                    if served.serving.done():
+                    if served.serving.done() and not self._renewal.has_successor:
                         await served.serving
+                    # One that has ended leaves the air to a successor that is ready.
+                    self._renewal.hurry.set()
                     successor = await renewing
                 finally:
-                    renewing.cancel()
-                    await asyncio.wait((renewing,))
+                    if successor is None:
+                        await _discard(renewing)
                 self._metrics.provider_reconnects_total(reason="renewal").inc()
                 await served.close()
                 served = successor
@@ -205,9 +215,7 @@ class Avatar:
 
     async def _wait_for_budget(self) -> None:
         """Wait while as many sessions were started within the last hour as may be."""
-        if len(self._starts_ns) < self._config.max_starts_per_hour:
-            return
-        wait_s = (self._starts_ns[0] + HOUR_NS - time.monotonic_ns()) / NS_PER_S
+        wait_s = self._budget_wait_s()
         if wait_s <= 0:
             return
         self.error = f"avatar.max_starts_per_hour is reached: the next session may start in {wait_s:.0f} s"
@@ -215,11 +223,19 @@ class Avatar:
         self._on_change()
         await self._sleep(wait_s)
 
+    def _budget_wait_s(self) -> float:
+        """How long until another session may be started."""
+        if len(self._starts_ns) < self._config.max_starts_per_hour:
+            return 0.0
+        return (self._starts_ns[0] + HOUR_NS - time.monotonic_ns()) / NS_PER_S
+
     async def _wait_to_retry(self, error: BridgeError) -> None:
         self.error = str(error)
         delay_s = 0.0
         if error.reason != "renewal":
-            backoff = self._refused_backoff if error.reason in _REFUSALS else self._backoff
+            # What a service does wrong, such as an offer without H.264, it does again.
+            is_refused = error.reason in _REFUSALS or isinstance(error, RemoteProtocolError)
+            backoff = self._refused_backoff if is_refused else self._backoff
             delay_s = backoff.next_delay_s()
             log.warning("avatar_lost", error=self.error, retry_in_s=round(delay_s, 1))
         self._on_change()
@@ -237,9 +253,15 @@ class Avatar:
     # ------------------------------------------------------------------------------------------ from connections
 
     def _on_ready(self, connection: Connection) -> None:
-        self._starts_ns.append(time.monotonic_ns())
+        self._note_start(connection)
         if connection is self.current and connection.link is not None:
             self._uplink.attach(connection.link)
+
+    def _note_start(self, connection: Connection) -> None:
+        """The first sign that the service has begun a session; a refusal costs nothing."""
+        if not connection.was_accepted:
+            connection.was_accepted = True
+            self._starts_ns.append(time.monotonic_ns())
 
     def _on_unit(self, connection: Connection, unit: AccessUnit) -> None:
         if unit.codec.kind == "audio" and self._is_greeting_again(connection):
@@ -260,6 +282,8 @@ class Avatar:
 
     def _on_event(self, connection: Connection, event: AvatarEvent) -> None:
         self._metrics.provider_events_total(type=event.kind).inc()
+        if event.kind != "ended":
+            self._note_start(connection)
         if event.kind == "response_started" and self._is_greeting_again(connection) and connection.link is not None:
             aside = asyncio.create_task(_hush(connection), name="avatar hush")
             self._asides.add(aside)
@@ -277,6 +301,14 @@ class Avatar:
     def _is_greeting_again(self, connection: Connection) -> bool:
         """Viewers have been greeted once; whoever takes over in the middle does not begin with it."""
         return self.has_been_live and connection.number > 1 and connection.is_greeting
+
+
+async def _discard(renewing: asyncio.Task[Served]) -> None:
+    """End a renewal that nobody wants any more, and the session that it may have opened."""
+    renewing.cancel()
+    await asyncio.wait((renewing,))
+    if not renewing.cancelled() and renewing.exception() is None:
+        await renewing.result().close()
 
 
 async def _hush(connection: Connection) -> None:

@@ -26,6 +26,7 @@ class Connection:
     number     of this session; the broadcast tells sessions apart by it.
     reception  of its media.  link: how to speak to it, None before it is ready and after its end.
     ready_ns, live_ns  `time.monotonic_ns` at which it could be spoken to, and showed its first picture.
+    was_accepted  the service has begun the session, which may cost money.
     is_greeting  it speaks though nobody has spoken to it; `was_spoken_to`: somebody has, by voice or by text.
     """
 
@@ -46,6 +47,7 @@ class Connection:
         self.link: AvatarLink | None = None
         self.ready_ns: int | None = None
         self.live_ns: int | None = None
+        self.was_accepted = False
         self.is_greeting = False
         self.was_spoken_to = False
         self.is_ready = asyncio.Event()
@@ -146,5 +148,6 @@ class Served:
     serving: asyncio.Task[None]
 
     async def close(self) -> None:
+        """End it; how it ends then tells nobody anything."""
         self.serving.cancel()
-        await asyncio.wait((self.serving,))
+        await asyncio.gather(self.serving, return_exceptions=True)

@@ -1,6 +1,7 @@
 """What viewers get: the splice on the event loop, its slate, and the outputs behind it."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +24,12 @@ MAX_GROUP = 600
 # by 34 ms (99th percentile); one after another, by 3 ms.
 _drawing = threading.Lock()
 
+# Live pictures mostly come within a second, and tell what a slate has to look like; drawing one takes half a second of
+# a core, which is better not spent while everything else begins.
+UNLIKE_S, SETTLE_S = 5.0, 1.0
 # Draws and encodes a slate like live pictures of that decoder configuration, empty before there were any, given the
 # pictures since the last keyframe. Blocks.
 MakeSlate = Callable[[bytes, Sequence[AccessUnit]], SlatePictures]
-
-log = structlog.get_logger()
 
 
 class Programme:
@@ -35,7 +37,7 @@ class Programme:
 
     emit             gets it, on the event loop, strictly increasing per track.
     request_keyframe asks the connection that is to be on air.  on_change: told when `on_air` has changed.
-    slate_after_s    without pictures, until the slate is shown.
+    slate_after_s    without pictures, until the slate is shown.  log: with the name of the session.
     wants_last       whether the slate is the last live picture, so that it is made when there is a last one.
     """
 
@@ -49,7 +51,9 @@ class Programme:
         emit: Callable[[AccessUnit], None],
         request_keyframe: Callable[[], None],
         on_change: Callable[[OnAir], None],
+        log: structlog.stdlib.BoundLogger,
     ) -> None:
+        self._log = log
         self._origin_ns = origin_ns
         self._request_keyframe = request_keyframe
         self._on_change = on_change
@@ -79,10 +83,15 @@ class Programme:
 
     async def run(self) -> None:
         """Do what is due without live media, and draw slates; until cancelled."""
-        self._slate_wanted.set()
         try:
             self._act()
             async with Worker("slate") as worker:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(UNLIKE_S):
+                        await self._slate_wanted.wait()
+                        if self._splice.state is OnAir.LIVE:
+                            await asyncio.sleep(SETTLE_S)
+                self._slate_wanted.set()
                 while True:
                     await self._slate_wanted.wait()
                     self._slate_wanted.clear()
@@ -116,11 +125,20 @@ class Programme:
 
     def show_slate(self, reason: str) -> None:
         """On air at once; an empty reason ends it, at the next live keyframe."""
+        if reason and self._splice.slate is None:
+            self._slate_wanted.set()
+        elif reason and self._keeps_group:
+            self._renew_last()
         self._splice.show_slate(reason, self._now_ns())
         self._settle()
 
     def mute(self, on: bool) -> None:
         self._splice.is_muted = on
+
+    @property
+    def slate_total_ns(self) -> Mapping[str, int]:
+        """Time on slates by cause, the present one included."""
+        return self._splice.slate_total_ns(self._now_ns())
 
     # ------------------------------------------------------------------------------------------ the slate
 
@@ -139,6 +157,11 @@ class Programme:
         with _drawing:
             return self._make_slate(like, group)
 
+    def _renew_last(self) -> None:
+        """The last picture is another one now: until it is drawn it is held, not the one before."""
+        self._splice.slate = None
+        self._slate_wanted.set()
+
     def _show_from_now_on(self, slate: SlatePictures) -> None:
         self._splice.slate = slate
         self._act()
@@ -149,7 +172,9 @@ class Programme:
         return time.monotonic_ns() - self._origin_ns
 
     def _act(self) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._splice.poll(self._now_ns())
         self._settle()
 
@@ -162,9 +187,9 @@ class Programme:
         if self._splice.state is not self._on_air:
             self._on_air = self._splice.state
             if self._on_air is OnAir.HELD and self._keeps_group:
-                self._slate_wanted.set()
+                self._renew_last()
             words = {"cause": self._splice.cause, "reason": self._splice.operator_reason}
-            log.info(f"on_air_{self._on_air.value}", **{key: value for key, value in words.items() if value})
+            self._log.info(f"on_air_{self._on_air.value}", **{key: value for key, value in words.items() if value})
             self._on_change(self._on_air)
         self._set_timer(now_ns)
 

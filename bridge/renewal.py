@@ -29,23 +29,31 @@ class Renewal:
     """Opens a second session, puts it on air at a keyframe in a pause of speech, and gives it to whoever closes the
     first one.
 
-    Where the service has no room for a second one that is remembered, and the first one has to be closed before.
+    Where the service has no room for a second one that is remembered, and the first one has to be closed before. While
+    no session may begin, the first one lasts as long as its service lets it.
 
     limit_s    how long a session may last; None: for ever.
-    begin      a new connection and the task that serves it.  speak_to: makes a connection the one that is spoken to.
-    is_pausing whether neither side speaks.
+    begin      a new connection and the task that serves it; may_begin: whether there is a budget for one.
+    speak_to   makes a connection the one that is spoken to.  is_pausing: whether neither side speaks.
+
+    has_successor  a second session is ready.  hurry: it is to take over at once, for the first one has ended.
     """
 
     def __init__(
         self,
         limit_s: float | None,
+        *,
         begin: Callable[[], Served],
+        may_begin: Callable[[], bool],
         speak_to: Callable[[Connection], Awaitable[None]],
         is_pausing: Callable[[], bool],
         programme: Programme,
     ) -> None:
+        self.has_successor = False
+        self.hurry = asyncio.Event()
         self._limit_s = math.inf if limit_s is None else limit_s
         self._begin = begin
+        self._may_begin = may_begin
         self._speak_to = speak_to
         self._is_pausing = is_pausing
         self._programme = programme
@@ -56,34 +64,50 @@ class Renewal:
 
         Raises ProviderUnavailable, with the reason renewal, where the present session has to be closed first.
         """
+        self.has_successor = False
+        self.hurry.clear()
         await connection.is_ready.wait()
-        ends_at_s = asyncio.get_running_loop().time() + self._limit_s
+        loop = asyncio.get_running_loop()
+        ends_at_s = loop.time() + self._limit_s
         await asyncio.sleep(max(0.0, self._limit_s - OPEN_AHEAD_S))
-        opened = await self._open(ends_at_s - PAUSE_AHEAD_S) if self._may_overlap else None
-        if opened is None:
-            await self._pause(ends_at_s - CHANGE_AHEAD_S)
-            raise ProviderUnavailable("the session has reached avatar.max_session_s", reason="renewal")
-        served, feeding = opened
+        while self._may_overlap and loop.time() < ends_at_s - PAUSE_AHEAD_S:
+            opened = await self._open(ends_at_s - PAUSE_AHEAD_S)
+            if opened is not None and await self._take_over(*opened, ends_at_s - CHANGE_AHEAD_S):
+                return opened[0]
+        if not self._may_begin():
+            await asyncio.sleep(math.inf)
+        await self._pause(None, ends_at_s - CHANGE_AHEAD_S)
+        raise ProviderUnavailable("the session has reached avatar.max_session_s", reason="renewal")
+
+    async def _take_over(self, served: Served, feeding: asyncio.Task[None], until_s: float) -> bool:
+        """Put the second session on air in a pause; False: it has ended before, and is closed."""
+        self.has_successor = True
+        is_on_air = False
         try:
-            await self._pause(ends_at_s - CHANGE_AHEAD_S)
+            await self._pause(served, until_s)
+            if served.serving.done():
+                log.warning("avatar_successor_failed", reason=_failure(served.serving))
+                return False
             await _end(feeding)
             await self._speak_to(served.connection)
             # The first one stays on air until the second one has a keyframe.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHANGE_AHEAD_S):
                     await self._programme.follow(served.connection.number)
-        except BaseException:
-            await _end(feeding)
-            await served.close()
-            raise
+            is_on_air = True
+        finally:
+            self.has_successor = False
+            if not is_on_air:
+                await _end(feeding)
+                await served.close()
         log.info("avatar_renewed", connection=served.connection.number)
-        return served
+        return True
 
     async def _open(self, until_s: float) -> tuple[Served, asyncio.Task[None]] | None:
         """A second session that shows pictures, and the task that feeds it silence; None if there is none in time."""
         loop = asyncio.get_running_loop()
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
-        while loop.time() < until_s:
+        while loop.time() < until_s and self._may_begin():
             served = self._begin()
             feeding = asyncio.create_task(served.connection.feed_silence(), name="avatar silence")
             showing = asyncio.create_task(served.connection.is_live.wait(), name="avatar showing")
@@ -108,17 +132,21 @@ class Renewal:
             await asyncio.sleep(backoff.next_delay_s())
         return None
 
-    async def _pause(self, until_s: float) -> None:
-        """Wait for a pause of speech, but no longer than that."""
+    async def _pause(self, served: Served | None, until_s: float) -> None:
+        """Wait for a pause of speech, but no longer than that, than the second session lasts, or than is urgent."""
         loop = asyncio.get_running_loop()
         # Pauses are counted in samples of speech by whoever paces them; nobody tells when one begins.
-        while loop.time() < until_s and not self._is_pausing():  # noqa: ASYNC110
+        while loop.time() < until_s and not self._is_pausing() and not self.hurry.is_set():
+            if served is not None and served.serving.done():
+                return
             await asyncio.sleep(LOOK_FOR_PAUSE_S)
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
+async def _end(feeding: asyncio.Task[None]) -> None:
+    feeding.cancel()
+    await asyncio.wait((feeding,))
+    if not feeding.cancelled() and (error := feeding.exception()) is not None:
+        log.debug("avatar_silence_ended", error=str(error))
 
 
 def _failure(serving: asyncio.Task[None]) -> str:

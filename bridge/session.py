@@ -120,6 +120,7 @@ class Session:
             emit=self._on_unit,
             request_keyframe=lambda: self._avatar.request_keyframe(),
             on_change=self._on_air_change,
+            log=self._log,
         )
         # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
         ((input_name, input_config),) = config.inputs.items()
@@ -339,7 +340,7 @@ class Session:
     async def _publish_metrics(self) -> None:
         while True:
             await asyncio.sleep(PUBLISH_EVERY_S)
-            self._telemetry.publish(self._uplink, self._avatar.current, self._programme.splice, self._hub)
+            self._telemetry.publish(self._uplink, self._avatar.current, self._programme, self._hub)
 
     def _enter(self, state: SessionState) -> None:
         if state is self.state and state is not SessionState.CONNECTING:

@@ -11,8 +11,9 @@ from bridge.media.clock import NS_PER_S
 from bridge.ops.metrics import OutputMetrics, SessionMetrics
 from bridge.outputs.hub import Hub
 from bridge.outputs.status import OutputState, OutputStatus
+from bridge.programme import Programme
 from bridge.reception import Reception
-from bridge.timeline.splice import OnAir, Splice
+from bridge.timeline.splice import OnAir
 from bridge.uplink import Uplink
 
 # A minute of 30 pictures a second: enough for a 99th percentile that means something, and it forgets old trouble.
@@ -123,17 +124,18 @@ class Telemetry:
                 self._metrics.keyframe_interval_seconds(side="received").observe(interval_s)
             self._last_keyframe_ns = unit.pts_ns
 
-    def publish(self, uplink: Uplink, connection: Connection | None, splice: Splice, hub: Hub) -> None:
+    def publish(self, uplink: Uplink, connection: Connection | None, programme: Programme, hub: Hub) -> None:
         """Publish what nobody announces; to be called once a second."""
         self._rates.append((time.monotonic_ns(), self._n_pictures, self._video_bytes))
-        metrics = self._metrics
+        metrics, splice = self._metrics, programme.splice
         metrics.input_level_dbfs().set(uplink.level_dbfs)
         metrics.input_underruns_total.follow(uplink.underruns)
         metrics.audio_concealed_seconds_total.follow(hub.audio_concealed_s)
         metrics.slate_active().set(splice.state is OnAir.SLATE)
         metrics.freezes_total.follow(splice.freezes)
         metrics.freeze_seconds_total.follow(splice.frozen_ns / NS_PER_S)
-        for cause, slate_ns in splice.slate_ns.items():
+        metrics.late_units_total.follow(splice.late_units)
+        for cause, slate_ns in programme.slate_total_ns.items():
             metrics.slate_seconds_total.follow(slate_ns / NS_PER_S, reason=cause)
         if connection is not None:
             self._publish_connection(connection)

@@ -105,12 +105,16 @@ class Metrics:
         self.slate_active = gauge("slate_active", "1 while a slate stands in for the avatar.", _SESSION)
         self.slate_seconds_total = counter(
             "slate_seconds_total",
-            "Time on slates that are over; reason is starting, avatar or operator.",
+            "Time on slates; reason is starting, avatar or operator.",
             (*_SESSION, "reason"),
         )
         self.freezes_total = counter("freezes_total", "Times the pictures paused for half a second or more.", _SESSION)
         self.freeze_seconds_total = counter(
             "freeze_seconds_total", "How long pictures stood still, until live again or a slate.", _SESSION
+        )
+
+        self.late_units_total = counter(
+            "late_units_total", "Live units that came after what had to stand in for them.", _SESSION
         )
 
         # Its avatar service.
@@ -227,6 +231,7 @@ class SessionMetrics:
         self.slate_active = Bound(metrics.slate_active, session)
         self.slate_seconds_total = BoundCounter(metrics.slate_seconds_total, session)
         self.freezes_total = BoundCounter(metrics.freezes_total, session)
+        self.late_units_total = BoundCounter(metrics.late_units_total, session)
         self.freeze_seconds_total = BoundCounter(metrics.freeze_seconds_total, session)
         self.provider_session_seconds = Bound(metrics.provider_session_seconds, with_service)
         self.provider_reconnects_total = BoundCounter(metrics.provider_reconnects_total, with_service)

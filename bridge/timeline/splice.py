@@ -6,7 +6,7 @@ track through all of it, and sound that is missing alone changes nothing about t
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
@@ -29,6 +29,9 @@ _JOINT_NS = SILENCE_NS
 # Lost packets are the decoder's business (RFC 6716 §4.4), but what it makes up for longer than this is heard. Sound
 # that begins anew has lost none.
 _LONGEST_LOSS_NS = 3 * SILENCE_NS
+# Live media arrives behind the clock by its network's delay, and further and further where its sender's clock is slower
+# than ours. What stands in keeps that distance: each unit moves it by a 32nd, so it follows a change within a second.
+_LAG_SHARE = 32
 # A longer gap is left open: the machine slept, and nobody listens to minutes of silence in one burst.
 _LONGEST_FILL_NS = 10 * NS_PER_S
 _MIN_STEP_NS = NS_PER_MS
@@ -51,7 +54,6 @@ class Splice:
     cause     why there is a slate: starting, avatar or operator; empty without one.  state: see `OnAir`.
     operator_reason  what the operator said who wants one; empty: wants none.
     freezes   how often the pictures paused.  frozen_ns: for how long, until live again or a slate.
-    slate_ns  time on slates that are over, by cause.
     late_units  live units that came after what stood in for them.
     last_ns   pts of what went on air last, per track.
     """
@@ -63,7 +65,7 @@ class Splice:
         self.is_muted = False
         self.freezes = 0
         self.frozen_ns = 0
-        self.slate_ns: Counter[str] = Counter()
+        self._slate_ns: Counter[str] = Counter()  # on slates that are over
         self.late_units = 0
         self.last_ns: dict[Kind, int] = {}
         self._slate_after_ns = max(HOLD_NS, slate_after_ns)
@@ -74,6 +76,7 @@ class Splice:
         self._needs_keyframe = True
         self._pictured_ns = began_ns  # when the connection on air last gave a picture
         self._sound_ends_ns: int | None = None
+        self._lag_ns = 0  # how far live media lies behind the clock
         self._frozen_at_ns = 0
         self._slate_began_ns = 0
         self._slate_index = 0
@@ -102,6 +105,8 @@ class Splice:
 
     def put(self, source: int, unit: AccessUnit, now_ns: int) -> None:
         """A unit of a connection has come."""
+        if source == self._source:
+            self._lag_ns += (now_ns - unit.pts_ns - self._lag_ns) // _LAG_SHARE
         if unit.codec.kind == "audio":
             self._put_sound(source, unit)
         else:
@@ -112,6 +117,7 @@ class Splice:
         is_late = late_ns > _CATCH_UP_NS
         if source == self._candidate and unit.is_keyframe and not is_late:
             self._source, self._candidate = source, None
+            self._lag_ns = now_ns - unit.pts_ns
         if source != self._source:
             return
         self._pictured_ns = now_ns
@@ -134,8 +140,10 @@ class Splice:
             if unit.pts_ns - self._sound_ends_ns > (_LONGEST_LOSS_NS if unit.is_discontinuity else _JOINT_NS):
                 self._fill(unit.pts_ns)
         if self.is_muted or self.operator_reason:
-            unit = replace(unit, payload=SILENCE_20_MS)
-        self._play(unit)
+            self._sound_ends_ns = unit.pts_ns if self._sound_ends_ns is None else self._sound_ends_ns
+            self._fill(unit.pts_ns + unit.duration_ns)
+        else:
+            self._play(unit)
 
     # ------------------------------------------------------------------------------------------ what stands in
 
@@ -150,17 +158,24 @@ class Splice:
         if self.state is OnAir.SLATE and self.slate is not None:
             self._show_slate(self.slate, now_ns)
         if self._sound_ends_ns is not None:
-            self._fill(now_ns - SILENCE_BEHIND_NS)
+            self._fill(now_ns - self._lag_ns - SILENCE_BEHIND_NS)
+
+    def slate_total_ns(self, now_ns: int) -> Mapping[str, int]:
+        """Time on slates by cause, the present one included."""
+        present = {self.cause: now_ns - self._slate_began_ns} if self.state is OnAir.SLATE else {}
+        return self._slate_ns + Counter(present)
 
     def next_deadline_ns(self) -> int:
         """When `poll` is needed, unless live media comes before."""
         # Without sound there has been no picture either: what is due then is due when there is a slate.
-        silence_ns = None if self._sound_ends_ns is None else self._sound_ends_ns + SILENCE_NS + SILENCE_BEHIND_NS
+        silence_ns = (
+            None if self._sound_ends_ns is None else self._sound_ends_ns + SILENCE_NS + SILENCE_BEHIND_NS + self._lag_ns
+        )
         match self.state:
             case OnAir.LIVE:
                 picture_ns = self._pictured_ns + HOLD_NS
             case OnAir.SLATE if self.slate is not None:
-                picture_ns = self._slate_due_ns(self.slate) + SLATE_BEHIND_NS
+                picture_ns = self._slate_due_ns(self.slate) + SLATE_BEHIND_NS + self._lag_ns
             case OnAir.STARTING:
                 picture_ns = self._pictured_ns + START_NS
             case _:
@@ -175,9 +190,10 @@ class Splice:
         return "starting" if self.state is OnAir.STARTING and paused_ns >= START_NS else ""
 
     def _show_slate(self, slate: SlatePictures, now_ns: int) -> None:
-        while (pts_ns := self._slate_due_ns(slate)) <= now_ns - SLATE_BEHIND_NS:
-            if now_ns - pts_ns > _LONGEST_FILL_NS:
-                pts_ns = now_ns - SLATE_BEHIND_NS
+        until_ns = now_ns - self._lag_ns - SLATE_BEHIND_NS
+        while (pts_ns := self._slate_due_ns(slate)) <= until_ns:
+            if until_ns - pts_ns > _LONGEST_FILL_NS:
+                pts_ns = until_ns
             if self._slate_on_air is not slate:  # a new one begins with its keyframe
                 self._slate_on_air, self._slate_index = slate, 0
             index = self._slate_index % len(slate.payloads)
@@ -190,7 +206,7 @@ class Splice:
                 self._sound_ends_ns = pts_ns  # the broadcast begins here, with silence
 
     def _slate_due_ns(self, slate: SlatePictures) -> int:
-        first_ns = self._slate_began_ns - SLATE_BEHIND_NS
+        first_ns = self._slate_began_ns - self._lag_ns - SLATE_BEHIND_NS
         if "video" not in self.last_ns:
             return first_ns
         return max(first_ns, self.last_ns["video"] + (slate.interval_ns if self._slate_index else _MIN_STEP_NS))
@@ -216,7 +232,7 @@ class Splice:
 
     def _enter(self, state: OnAir, cause: str, now_ns: int) -> None:
         if self.state is OnAir.SLATE:
-            self.slate_ns[self.cause] += now_ns - self._slate_began_ns
+            self._slate_ns[self.cause] += now_ns - self._slate_began_ns
         if state is OnAir.SLATE:
             self._slate_began_ns, self._slate_index = now_ns, 0
             self._needs_keyframe = True

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from bridge import avatar as avatar_module
+from bridge import programme as programme_module
 from bridge import session as session_module
 from bridge.config import AvatarConfig, InputConfig, OutputConfig, SessionConfig, StorageConfig
 from bridge.media.access_unit import Codec
@@ -161,6 +162,7 @@ class Stage:
         patch(session_module, "open_source", lambda *_: source or FakeSource())
         patch(session_module, "open_output", lambda *_, **__: lambda: self._output(output or self.publish))
         patch(session_module, "SlateMaker", FakeSlateMaker)
+        patch(programme_module, "SETTLE_S", 0.0)
         patch(avatar_module, "FIRST_RETRY_S", first_retry_s)
         patch(avatar_module, "LONGEST_RETRY_S", max(first_retry_s, avatar_module.LONGEST_RETRY_S))
         patch(session_module, "IN_FLIGHT_S", 0.0)

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from bridge import programme as programme_module
 from bridge import renewal as renewal_module
 from bridge.errors import ProviderRejected, ProviderUnavailable
 from bridge.ports import AvatarEvent, AvatarListener
 from bridge.session import SessionState
+from bridge.timeline import splice as splice_module
 from bridge.timeline.splice import OnAir
+from bridge.uplink import Uplink
 from tests.unit.stage import FakeProvider, Stage, ended, refusing, saying, show, until
 
 
@@ -119,3 +122,68 @@ async def test_the_first_greeting_is_heard(stage: Stage) -> None:
     assert not provider.link.n_interrupts
     await session.drain(within_s=0.0)
     await ended(running)
+
+
+async def die_soon(provider: FakeProvider, listener: AvatarListener) -> None:
+    try:
+        async with asyncio.timeout(0.3):
+            await show(provider, listener)
+    except TimeoutError:
+        raise ProviderUnavailable("the service has ended it early") from None
+
+
+@pytest.fixture
+def never_pausing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody speaks without a pause."""
+    monkeypatch.setattr(Uplink, "is_pausing", property(lambda uplink: False))
+
+
+async def test_a_session_that_ends_before_its_time_leaves_the_air_to_the_successor(
+    stage: Stage, never_pausing: None
+) -> None:
+    session, provider = stage.session(die_soon, show, max_session_s=30.0)
+    running = asyncio.create_task(session.run())
+    await until(lambda: stage.story)
+    await asyncio.sleep(0.1)
+    assert provider.n_connections == 2 and session.state is SessionState.LIVE
+    assert stage.registry.get_sample_value("avatar_bridge_freezes_total", {"session": "leo"}) in (0, None)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_a_successor_that_dies_before_its_turn_is_replaced(stage: Stage, never_pausing: None) -> None:
+    session, provider = stage.session(show, die_soon, show, max_session_s=30.0)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 3)
+    assert session.state is SessionState.LIVE and session.status().on_air is OnAir.LIVE
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_renewals_spend_the_budget_and_are_limited_by_it(stage: Stage) -> None:
+    session, provider = stage.session(show, max_session_s=30.0, max_starts_per_hour=3)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 3)
+    await asyncio.sleep(0.5)
+    assert provider.n_connections == 3 and session.state is SessionState.LIVE
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_a_rejection_while_the_slate_is_on_air_keeps_it_there(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice_module, "START_NS", 1)
+
+    async def refuse_late(provider: FakeProvider, listener: AvatarListener) -> None:
+        await asyncio.sleep(0.3)
+        raise ProviderRejected("the balance is spent")
+
+    monkeypatch.setattr(programme_module, "UNLIKE_S", 0.01)
+    session, _ = stage.session(refuse_late)
+    running = asyncio.create_task(session.run())
+    await until(lambda: session.state is SessionState.FAILED)
+    assert session.status().on_air is OnAir.SLATE and not running.done()
+    await session.drain(within_s=0.0)
+    with pytest.raises(ProviderRejected):
+        await ended(running)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 
 from bridge import programme as programme_module
 from bridge.media.access_unit import AccessUnit, Codec
@@ -36,6 +37,7 @@ class Studio:
             emit=self.units.append,
             request_keyframe=self._request_keyframe,
             on_change=self.states.append,
+            log=structlog.get_logger(),
         )
         running = asyncio.create_task(programme.run())
         try:
@@ -59,6 +61,8 @@ class Studio:
 @pytest.fixture
 def studio(monkeypatch: pytest.MonkeyPatch) -> Studio:
     monkeypatch.setattr(programme_module, "ASK_EVERY_NS", 0)
+    monkeypatch.setattr(programme_module, "UNLIKE_S", 0.01)
+    monkeypatch.setattr(programme_module, "SETTLE_S", 0.0)
     return Studio()
 
 
@@ -150,3 +154,15 @@ async def test_the_operator_s_slate_is_on_air_at_once(studio: Studio) -> None:
         programme.show_slate("")
         programme.put(1, studio.picture())
         assert programme.splice.state is OnAir.LIVE
+
+
+async def test_the_operator_s_slate_of_the_last_picture_shows_the_last_one(studio: Studio) -> None:
+    async with studio.programme(wants_last=True) as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        await until(lambda: programme.splice.slate is not None)
+        for _ in range(5):
+            programme.put(1, studio.picture(is_keyframe=False))
+        programme.show_slate("a break")
+        await until(lambda: programme.splice.state is OnAir.SLATE)
+        assert studio.made[-1] == (b"live", 6)

@@ -38,6 +38,7 @@ PROMISED = {
     "slate_active": ("gauge", "session"),
     "slate_seconds": ("counter", "session reason"),
     "freezes": ("counter", "session"),
+    "late_units": ("counter", "session"),
     "freeze_seconds": ("counter", "session"),
     "datagrams_rejected": ("counter", "session reason"),
     "audio_concealed_seconds": ("counter", "session"),

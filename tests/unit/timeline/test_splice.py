@@ -197,7 +197,7 @@ def test_a_long_pause_shows_the_slate_and_live_returns_at_a_keyframe(broadcast: 
     broadcast.run(400, source)
     assert broadcast.splice.state is OnAir.LIVE
     assert broadcast.story == ["1", "slate", "1"]
-    assert broadcast.splice.slate_ns["avatar"] > 2 * NS_PER_S
+    assert broadcast.splice.slate_total_ns(broadcast.now_ns)["avatar"] > 2 * NS_PER_S
     broadcast.check()
 
 
@@ -369,3 +369,44 @@ def test_a_slate_that_replaces_one_on_air_begins_with_its_keyframe(broadcast: Br
     assert (second.payload, second.is_keyframe) == (b"slate other p", False)
     assert set(gaps_ms(broadcast.pictures[n_before - 1 :])) == {40.0}
     broadcast.check()
+
+
+@pytest.mark.parametrize("drift_ppm", [-10_000, 10_000])
+def test_a_sender_whose_clock_is_wrong_is_heard_and_comes_back_from_a_slate(
+    broadcast: Broadcast, drift_ppm: int
+) -> None:
+    source = on_air(broadcast)
+    for _ in range(60):
+        broadcast.run(1000, source)
+        source.behind_ms -= drift_ppm // 1000  # 10 ms a second
+    assert {unit.payload for unit in broadcast.sound[-50:]} == {b"live 1"}
+    assert broadcast.splice.late_units <= 2 and broadcast.splice.freezes == 0
+    n_late = broadcast.splice.late_units
+    broadcast.splice.show_slate("a break", broadcast.now_ns)
+    broadcast.run(2000, source)
+    broadcast.splice.show_slate("", broadcast.now_ns)
+    source.shown = 0
+    broadcast.run(1000, source)
+    assert broadcast.splice.state is OnAir.LIVE and broadcast.sound[-1].payload == b"live 1"
+    assert broadcast.splice.late_units - n_late <= 2
+    assert max(gaps_ms(broadcast.pictures)[-60:]) <= 200 and max(gaps_ms(broadcast.sound)[-100:]) <= 40
+    broadcast.check()
+
+
+def test_a_path_that_becomes_longer_for_good_costs_a_moment_of_sound(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    source.behind_ms = 500
+    broadcast.run(3000, source)
+    assert {unit.payload for unit in broadcast.sound[-50:]} == {b"live 1"}
+    broadcast.check()
+
+
+def test_a_muted_sender_of_long_packets_is_silent_without_holes(broadcast: Broadcast) -> None:
+    broadcast.splice.follow(1)
+    broadcast.splice.is_muted = True
+    broadcast.run(40, Source(1))
+    for index in range(5):
+        pts_ns = (60 + 60 * index) * MS
+        broadcast.splice.put(1, AccessUnit(Codec.OPUS, b"long", pts_ns, 60 * MS), pts_ns)
+    assert set(gaps_ms(broadcast.sound)) == {20.0}
+    assert {unit.payload for unit in broadcast.sound} == {SILENCE_20_MS}
