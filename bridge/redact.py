@@ -27,7 +27,8 @@ _SHORTEST_MASKED = 6
 _MOST_PASSING = 256
 
 _AUTHORITY = re.compile(r"(\*\*\*@)?(\[[0-9a-fA-F:.%\w]+\]|[\w.*-]*)(:\d*)?")
-_URL_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]+")
+# A colon at its end belongs to the sentence.
+_URL_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:]")
 
 
 class Secret:
