@@ -249,9 +249,8 @@ class RtmpOutput:
         """Publish there too. Raises what keeps us from it, unless that is the broadcast that runs already."""
         if self._address.is_tls and not address.is_tls:
             raise ConfigError("its tcUrl leads out of TLS")
-        at: Sequence[str] = (address.host,)
-        if (address.host, address.port) != (self._address.host, self._address.port):
-            at = await self._judged(address)
+        is_elsewhere = (address.host, address.port) != (self._address.host, self._address.port)
+        at = await self._judged(address) if self._is_strange or is_elsewhere else (address.host,)
         link = self._new_link(address)
         try:
             await self._open(link, at)

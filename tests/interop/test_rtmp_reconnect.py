@@ -147,6 +147,26 @@ async def test_a_server_that_leads_where_nobody_may_go_keeps_the_broadcast(tc_ur
         assert len(server.publications) == 1 and len(server.publications[0].pictures) == 70
 
 
+async def test_where_strangers_named_the_server_its_name_is_judged_again_when_it_asks() -> None:
+    addresses = iter(["127.0.0.1", "10.0.0.1"])
+
+    async def rebind(host: str, port: int) -> list[str]:
+        return [next(addresses)]
+
+    async with ScriptedRtmp() as server:
+        policy = UrlPolicy(["127.0.0.1"], resolve=rebind)
+        url = f"rtmp://live.example:{server.port}/live/{KEY}"
+        output = RtmpOutput(url, deadlines=SHORT, policy=policy, is_strange=True)
+        with capture_logs() as logs:
+            async with broadcasting(output) as (broadcast, _):
+                broadcast.put(10)
+                server.publications[0].ask_to_reconnect()
+                await something_in(logs)
+
+    assert "10.0.0.1, which is private" in logs[0]["error"]
+    assert len(server.publications) == 1
+
+
 async def test_a_server_that_asks_again_and_again_is_followed_once() -> None:
     async with ScriptedRtmp() as server:
         output = RtmpOutput(f"{server.url}/{KEY}", deadlines=SHORT)
