@@ -11,6 +11,8 @@ import termios
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
+import structlog
+
 from bridge.errors import OutputError, OutputLost, OutputRejected, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit
 from bridge.net.tls import Trust, explain, spki_pin
@@ -30,6 +32,8 @@ _SEND_BUFFER_BYTES = 1_550_000
 _MAX_WORDS = 200
 # RFC 8305 §5: how long one address of a name is waited for before the next one is tried beside it.
 _NEXT_ADDRESS_S = 0.25
+
+log = structlog.get_logger()
 
 
 class RtmpLink(asyncio.Protocol):
@@ -164,7 +168,9 @@ class RtmpLink(asyncio.Protocol):
                 else:
                     transport.abort()
                 await self._lost.wait()
-        except TimeoutError:
+        except OSError as error:
+            # The deadline, or a far end that has reset the connection before anybody was told.
+            log.info("rtmp_closed_early", server=self.name, error=error.strerror or f"not within {deadline_s:g} s")
             transport.abort()
             await self._lost.wait()
         finally:
