@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import sys
 import threading
 import time
@@ -28,6 +29,8 @@ REPEAT_WINDOW_S = 1.0
 
 # For whoever reads the lines as they are.
 _FIRST_KEYS = ("timestamp", "level", "event", "session", "output")
+
+_EVENT_NAME = re.compile(r"[a-z]+(_[a-z]+)*")
 
 # Chatty at info and below, about things the bridge reports itself. libav is silent unless asked (PyAV's default).
 _TAMED = ("aiortc", "aioice", "websockets", "libav", "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "httpx")
@@ -98,8 +101,19 @@ class _ToStructlog(logging.Handler):
 
 
 def mask_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Make every value text, a number, a truth or nothing, with the secrets in it hidden."""
-    return {key: _masked(value) for key, value in event.items()}
+    """Make every value text, a number, a truth or nothing, with the secrets in it hidden.
+
+    The names of events and fields stand in the program, and so does the level: a secret that happens to be such a word
+    or part of it shows nothing there.
+    """
+    return {key: value if _is_ours(key, value, event) else _masked(value) for key, value in event.items()}
+
+
+def _is_ours(key: str, value: Any, event: EventDict) -> bool:
+    if key == "event":
+        # What a library says is under its name.
+        return "logger" not in event and isinstance(value, str) and _EVENT_NAME.fullmatch(value) is not None
+    return key in ("timestamp", "level")
 
 
 def _masked(value: Any) -> Any:

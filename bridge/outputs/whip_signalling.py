@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 import time
@@ -31,6 +32,8 @@ _WORDS_TIMEOUT_S = 1.0
 _WORDS_CHARACTERS = 200
 _HTTP_SCHEMES = frozenset({"http", "https"})
 _ICE_SCHEMES = frozenset({"stun", "stuns", "turn", "turns"})
+# What a session's URL is guessed by, unlike "session" or "whip2": 64 bits take 16 characters of hexadecimal.
+_RANDOM = re.compile(r"(?=.*[0-9]).{16,}")
 
 log = structlog.get_logger()
 
@@ -135,7 +138,7 @@ class WhipSignalling:
                     if not whip.is_redirect(response.status_code):
                         return await self._read_answer(response, headers, offered)
                     self._url = whip.redirected(self._url, response.status_code, headers)
-                    _remember_path(self._url)
+                    self._remember_session(self._url)
         raise RemoteProtocolError(f"the server redirects more than {whip.MAX_REDIRECTS} times")
 
     async def _read_answer(self, response: httpx.Response, headers: whip.Headers, offered: str) -> str:
@@ -147,7 +150,7 @@ class WhipSignalling:
         if status == 201 or whip.header(headers, "location"):
             # Before all that may be wrong with the answer: what was made must be deleted.
             self._resource = whip.resource(self._url, headers)
-            _remember_path(self._resource.url)
+            self._remember_session(self._resource.url)
         whip.check_created(status, headers)
         body = await _read(response, whip.MAX_SDP_BYTES + 1)
         if len(body) > whip.MAX_SDP_BYTES:
@@ -169,6 +172,13 @@ class WhipSignalling:
 
     def _is_at_home(self, url: str) -> bool:
         return whip.origin(url) == whip.origin(self._endpoint.url)
+
+    def _remember_session(self, url: str) -> None:
+        """Mask what is random in a URL of the server's making: whoever knows the URL of a session can end it."""
+        known = urlsplit(self._endpoint.url).path.split("/")
+        for piece in urlsplit(url).path.split("/"):
+            if piece not in known and _RANDOM.fullmatch(piece):
+                remember(piece, is_passing=True)
 
     async def _may_use(self, ice_url: str) -> bool:
         """Whether a server that the WHIP server names may be asked for a relay."""
@@ -264,9 +274,3 @@ def _root_cause(error: BaseException) -> BaseException:
         error = below
     # Each address of a name may have failed in its own way.
     return _root_cause(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
-
-
-def _remember_path(url: str) -> None:
-    # Whoever knows the URL of a session can end it.
-    for piece in urlsplit(url).path.split("/"):
-        remember(piece, is_passing=True)

@@ -28,7 +28,7 @@ from bridge.outputs import whip, whip_signalling
 from bridge.outputs.runner import reconnect_reason
 from bridge.outputs.whip import WhipOutput
 from bridge.ports import OutputProgress
-from bridge.redact import Secret
+from bridge.redact import Secret, mask
 from bridge.samples import SPEECH
 from tests.interop import rtmp_media
 from tests.interop.whip_endpoint import PATH, TOKEN, Behaviour, WhipEndpoint, make_certificate
@@ -644,6 +644,15 @@ async def test_nothing_secret_is_logged(
     client_side = [record for record in caplog.records if record.name.split(".")[0] in ("httpx", "httpcore", "bridge")]
     assert "canary" not in capsys.readouterr().out
     assert not [record for record in client_side if "canary" in record.getMessage()]
+
+
+async def test_of_a_session_s_path_only_what_is_random_is_masked(endpoint: WhipEndpoint) -> None:
+    """Words of the program would vanish from logs for as long as the process lives."""
+    endpoint.location = "/live/resource/session-of-publishers/5f3759df9e3779b9{path}"
+    async with published(endpoint) as publication:
+        await publication.finish()
+    said = "output session of session-of-publishers in resource 5f3759df9e3779b9"
+    assert mask(said) == "output session of session-of-publishers in resource ***"
 
 
 async def test_check_connects_to_a_whip_server(

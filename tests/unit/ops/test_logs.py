@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
+from bridge import redact
 from bridge.ops import logs
 from bridge.ops.logs import RepeatedWarnings, configure_logging
 from bridge.redact import Secret
@@ -75,6 +76,21 @@ def test_secrets_are_masked_in_every_kind_of_value_and_in_tracebacks(lines: Line
     assert "c4n4ry" not in stream.getvalue() and "never-seen-before" not in stream.getvalue()
     assert lines()[1]["url"].endswith("&name=navtalk.Leo")
     assert "RuntimeError: failed with ***" in lines()[-1]["exception"]
+
+
+def test_a_secret_that_is_a_word_of_the_program_does_not_hide_what_has_happened(
+    lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redact, "_kept", set())  # other tests need these words
+    monkeypatch.setattr(redact, "_pattern", None)
+    for word in ("session", "warning", "draining", "resource"):
+        Secret(word)
+    structlog.get_logger().warning("session_draining", resource="the session of a guest")
+    logging.getLogger("some.library").error("resource")
+    event, said = lines()
+    assert (event["event"], event["level"]) == ("session_draining", "warning")
+    assert event["resource"] == "the *** of a guest"
+    assert said["event"] == "***"
 
 
 def test_libraries_take_the_same_way_out_and_are_quiet_below_warning(lines: Lines) -> None:
