@@ -99,11 +99,15 @@ def _as_secrets(value: Any) -> Any:
 
 
 def _check_links(directory: Path, name: str) -> None:
-    """Raises ConfigError for a name that leads through a link, and so perhaps out of the directory."""
+    """Raises ConfigError for a name that no file can have, or that leads through a link, and so perhaps elsewhere."""
     path = directory
     for part in PurePath(name).parts:
         path = path / part
-        if path.is_symlink():
+        try:
+            is_link = path.is_symlink()
+        except OSError as error:
+            raise ConfigError(f"file: cannot write there: {error.strerror}") from None
+        if is_link:
             raise ConfigError(f"file:{name} leads through a link")
 
 

@@ -51,6 +51,11 @@ async def test_no_key_at_any_depth_may_read_this_machine(outputs: HostileOutputs
     assert mistake[0] == ("ice_servers", 0, "credential_file")
 
 
+async def test_a_name_that_no_file_can_have_is_no_matter_of_hosts(outputs: HostileOutputs) -> None:
+    (mistake,) = await refusal(outputs, {"url": f"file:{'x' * 300}.mp4"})
+    assert mistake == (("url",), "file: cannot write there: File name too long")
+
+
 @pytest.mark.parametrize("text", ["${HOME}", "x${PATH}y", "${", "$${HOME}"])
 @pytest.mark.parametrize("key", ["url", "stream_key", "nonsense"])
 async def test_nothing_is_taken_from_the_environment(outputs: HostileOutputs, key: str, text: str) -> None:
