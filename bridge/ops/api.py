@@ -23,6 +23,8 @@ from bridge.ops.control import ControlledDaemon
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from bridge.ops.access import Access
+
 # A scrape takes milliseconds; who is not served by then holds up the end of the process.
 CLOSE_TIMEOUT_S = 2
 
@@ -96,10 +98,25 @@ class HttpServer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_serve(app, self._sockets["http"], self._http.tls), name="http")
             if own_metrics:
-                tasks.create_task(_serve(metrics_app(self._registry), self._sockets["metrics"]), name="http-metrics")
+                metrics = metrics_app(self._registry, self._metrics_access())
+                tasks.create_task(_serve(metrics, self._sockets["metrics"]), name="http-metrics")
             structlog.get_logger().info(
                 "http_listening", address=str(self.address), metrics_address=str(self.metrics_address)
             )
+
+    def _metrics_access(self) -> "Access | None":
+        """Who may read metrics that have an address of their own.
+
+        On loopback no page in the operator's browser, which could come under a name of its own (DNS rebinding). A
+        public address is for scrapers that reach it under any name, and hides nothing from whoever can reach it.
+        """
+        from bridge.ops.access import Access
+
+        address = self.metrics_address
+        if not address.is_loopback:
+            return None
+        own_host = str(address).rpartition(":")[0]
+        return Access(HttpConfig(allowed_hosts=(*HttpConfig().allowed_hosts, own_host, *self._http.allowed_hosts)))
 
 
 async def _serve(app: "FastAPI", listening: socket.socket, tls: TlsConfig | None = None) -> None:

@@ -68,8 +68,11 @@ def control_app(
     return app
 
 
-def metrics_app(registry: CollectorRegistry) -> FastAPI:
+def metrics_app(registry: CollectorRegistry, access: Access | None) -> FastAPI:
+    """`access`: who may read them; None: everybody, by whatever name the machine has for its scrapers."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    if access is not None:
+        app.add_middleware(AccessMiddleware, access=access)
     _add_metrics(app, registry)
     return app
 

@@ -105,6 +105,26 @@ async def test_metrics_on_an_address_of_their_own_are_only_there() -> None:
         assert (await client.get(f"{own}/healthz")).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("listen", "status"),
+    [
+        pytest.param(ANY_PORT, 400, id="loopback"),
+        pytest.param(Address("0.0.0.0", 0), 200, id="public"),
+    ],
+)
+async def test_metrics_of_their_own_on_loopback_come_under_its_names_only(listen: Address, status: int) -> None:
+    http = HttpConfig(listen=ANY_PORT, allowed_hosts=("bridge.example",))
+    async with serving(http=http, metrics=MetricsConfig(listen=listen)) as (server, client):
+        own = f"http://127.0.0.1:{server.metrics_address.port}/metrics"
+        assert (await client.get(own, headers={"host": "evil.example"})).status_code == status
+        assert (await client.get(own)).status_code == 200
+
+
+async def test_metrics_come_under_whatever_loopback_address_they_have() -> None:
+    async with serving(metrics=MetricsConfig(listen=Address("127.0.0.9", 0))) as (server, client):
+        assert (await client.get(f"http://{server.metrics_address}/metrics")).status_code == 200
+
+
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "", "127.0.0.1@evil.example"])
 async def test_a_host_that_is_not_ours_is_refused(host: str) -> None:
     async with serving() as (_, client):
