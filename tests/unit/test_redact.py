@@ -163,8 +163,4 @@ def test_the_operators_secrets_are_never_forgotten() -> None:
 
 
 def test_a_url_in_a_text_is_redacted_even_if_nobody_knows_it() -> None:
-    assert mask("OSError: rtmp://h/app/k3y-never-seen: refused") == "OSError: rtmp://h/app/*** refused"
-
-
-def test_a_sentence_goes_on_behind_a_url_and_its_colon() -> None:
-    assert mask("whip+https://host/live/never-seen: accepted") == "whip+https://host/***: accepted"
+    assert mask("OSError: rtmp://h/app/k3y-never-seen: refused") == "OSError: rtmp://h/app/***: refused"
