@@ -7,17 +7,19 @@ another choice, and this file is the only place that does.
 import asyncio
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aioice.ice
 import ifaddr
+import structlog
 from aioice import Candidate, Connection
 from aiortc import RTCIceServer
 from aiortc.rtcicetransport import candidate_from_aioice, connection_kwargs, parse_stun_turn_uri
 from aiortc.sdp import candidate_to_sdp
 
 from bridge.errors import ConfigError
+from bridge.net.url_policy import PinnedUrl, UrlPolicy, UrlRefused
 from bridge.redact import Secret
 
 PRIVATE_NAMES = (
@@ -34,6 +36,7 @@ PRIVATE_NAMES = (
     "aiortc.sdp:candidate_to_sdp",
 )
 
+_SCHEMES = frozenset({"stun", "stuns", "turn", "turns"})
 # A TURN server answers in two round trips; what has not answered by then is blocked on this way.
 RELAY_TIMEOUT_S = 5.0
 # UDP, TCP and TLS of one server: whatever a firewall leaves.
@@ -42,6 +45,8 @@ MAX_LATE_RELAYS = 3
 # aiortc uses the first STUN and the first TURN server of its list. A relay over UDP adds the least delay; one over
 # TLS passes the most firewalls, which is for the operator to ask for by listing nothing else.
 _PREFERENCE = {("turn", "udp"): 0, ("turn", "tcp"): 1, ("turns", "tcp"): 2, ("stun", None): 3}
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,32 @@ class IceSettings:
                     ranked.append((rank, RTCIceServer(url, server.username or None, credential)))
         ranked.sort(key=lambda pair: pair[0])
         return [server for _, server in ranked]
+
+
+async def judged(servers: Sequence[IceServer], policy: UrlPolicy) -> list[IceServer]:
+    """Servers that strangers have named: what `policy` lets through, with the address it saw in the name's place."""
+    kept: list[IceServer] = []
+    for server in servers:
+        urls: list[str] = []
+        for url in server.urls:
+            try:
+                urls.append(_pinned(await policy.check(url, schemes=_SCHEMES)))
+            except (UrlRefused, OSError) as error:
+                log.warning("ice_server_refused", error=str(error))
+        if urls:
+            kept.append(replace(server, urls=tuple(urls)))
+    return kept
+
+
+def _pinned(url: PinnedUrl) -> str:
+    if url.scheme == "turns":
+        # aioice verifies the certificate for the host in the URL, so the name stays and is resolved again. A neighbour
+        # that it leads to by then has no certificate for it.
+        return url.url
+    # aiortc reads no IPv6 address in a URL; where there is no other, `rtc_servers` leaves the URL out.
+    address = next((a for a in url.addresses if ":" not in a), f"[{url.addresses[0]}]")
+    _, question_mark, query = url.url.partition("?")
+    return f"{url.scheme}:{address}:{url.port}{question_mark}{query}"
 
 
 def limit_to_addresses(connection: Connection, addresses: Sequence[str]) -> None:

@@ -62,9 +62,11 @@ def _opener(
         from bridge.outputs.whip import WhipOutput
 
         settings = ice or IceSettings()
+        strange: tuple[IceServer, ...] = ()
         if config.ice_servers is not None:
-            own = (IceServer(server.urls, server.username or "", server.password) for server in config.ice_servers)
-            settings = IceSettings(settings.interfaces, tuple(own))
+            own = tuple(IceServer(s.urls, s.username or "", s.password) for s in config.ice_servers)
+            own, strange = ((), own) if is_strange else (own, ())
+            settings = IceSettings(settings.interfaces, own)
         return lambda: WhipOutput(
             config.address.reveal(),
             config.bearer,
@@ -72,6 +74,7 @@ def _opener(
             keyframe_s=config.keyframe_s,
             policy=policy,
             is_strange=is_strange,
+            strange_ice_servers=strange,
         )
 
     from bridge.net.tls import Trust

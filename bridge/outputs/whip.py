@@ -2,14 +2,15 @@
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bridge.errors import OutputError, OutputLost, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.h264 import parameter_sets, split_avcc
 from bridge.media.live_queue import LiveQueue
-from bridge.net.ice import IceSettings
+from bridge.net.ice import IceServer, IceSettings, judged
 from bridge.net.sending_peer import SendingPeer
 from bridge.net.url_policy import UrlPolicy
 from bridge.outputs.whip_signalling import WhipSignalling
@@ -51,10 +52,12 @@ class WhipOutput:
         keyframe_s: float | None = 2.0,
         policy: UrlPolicy | None = None,
         is_strange: bool = False,
+        strange_ice_servers: Sequence[IceServer] = (),
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Raises ConfigError if the URL is none for WHIP. `policy` says where else its server may lead us; None: to
-        public hosts. `is_strange`: the URL itself has to pass it, too. `tls` replaces the system's trust.
+        public hosts. `is_strange`: the URL itself has to pass it, too. So have `strange_ice_servers`, which are used
+        besides those of `ice`. `tls` replaces the system's trust.
         """
         self.keyframe_s = keyframe_s
         self._endpoint = whip.parse_url(url, token.reveal() if token else None)
@@ -62,6 +65,7 @@ class WhipOutput:
         self._ice = ice or IceSettings()
         self._policy = policy or UrlPolicy()
         self._is_strange = is_strange
+        self._strange_ice_servers = strange_ice_servers
         self._tls = tls
         self._peer: SendingPeer | None = None
 
@@ -83,8 +87,10 @@ class WhipOutput:
     async def _publish(self, pictures: H264Profile, units: LiveQueue, listener: OutputListener) -> None:
         # Reading the system's certificates takes long enough to be heard in other sessions.
         tls = self._tls if self._tls is not None else await asyncio.to_thread(ssl.create_default_context)
+        strange = await judged(self._strange_ice_servers, self._policy)
+        ice = replace(self._ice, servers=(*self._ice.servers, *strange))
         async with (
-            SendingPeer(self._ice, listener.on_keyframe_request, profile_level_id=pictures.known_id) as peer,
+            SendingPeer(ice, listener.on_keyframe_request, profile_level_id=pictures.known_id) as peer,
             WhipSignalling(self._endpoint, self._name, tls, self._policy, is_strange=self._is_strange) as signalling,
         ):
             self._peer = peer

@@ -18,7 +18,7 @@ import structlog
 
 from bridge import __version__
 from bridge.errors import BridgeError, OutputError, OutputLost, OutputRejected, RemoteProtocolError
-from bridge.net.ice import IceServer
+from bridge.net.ice import IceServer, judged
 from bridge.net.url_policy import UrlPolicy, UrlRefused
 from bridge.protocols import whip
 from bridge.redact import Secret, mask, remember
@@ -31,7 +31,6 @@ CLOSE_TIMEOUT_S = 2.0
 _WORDS_TIMEOUT_S = 1.0
 _WORDS_CHARACTERS = 200
 _HTTP_SCHEMES = frozenset({"http", "https"})
-_ICE_SCHEMES = frozenset({"stun", "stuns", "turn", "turns"})
 # What a session's URL is guessed by, unlike "session" or "whip2": 64 bits take 16 characters of hexadecimal.
 _RANDOM = re.compile(r"(?=.*[0-9]).{16,}")
 
@@ -105,11 +104,8 @@ class WhipSignalling:
             if not linked:
                 async with self._deadline("OPTIONS"), self._exchange("OPTIONS", self._url) as response:
                     linked = whip.ice_servers(response.headers.multi_items())
-            return [
-                IceServer((server.url,), server.username, Secret(server.credential, is_passing=True))
-                for server in linked
-                if await self._may_use(server.url)
-            ]
+            servers = [IceServer((s.url,), s.username, Secret(s.credential, is_passing=True)) for s in linked]
+            return await judged(servers, self._policy)
         except OutputError as error:
             log.info("whip_ice_servers_unknown", url=self._name, error=str(error))
             return []
@@ -179,15 +175,6 @@ class WhipSignalling:
         for piece in urlsplit(url).path.split("/"):
             if piece not in known and _RANDOM.fullmatch(piece):
                 remember(piece, is_passing=True)
-
-    async def _may_use(self, ice_url: str) -> bool:
-        """Whether a server that the WHIP server names may be asked for a relay."""
-        try:
-            await self._policy.check(ice_url, schemes=_ICE_SCHEMES)
-        except (UrlRefused, OSError) as error:
-            log.warning("whip_ice_server_refused", url=self._name, error=str(error))
-            return False
-        return True
 
     async def _pinned(self, url: str, headers: dict[str, str]) -> tuple[httpx.URL, dict[str, Any]]:
         """Where to connect to, and the extensions that make TLS expect the name. Raises OutputRejected, OSError.

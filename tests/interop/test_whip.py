@@ -22,7 +22,7 @@ from bridge.media.clock import NS_PER_MS
 from bridge.media.h264 import decoder_configuration, parameter_sets
 from bridge.media.live_queue import LiveQueue
 from bridge.net import peer_connection
-from bridge.net.ice import IceSettings
+from bridge.net.ice import IceServer, IceSettings
 from bridge.net.url_policy import UrlPolicy
 from bridge.outputs import whip, whip_signalling
 from bridge.outputs.runner import reconnect_reason
@@ -369,6 +369,28 @@ async def test_a_relay_on_an_address_that_the_policy_refuses_is_not_asked(
         endpoint.links = [f'<{url}?transport=udp>; rel=ice-server; username=user; credential="canary-credential"']
         await failure(output_to(endpoint, policy=UrlPolicy()))
         assert not server.relays
+
+
+@pytest.mark.parametrize("named_by", ["the server", "the API"])
+async def test_a_relay_of_strangers_is_asked_at_the_address_that_was_judged(
+    endpoint: WhipEndpoint, monkeypatch: pytest.MonkeyPatch, named_by: str
+) -> None:
+    monkeypatch.setattr(whip, "DIRECT_S", 0.05)
+    monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT_S", 0.5)
+    endpoint.mute = True
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["::1", "127.0.0.1"]
+
+    policy = UrlPolicy(["127.0.0.1", "::1"], resolve=resolve)
+    async with turn_server() as (server, url):
+        # The name has an address for the policy alone.
+        url = url.replace("127.0.0.1", "relay.example") + "?transport=udp"
+        strange = (IceServer((url,), "user", Secret("canary-credential")),) if named_by == "the API" else ()
+        if not strange:
+            endpoint.links = [f'<{url}>; rel=ice-server; username=user; credential="canary-credential"']
+        await failure(WhipOutput(endpoint.url, Secret(TOKEN), LOOPBACK, policy=policy, strange_ice_servers=strange))
+        assert server.relays
 
 
 # ---------------------------------------------------------------------------------------------- media that fails

@@ -2,7 +2,8 @@ import ifaddr
 import pytest
 
 from bridge.errors import ConfigError
-from bridge.net.ice import IceServer, IceSettings
+from bridge.net.ice import IceServer, IceSettings, judged
+from bridge.net.url_policy import UrlPolicy
 from bridge.redact import Secret
 
 SERVICE = IceServer(
@@ -80,3 +81,29 @@ def test_on_loopback_only_servers_on_loopback_are_asked(adapters: None) -> None:
 
 def test_a_servers_text_hides_its_credential() -> None:
     assert "pass" not in repr(SERVICE)
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    return {
+        "turn.example": ["2606:2800:21f::1", "93.184.215.14"],
+        "six.example": ["2606:2800:21f::1"],
+        "near.example": ["10.0.0.1"],
+    }[host]
+
+
+async def test_servers_of_strangers_are_asked_at_the_address_that_was_judged() -> None:
+    urls = ("turn:near.example", "turn:turn.example?transport=tcp", "stun:turn.example:3479")
+    (server,) = await judged([IceServer(urls, "user", Secret("pass"))], UrlPolicy(resolve=resolve))
+    assert server.urls == ("turn:93.184.215.14:3478?transport=tcp", "stun:93.184.215.14:3479")
+    assert (server.username, server.credential) == ("user", Secret("pass"))
+
+
+async def test_tls_needs_the_name() -> None:
+    (server,) = await judged([IceServer(("turns:turn.example:443?transport=tcp",))], UrlPolicy(resolve=resolve))
+    assert server.urls == ("turns:turn.example:443?transport=tcp",)
+
+
+async def test_a_server_without_an_address_that_may_be_asked_is_left_out() -> None:
+    assert await judged([IceServer(("turn:near.example",))], UrlPolicy(resolve=resolve)) == []
+    six = await judged([IceServer(("turn:six.example",), "user", Secret("pass"))], UrlPolicy(resolve=resolve))
+    assert IceSettings().rtc_servers(six) == []

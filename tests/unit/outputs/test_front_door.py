@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from bridge.config import OutputConfig, StorageConfig
 from bridge.media.access_unit import Codec
-from bridge.outputs import open_output
+from bridge.net.ice import IceServer, IceSettings
+from bridge.outputs import open_output, whip
 
 
 @pytest.mark.parametrize("url", ["rtmp://127.0.0.1/live", "rtmps://live.example/app"])
@@ -19,6 +22,25 @@ def test_rtmp_outputs_are_opened_anew_for_every_attempt_with_the_configured_dist
 
     assert first is not second
     assert (first.audio_codec, first.keyframe_s) == (Codec.AAC, 4.0)
+
+
+@pytest.mark.parametrize("is_strange", [True, False])
+def test_ice_servers_of_strangers_have_to_pass_the_policy(is_strange: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[IceSettings, Sequence[IceServer]]] = []
+
+    def remember(
+        url: str, token: None, ice: IceSettings, *, strange_ice_servers: Sequence[IceServer], **_: Any
+    ) -> None:
+        opened.append((ice, strange_ice_servers))
+
+    monkeypatch.setattr(whip, "WhipOutput", remember)
+    servers = [{"urls": "stun:relay.example"}]
+    config = OutputConfig.model_validate({"url": "whip+https://live.example/x", "ice_servers": servers})
+    open_output("guest", config, StorageConfig(), IceSettings(("lo",)), is_strange=is_strange)()
+    [(ice, strange)] = opened
+    named = (IceServer(("stun:relay.example",)),)
+    assert ice.interfaces == ("lo",)
+    assert (strange, ice.servers) == ((named, ()) if is_strange else ((), named))
 
 
 def test_the_front_door_does_not_load_libav() -> None:
