@@ -1,7 +1,14 @@
+from collections.abc import Sequence
+
+import av
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bridge.media.clock import NS_PER_MS
-from bridge.media.opus import packet_duration_ns
+from bridge.media.opus import SILENCE_20_MS, packet_duration_ns
+from bridge.samples import SPEECH
+from tests.unit.outputs.coded_media import opus_units
 
 
 def toc(configuration: int, code: int = 0) -> int:
@@ -49,3 +56,40 @@ def test_a_packet_without_frames_is_the_silence_of_dtx() -> None:
 )
 def test_a_packet_that_breaks_the_rules_has_no_duration(packet: bytes) -> None:
     assert packet_duration_ns(packet) == 0
+
+
+def loud_speech() -> NDArray[np.int16]:
+    """The sample at full scale: 48 kHz stereo, shape (n_samples, 2)."""
+    resampler = av.AudioResampler("s16", "stereo", 48_000)
+    with av.open(str(SPEECH)) as file:
+        frames = [part for frame in file.decode(audio=0) for part in resampler.resample(frame)]
+    samples = np.concatenate([frame.to_ndarray().reshape(-1, 2) for frame in frames]).astype(np.float64)
+    return (samples * (32_000 / np.abs(samples).max())).astype(np.int16)
+
+
+def decoded(packets: Sequence[bytes]) -> NDArray[np.int32]:
+    """What libopus makes of them, the left channel, packet by packet: shape (n_packets, 960)."""
+    decoder = av.AudioCodecContext.create("libopus", "r")
+    decoder.sample_rate, decoder.layout = 48_000, "stereo"
+    sound = [decoder.decode(av.Packet(packet))[0].to_ndarray().reshape(-1, 2)[:, 0] for packet in packets]
+    return np.array(sound, np.int32)
+
+
+@pytest.mark.parametrize("application", ["voip", "audio"])
+def test_a_decoder_fades_by_itself_from_loud_speech_to_the_constant_silence_and_back(application: str) -> None:
+    """The overlap of CELT's windows does it, and libopus' own fade between its modes."""
+    speech = [unit.payload for unit in opus_units(loud_speech(), application=application, bits_per_s=64_000)]
+    whole = decoded(speech)
+    largest_step = np.abs(np.diff(whole.ravel())).max()
+    # Cut where the decoder has to come down from highest: behind the packets whose last sample is the loudest.
+    cuts = [cut for cut in np.argsort(-np.abs(whole[:, -1]))[:20] if 10 < cut < len(speech) - 15]
+    assert min(abs(whole[cut, -1]) for cut in cuts) > 10_000
+
+    for cut in cuts:
+        before, silence, after = speech[cut - 9 : cut + 1], [SILENCE_20_MS] * 10, speech[cut + 11 : cut + 15]
+        sound = decoded([*before, *silence, *after])
+        to_silence, back = sound[9:12].ravel()[959:], sound[19:21].ravel()[959:]
+        assert np.abs(np.diff(to_silence)).max() <= largest_step
+        assert np.abs(np.diff(back)).max() <= largest_step
+        # It is silent after a third of the first packet.
+        assert not sound[10, 320:].any() and not sound[11:20].any()

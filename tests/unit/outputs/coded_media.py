@@ -57,13 +57,14 @@ def opus_units(
     application: str = "voip",
     n_packet_samples: int = 960,
     layout: str = "stereo",
+    bits_per_s: int = 96_000,
 ) -> list[AccessUnit]:
     """Opus packets stamped as WebRTC senders stamp them: with the time of the encoder's input."""
     encoder = av.AudioCodecContext.create("libopus", "w")
     encoder.sample_rate = RATE_HZ
     encoder.layout = layout
     encoder.format = "s16"
-    encoder.bit_rate = 96_000
+    encoder.bit_rate = bits_per_s
     encoder.options = {"application": application, "frame_duration": str(n_packet_samples * 1000 // RATE_HZ)}
     units: list[AccessUnit] = []
     n_channels = encoder.layout.nb_channels
