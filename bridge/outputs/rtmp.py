@@ -54,9 +54,10 @@ class RtmpDeadlines:
 
 
 class _Move(NamedTuple):
-    """Where the broadcast goes on, from a keyframe. `link` publishes there already; None: it refused while we are here.
+    """Where the broadcast goes on, from a keyframe.
 
-    at  what `address` resolved to when it was judged.
+    at    what `address` resolved to when it was judged.
+    link  publishes there already, or waits for the end of the broadcast here; None: it was refused while we are here.
     """
 
     address: RtmpAddress
@@ -76,8 +77,9 @@ class RtmpOutput:
     dies. So is a name that is still taken: mostly by a connection of ours that the server has not missed yet.
 
     A server that asks us to reconnect gets the broadcast until the first keyframe after another connection publishes,
-    where it wants it; then that one gets it. Where the stream key may be published once only, the first is closed
-    before. Where it leads to a place that `policy` forbids, or out of TLS, or nowhere, it is not followed.
+    where it wants it; then that one gets it. At the same server no key is published twice: the other connection has
+    shaken hands, and publishes when the first has unpublished. So it is where the key may be published once only. Where
+    it leads to a place that `policy` forbids, or out of TLS, or nowhere, it is not followed.
     """
 
     audio_codec = Codec.AAC
@@ -145,16 +147,19 @@ class RtmpOutput:
 
     # ------------------------------------------------------------------------------------- one connection
 
-    def _new_link(self, address: RtmpAddress) -> RtmpLink:
-        link = RtmpLink(address, self._trust, chunk_bytes=self._chunk_bytes)
+    def _new_link(self, address: RtmpAddress, *, waits: bool = False) -> RtmpLink:
+        link = RtmpLink(address, self._trust, chunk_bytes=self._chunk_bytes, waits=waits)
         self._open_links.add(link)
         return link
 
     async def _open(self, link: RtmpLink, at: Sequence[str]) -> None:
         """Connect to one of these addresses and publish."""
+        await self._prepare(link, at)
+        await self._reach(link, State.PUBLISHING, self._deadlines.publish_s)
+
+    async def _prepare(self, link: RtmpLink, at: Sequence[str]) -> None:
         await link.connect(at, self._deadlines.connect_s)
         await self._reach(link, State.HANDSHAKING, self._deadlines.handshake_s)
-        await self._reach(link, State.PUBLISHING, self._deadlines.publish_s)
 
     async def _reach(self, link: RtmpLink, last: State, deadline_s: float) -> None:
         """Wait until the publisher is past the state `last`."""
@@ -241,19 +246,26 @@ class RtmpOutput:
                 log.warning("reconnect_request_ignored", server=link.name, error=str(error))
                 link.asked_to_reconnect = None
             else:
-                log.info("reconnect_request_followed", server=link.name, is_published_twice=move.link is not None)
+                is_there = move.link is not None and move.link.state is State.LIVE
+                log.info("reconnect_request_followed", server=link.name, is_published_twice=is_there)
                 listener.on_keyframe_request()
                 return move
 
     async def _try(self, address: RtmpAddress) -> _Move:
-        """Publish there too. Raises what keeps us from it, unless that is the broadcast that runs already."""
+        """Publish there too, or be about to. Raises what keeps us from it, unless that is the broadcast that runs."""
         if self._address.is_tls and not address.is_tls:
             raise ConfigError("its tcUrl leads out of TLS")
         is_elsewhere = (address.host, address.port) != (self._address.host, self._address.port)
         at = await self._judged(address) if self._is_strange or is_elsewhere else (address.host,)
-        link = self._new_link(address)
+        here = self._link.address if self._link is not None else self._address
+        is_same = _broadcast(address) == _broadcast(here)
+        link = self._new_link(address, waits=is_same)
         try:
-            await self._open(link, at)
+            if is_same:
+                await self._prepare(link, at)
+                await self._reach(link, State.CONNECTING, self._deadlines.publish_s)
+            else:
+                await self._open(link, at)
         except OutputError:
             self._close_later(link)
             if not link.has_asked_to_publish:
@@ -272,14 +284,18 @@ class RtmpOutput:
 
     async def _follow(self, link: RtmpLink, move: _Move) -> RtmpLink:
         """The connection that has the broadcast from now on."""
-        if move.link is not None:
+        if move.link is not None and move.link.state is State.LIVE:
             self._replace(link, move.link)
             return move.link
         await link.close(self._deadlines.close_s)
-        successor = self._new_link(move.address)
+        successor = move.link or self._new_link(move.address)
         self._replace(link, successor)
         try:
-            await self._open(successor, move.at)
+            if move.link is None:
+                await self._prepare(successor, move.at)
+            else:
+                successor.publish()
+            await self._reach(successor, State.PUBLISHING, self._deadlines.publish_s)
         except OutputRejected as error:
             # The key is right where the operator wrote it.
             raise OutputLost(str(error)) from error
@@ -302,6 +318,11 @@ def in_turn(openers: Sequence[Callable[[], RtmpOutput]]) -> Callable[[], RtmpOut
         return last
 
     return open_next
+
+
+def _broadcast(address: RtmpAddress) -> tuple[str, int, str]:
+    """What no two connections publish at the same time."""
+    return address.host, address.port, address.stream_name
 
 
 def _never() -> bool:

@@ -39,10 +39,11 @@ log = structlog.get_logger()
 class RtmpLink(asyncio.Protocol):
     """One connection to publish on. It remembers why it ended, and what its server asked for."""
 
-    def __init__(self, address: RtmpAddress, trust: Trust, *, chunk_bytes: int) -> None:
+    def __init__(self, address: RtmpAddress, trust: Trust, *, chunk_bytes: int, waits: bool = False) -> None:
+        """`waits`: it publishes only at `publish`."""
         self.address = address
         self.name = f"{redact_url(address.tc_url)}/{MASK}"
-        self._publisher = RtmpPublisher(address, chunk_bytes=chunk_bytes)
+        self._publisher = RtmpPublisher(address, chunk_bytes=chunk_bytes, waits=waits)
         self._trust = trust
         self._transport: asyncio.Transport | None = None
         self._tcp: socket.socket | None = None
@@ -108,6 +109,11 @@ class RtmpLink(asyncio.Protocol):
                     raise
             else:
                 return
+
+    def publish(self) -> None:
+        """Ask for the broadcast that has waited."""
+        self._publisher.publish()
+        self._flush()
 
     async def until(self, is_reached: Callable[[], bool]) -> None:
         """Wait for a condition on this link. Raises OutputError when the connection ends before."""

@@ -142,7 +142,15 @@ Event: TypeAlias = Published | Refused | Ended | ReconnectAsked
 class RtmpPublisher:
     """One publishing connection: handshake, connect, createStream, publish, media, unpublish."""
 
-    def __init__(self, address: RtmpAddress, *, chunk_bytes: int = CHUNK_BYTES, nonce: bytes | None = None) -> None:
+    def __init__(
+        self,
+        address: RtmpAddress,
+        *,
+        waits: bool = False,
+        chunk_bytes: int = CHUNK_BYTES,
+        nonce: bytes | None = None,
+    ) -> None:
+        """`waits`: once connected it says nothing of the stream key until `publish`."""
         self._address = address
         self._chunk_bytes = chunk_bytes
         self._writer = ChunkWriter()
@@ -153,6 +161,7 @@ class RtmpPublisher:
         self._acknowledged_bytes = 0
         self._peer_window_bytes = 0
         self._announced_window_bytes = _WINDOW_BYTES
+        self._waits = waits
         self.state = State.HANDSHAKING
         # §5.2.3: C0 and C1. Four zero bytes behind the time ask for the plain handshake, without digests.
         self._outgoing = [bytes([_VERSION]) + bytes(8) + (nonce or os.urandom(_HANDSHAKE_BYTES - 8))]
@@ -179,6 +188,12 @@ class RtmpPublisher:
             self._acknowledged_bytes = self._received_bytes
             self._control(MessageType.ACKNOWLEDGEMENT, self._received_bytes % 2**32)
         return events
+
+    def publish(self) -> None:
+        """Wait no longer."""
+        self._waits = False
+        if self.state is State.CREATING_STREAM:
+            self._ask_for_stream()
 
     def send_media(self, kind: Kind, timestamp_ms: int, tag_body: bytes) -> None:
         """Queue one FLV tag body; timestamp_ms grows without end and is put on the 2**32 circle here."""
@@ -257,6 +272,11 @@ class RtmpPublisher:
                 return self._on_command(amf.decode(payload[1:]))
         return ()
 
+    def _ask_for_stream(self) -> None:
+        self._command(0, "releaseStream", _RELEASE_STREAM, None, self._address.stream_name)
+        self._command(0, "FCPublish", _FC_PUBLISH, None, self._address.stream_name)
+        self._command(0, "createStream", _CREATE_STREAM, None)
+
     def _on_command(self, values: Sequence[amf.Value]) -> Sequence[Event]:
         if self.state is State.CLOSED or len(values) < 2:
             return ()
@@ -267,9 +287,8 @@ class RtmpPublisher:
         match name:
             case "_result" if transaction == _CONNECT and not is_error:
                 self._advance(_Answer.CONNECTED)
-                self._command(0, "releaseStream", _RELEASE_STREAM, None, self._address.stream_name)
-                self._command(0, "FCPublish", _FC_PUBLISH, None, self._address.stream_name)
-                self._command(0, "createStream", _CREATE_STREAM, None)
+                if not self._waits:
+                    self._ask_for_stream()
             case "_result" if transaction == _CREATE_STREAM:
                 self._advance(_Answer.STREAM_CREATED)
                 self._stream_id = _stream_id(arguments)

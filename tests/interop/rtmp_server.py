@@ -73,6 +73,7 @@ class ScriptedRtmp:
         receive_buffer_bytes: int = 0,
     ) -> None:
         self.publications: list[Publication] = []
+        self.most_live = 0  # at the same time
         self._one_per_key = one_per_key
         self._on_publish = on_publish or self._start
         self._receive_buffer_bytes = receive_buffer_bytes
@@ -163,6 +164,7 @@ class ScriptedRtmp:
                             publication.status("error", "NetStream.Publish.BadName", description="Already publishing")
                         else:
                             publication.name = name
+                            self.most_live = max(self.most_live, len(self.live))
                             await self._notify()
                             await self._on_publish(publication)
 
