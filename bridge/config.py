@@ -1,148 +1,65 @@
 """The configuration: what an operator may set, with units, ranges and defaults.
 
 Models are frozen and refuse unknown keys. `bridge.config_file` reads them from YAML; `config/bridge.example.yaml`
-explains every key to operators. Relative paths are relative to the working directory, those in `file:` URLs to
-`storage.dir`.
+explains every key to operators. Outputs stand in `bridge.config_outputs`.
+
+Relative paths are relative to the working directory, those in `file:` URLs to `storage.dir`.
 """
 
-import base64
-import hashlib
 import ipaddress
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, ByteSize, Field, field_serializer, field_validator, model_validator
 
-from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
-from bridge.errors import ConfigError
-from bridge.media.recording_name import check_is_below, check_name
-from bridge.protocols import navtalk, rtmp_address, whip
+from bridge.config_outputs import OutputConfig, SlateConfig, below_storage_dir
+from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret
+from bridge.config_values import (
+    Address,
+    IceServer,
+    Listen,
+    Model,
+    Name,
+    Url,
+    check_host,
+    one_of,
+    parse_address,
+    shown_schemes,
+)
+from bridge.protocols import navtalk
 from bridge.redact import HARMLESS_QUERY, MASK, Secret, remember
+
+# What others take from here, wherever it is written.
+__all__ = [
+    "Address",
+    "AvatarConfig",
+    "Config",
+    "HttpConfig",
+    "IceConfig",
+    "IceServer",
+    "InputConfig",
+    "LogConfig",
+    "MetricsConfig",
+    "Model",
+    "Name",
+    "OutputConfig",
+    "Scope",
+    "SessionConfig",
+    "SlateConfig",
+    "StorageConfig",
+    "TlsConfig",
+    "TokenConfig",
+    "ToolConfig",
+    "UrlPolicyConfig",
+    "parse_address",
+]
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
 
 INPUT_SCHEMES = ("file",)
-OUTPUT_SCHEMES = ("rtmp", "rtmps", *whip.SCHEMES, "file")
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
-
-
-# ---------------------------------------------------------------------------------------------- kinds of value
-
-
-class Address(NamedTuple):
-    """Where to listen. Port 0: any free port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def is_loopback(self) -> bool:
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
-
-
-_ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})")
-
-
-def parse_address(value: Any) -> Address:
-    """HOST:PORT, an IPv6 host in brackets. Raises ValueError."""
-    if isinstance(value, Address):
-        return value
-    match = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
-    if not match or int(match[3]) > 65_535:
-        raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
-    return Address(match[1] or match[2], int(match[3]))
-
-
-def _parse_bitrate(value: Any) -> Any:
-    match = re.fullmatch(r"(\d+)k", value) if isinstance(value, str) else None
-    return int(match[1]) * 1000 if match else value
-
-
-def _parse_url(value: Any) -> Secret:
-    if isinstance(value, Secret):
-        return value
-    if not isinstance(value, str) or not re.match(r"[a-z][a-z0-9+.-]*:", value):
-        raise ValueError("must be a URL")
-    return Secret.url(value)
-
-
-def _read_url(value: Any) -> Secret:
-    return value if isinstance(value, Secret) else _parse_url(read_file(value).reveal())
-
-
-def _check_host(url: str) -> None:
-    """Raises ValueError, which does not repeat the URL, unless it names a host, and a port that can be one."""
-    try:
-        parts = urlsplit(url)
-        has_host = parts.port != 0 and bool(parts.hostname)
-        (parts.hostname or "").encode("idna")  # what the resolver will do: labels of 1 to 63 characters
-    except ValueError:
-        raise ValueError("has a malformed host or port") from None
-    if not has_host:
-        raise ValueError("names no host, or port 0")
-
-
-def _check_pin(pin: str) -> str:
-    try:
-        is_sha256 = len(base64.b64decode(pin, validate=True)) == hashlib.sha256().digest_size
-    except ValueError:
-        is_sha256 = False
-    if not is_sha256:
-        raise ValueError("is no SHA-256 in base64, 44 characters")
-    return pin
-
-
-Listen = Annotated[
-    Address,
-    BeforeValidator(parse_address),
-    PlainSerializer(str),
-    WithJsonSchema({"type": "string", "pattern": r"^.+:\d{1,5}$"}),
-]
-Bitrate = Annotated[
-    int,
-    BeforeValidator(_parse_bitrate, json_schema_input_type=int | Annotated[str, Field(pattern=r"^\d+k$")]),
-    Field(ge=32_000, le=320_000),
-]
-Url = Annotated[Secret, BeforeValidator(_parse_url), WithJsonSchema({"type": "string", "format": "uri"})]
-SpkiPin = Annotated[str, AfterValidator(_check_pin)]
-UrlFile = Annotated[Secret, BeforeValidator(_read_url), WithJsonSchema({"type": "string", "format": "path"})]
-# A name stands in metrics, logs, file names and HTTP paths, so it is a DNS label (RFC 1123 §2.1).
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
-
-
-def _one_of(model: BaseModel, *keys: str, required: bool) -> Secret | None:
-    """The value of the only key that is set. Raises ValueError."""
-    present = [key for key in keys if getattr(model, key) is not None]
-    if len(present) > 1:
-        raise ValueError(f"{' and '.join(present)} exclude each other")
-    if not present and required:
-        raise ValueError(f"one of {', '.join(keys)} is needed")
-    return getattr(model, present[0]) if present else None
 
 
 # ---------------------------------------------------------------------------------------------- the daemon
@@ -234,33 +151,6 @@ class StorageConfig(Model):
     min_free: ByteSize = Field(default=ByteSize(2**30), ge=0)
 
 
-class IceServer(Model):
-    """A STUN or TURN server (RFC 7064, RFC 7065)."""
-
-    urls: tuple[Annotated[str, Field(pattern=r"^(stun|turn)s?:[^\s/]+$")], ...] = Field(min_length=1)
-    username: str | None = None
-    credential: LiteralSecret | None = None
-    credential_file: FileSecret | None = None
-    credential_env: EnvSecret | None = None
-    credential_credential: CredentialSecret | None = None
-
-    @field_validator("urls", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if any(url.startswith("turn") for url in self.urls) and not (self.username and self.password):
-            raise ValueError("a TURN server needs username and credential")
-        return self
-
-    @property
-    def password(self) -> Secret | None:
-        keys = ("credential", "credential_file", "credential_env", "credential_credential")
-        return _one_of(self, *keys, required=False)
-
-
 class IceConfig(Model):
     """interfaces: network interfaces to gather candidates on; none: all but loopback.  servers: STUN and TURN, used
     besides those that the avatar service names."""
@@ -337,7 +227,7 @@ class AvatarConfig(Model):
     def _is_websocket(cls, url: Secret) -> Secret:
         if not re.match(r"wss?://[^/]", url.reveal()):
             raise ValueError("must be wss://HOST/PATH or ws://HOST/PATH")
-        _check_host(url.reveal())
+        check_host(url.reveal())
         # Basic authentication (RFC 7617 §2) has no way to write one.
         if ":" in unquote(urlsplit(url.reveal()).username or ""):
             raise ValueError("holds a user name with a colon (%3A), which no server could tell from the password")
@@ -369,7 +259,7 @@ class AvatarConfig(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        _one_of(self, *self._LICENSE_KEYS, required=True)
+        one_of(self, *self._LICENSE_KEYS, required=True)
         if self.name is None and self.avatar_id is None:
             raise ValueError("name or avatar_id is needed")
         return self
@@ -390,7 +280,7 @@ class AvatarConfig(Model):
 
     @property
     def license_key(self) -> Secret:
-        key = _one_of(self, *self._LICENSE_KEYS, required=True)
+        key = one_of(self, *self._LICENSE_KEYS, required=True)
         assert key is not None
         return key
 
@@ -411,170 +301,17 @@ class InputConfig(Model):
     def _is_supported(cls, url: Secret) -> Secret:
         scheme, _, rest = url.reveal().partition(":")
         if scheme not in INPUT_SCHEMES:
-            raise ValueError(f"{scheme}: is no input of this version; there is {_schemes(INPUT_SCHEMES)}")
+            raise ValueError(f"{scheme}: is no input of this version; there is {shown_schemes(INPUT_SCHEMES)}")
         if not rest:
             raise ValueError("names no file")
         return url
-
-
-class OutputConfig(Model):
-    """One place to publish to.
-
-    url            rtmp://HOST/APP[/KEY], rtmps: likewise, whip+https://HOST/PATH, whip+http: likewise,
-                   file:NAME.(mp4|mkv|flv|ts); the name may hold `{start:FORMAT}`, the start in UTC as strftime
-                   prints it.
-    url_file       a file that holds the URL.
-    stream_key     the part of an RTMP URL that is a secret.
-    token          what a WHIP server knows us by (RFC 6750).
-    ice_servers    of a WHIP output, replaces the general list.
-    keyframe_s     how far keyframes may lie apart; the avatar service is asked for one that often.
-    audio_bitrate  of AAC, bits per second; "128k" is 128000.
-    autostart      it publishes from the session's start on; otherwise once the operator starts it.
-    backup_url     of an RTMP output: tried in turn with `url` after each loss, with the same stream key.
-    tls_ca_file    of an RTMPS output: the certificates (PEM) that its server's may be signed by; None: the system's.
-    tls_pin_sha256 of an RTMPS output: SHA-256 of public keys (SPKI, as in RFC 7469) in base64, one of which its server
-                   must have besides a valid certificate; none: any.
-    """
-
-    url: Url | None = None
-    url_file: UrlFile | None = None
-    stream_key: LiteralSecret | None = None
-    stream_key_file: FileSecret | None = None
-    stream_key_env: EnvSecret | None = None
-    stream_key_credential: CredentialSecret | None = None
-    token: LiteralSecret | None = None
-    token_file: FileSecret | None = None
-    token_env: EnvSecret | None = None
-    token_credential: CredentialSecret | None = None
-    ice_servers: tuple[IceServer, ...] | None = None
-    keyframe_s: float = Field(default=2.0, ge=0.5, le=60.0)
-    audio_bitrate: Bitrate = 128_000
-    autostart: bool = True
-    backup_url: Url | None = None
-    backup_url_file: UrlFile | None = None
-    tls_ca_file: Path | None = None
-    tls_pin_sha256: tuple[SpkiPin, ...] = ()
-
-    @field_validator("url", "url_file", "backup_url", "backup_url_file")
-    @classmethod
-    def _is_supported(cls, url: Secret | None) -> Secret | None:
-        if url is None:
-            return None
-        scheme, _, rest = url.reveal().partition(":")
-        if scheme not in OUTPUT_SCHEMES:
-            raise ValueError(f"{scheme}: is no output of this version; there is {_schemes(OUTPUT_SCHEMES)}")
-        if scheme == "file":
-            _apply(check_name, rest)
-            return url
-        if scheme in whip.SCHEMES:
-            _apply(whip.parse_url, url.reveal())
-            _check_host(url.reveal())
-            return url
-        if not re.fullmatch(r"//[^/]+/[^/].*", rest):
-            raise ValueError(f"must be {scheme}://HOST/APP, with the stream key behind it or in stream_key_file")
-        _check_host(url.reveal())
-        # Whether a key is missing is seen when all keys are read.
-        _apply(rtmp_address.parse_url, url.reveal(), "any")
-        return url
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.is_whip:
-            _apply(whip.parse_url, self.address.reveal(), self.bearer.reveal() if self.bearer else None)
-        elif self.bearer is not None or self.ice_servers is not None:
-            raise ValueError("token and ice_servers are for whip+https: and whip+http: alone")
-        self._check_rtmp()
-        return self
-
-    def _check_rtmp(self) -> None:
-        schemes = {address.reveal().partition(":")[0] for address in self.addresses}
-        if (self.tls_ca_file or self.tls_pin_sha256) and "rtmps" not in schemes:
-            raise ValueError("tls_ca_file and tls_pin_sha256 are for rtmps: alone")
-        if schemes <= {"rtmp", "rtmps"}:
-            for address in self.addresses:
-                _apply(rtmp_address.parse_url, address.reveal(), self.key.reveal() if self.key else None)
-        elif len(self.addresses) > 1:
-            raise ValueError("a backup_url is for rtmp: and rtmps: alone, and is one of them itself")
-        elif self.key is not None:
-            raise ValueError("a WHIP server has a token, no stream key" if self.is_whip else "a file has no stream key")
-
-    @property
-    def is_whip(self) -> bool:
-        return self.scheme in whip.SCHEMES
-
-    @property
-    def scheme(self) -> str:
-        return self.address.reveal().partition(":")[0]
-
-    @property
-    def address(self) -> Secret:
-        """The URL, wherever it was given; it shows itself redacted."""
-        address = _one_of(self, "url", "url_file", required=True)
-        assert address is not None
-        return address
-
-    @property
-    def addresses(self) -> tuple[Secret, ...]:
-        """The URL and its backup, in this order."""
-        backup = _one_of(self, "backup_url", "backup_url_file", required=False)
-        return (self.address,) if backup is None else (self.address, backup)
-
-    @property
-    def key(self) -> Secret | None:
-        """The stream key, unless the URL ends in it."""
-        keys = ("stream_key", "stream_key_file", "stream_key_env", "stream_key_credential")
-        return _one_of(self, *keys, required=False)
-
-    @property
-    def bearer(self) -> Secret | None:
-        """The token of a WHIP output."""
-        return _one_of(self, "token", "token_file", "token_env", "token_credential", required=False)
-
-
-def _schemes(schemes: tuple[str, ...]) -> str:
-    return ", ".join(f"{scheme}:" for scheme in schemes)
-
-
-def _apply(rule: Callable[..., object], *arguments: object) -> None:
-    """Apply a rule that raises ConfigError. Raises ValueError, to which the model adds file, line and key."""
-    try:
-        rule(*arguments)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-
-
-def _below_storage_dir(output: OutputConfig) -> OutputConfig:
-    scheme, _, name = output.address.reveal().partition(":")
-    if scheme == "file":
-        _apply(check_is_below, name)
-    return output
-
-
-class SlateConfig(Model):
-    """What viewers see while the avatar is away.
-
-    picture  card: a drawn one.  last: the last live picture.  image, clip: from that file, fitted into the live size.
-    after_s  without pictures; until then the last one is held.
-    """
-
-    picture: Literal["card", "last", "image", "clip"] = "card"
-    image: Path | None = None
-    clip: Path | None = None
-    after_s: float = Field(default=1.0, ge=0.5, le=60.0)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for picture in ("image", "clip"):
-            if (self.picture == picture) != (getattr(self, picture) is not None):
-                raise ValueError(f"picture: {picture} and a file in {picture} go together")
-        return self
 
 
 class SessionConfig(Model):
     avatar: AvatarConfig
     inputs: dict[Name, InputConfig]
     slate: SlateConfig = SlateConfig()
-    outputs: dict[Name, Annotated[OutputConfig, AfterValidator(_below_storage_dir)]] = Field(min_length=1)
+    outputs: dict[Name, Annotated[OutputConfig, AfterValidator(below_storage_dir)]] = Field(min_length=1)
 
     @field_validator("inputs")
     @classmethod
