@@ -20,15 +20,23 @@ from tests.e2e.processes import PATIENCE_S, Avatar, Daemon, Metrics, Setting, Sh
 N_PICTURES = 25 * (2 + 2)
 # Shorter than what a connection lasts that ends after 2 s, each time anew.
 N_PICTURES_AGAIN = 25
+# What /readyz says of it.
+READINESS = {"stopped": "has failed", "slate": "shows its slate"}
 # Two deadlines of the hand-shake, 10 s each, the delay between them, and a machine that is busy.
 MUTE_S = 45.0
-PICTURES = "added_latency_seconds_count"
+# More than a keyframe's distance of the slate.
+SLATE_S = 3.0
+PICTURES = "added_latency_seconds_count"  # of the avatar: the latency of a slate is not counted
+SLATE_SECONDS = 'slate_seconds_total{reason="avatar"}'
+WRITTEN = "output_bytes_total"
 RECEIVED = 'rtp_packets_total{result="received"}'
 OFFSET = "av_offset_seconds"
 # Nothing that the bridge counts tells of the fault or of its being survived: the service's log line does, alone.
 NOTHING = ""
 
-End = Literal["live", "live again", "retrying", "stopped"]
+# slate: what only an operator can change, once there has been a picture: the broadcast goes on without the avatar.
+# stopped: the same before the first one.
+End = Literal["live", "live again", "retrying", "slate", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -117,9 +125,9 @@ GROUPS = {
         Case("backend-error:0", "retrying", reconnects("backend_error"), "a fault of its own"),
     ),
     "ends later": (
-        Case("bad-licence:2", "stopped", events("ended"), "check the licence"),
-        Case("balance:2", "stopped", events("ended"), "top up the account"),
-        Case("points:2", "stopped", events("ended"), "top up the account"),
+        Case("bad-licence:2", "slate", events("ended"), "check the licence"),
+        Case("balance:2", "slate", events("ended"), "top up the account"),
+        Case("points:2", "slate", events("ended"), "top up the account"),
         Case("gpu-full:2", "live again", reconnects("gpu_full"), "full for now"),
         Case("connection-limit:2", "live again", reconnects("connection_limit_exceeded"), "too many sessions"),
         Case("backend-error:2", "live again", reconnects("backend_error"), "a fault of its own"),
@@ -148,7 +156,7 @@ GROUPS = {
             for case in (talk("alias:openai"), talk("alias:apps"))  # the third is about tools alone
         ),
         Case("alias:apps gpu-full:2", "live again", reconnects("gpu_full"), "full for now"),
-        Case("alias:apps balance:2", "stopped", events("ended"), "top up the account"),
+        Case("alias:apps balance:2", "slate", events("ended"), "top up the account"),
         # In the role speak nobody is listened to, unless the service barges in.
         Case("barge-in:2", "live", events("speech_started")),
     ),
@@ -203,8 +211,10 @@ async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path
     async with setting.daemon() as daemon, scraping(daemon) as scrapes:
         endings = (ending(daemon, scrapes, name, case) for name, case in cases.items())
         verdicts = dict(zip(cases, await asyncio.gather(*endings), strict=True))
-        if failed := [name for name, case in cases.items() if case.ends == "stopped"]:
-            assert (await daemon.unreadiness()).startswith(f"session {failed[0]} has failed: ")
+        failed = [name for name, case in cases.items() if case.ends in READINESS]
+        if failed:
+            verdict = READINESS[cases[failed[0]].ends]
+            assert (await daemon.unreadiness()).startswith(f"session {failed[0]} {verdict}: ")
         metrics = await daemon.metrics()
         status = await daemon.stop()
 
@@ -225,7 +235,7 @@ async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path
         assert {Fault.parse(text) for text in case.fault.split()} <= struck, f"{case.fault} has not struck"
     for name, case in cases.items():
         files = sorted(setting.recordings.glob(f"{name}-*.mp4"))
-        if case.ends in ("live", "live again"):
+        if case.ends in ("live", "live again", "slate"):
             assert len(files) == case.n_files, case.fault
         for path in files:
             assert recorded.n_pictures(path) == len(recorded.tracks(path)[0].packets), case.fault
@@ -274,6 +284,8 @@ async def ending(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> str
                     await comes_back(daemon, scrapes, name, case)
                 case "retrying":
                     await retries(daemon, scrapes, name, case)
+                case "slate":
+                    await stays_on_its_slate(daemon, scrapes, name, case)
                 case "stopped":
                     await stops(daemon, scrapes, name, case)
     except (TimeoutError, AssertionError) as error:
@@ -313,6 +325,19 @@ async def retries(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> No
     await daemon.logged("avatar_lost", 2, session=name, timeout_s=MUTE_S)
     await scrapes.until(lambda metrics: has_moved(case, metrics, name))
     told_of(case, daemon.events("avatar_lost", session=name))
+
+
+async def stays_on_its_slate(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
+    told_of(case, [await daemon.logged("avatar_rejected", session=name)])
+    await daemon.logged("on_air_slate", session=name, cause="avatar")
+    before = scrapes.newest.of(WRITTEN, session=name)
+    await scrapes.until(lambda metrics: metrics.of(SLATE_SECONDS, session=name) >= SLATE_S)
+    await scrapes.until(lambda metrics: metrics.of(WRITTEN, session=name) > before)
+    assert scrapes.newest.of("slate_active", session=name) == 1, "the slate is gone"
+    assert scrapes.newest.of('session_state{state="failed"}', session=name) == 1
+    assert scrapes.newest.of("provider_reconnects_total", session=name) == 0, "it was tried again"
+    assert has_moved(case, scrapes.newest, name), f"{case.moved} did not move"
+    assert not daemon.events("session_ended", session=name), "the broadcast has ended"
 
 
 async def stops(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
