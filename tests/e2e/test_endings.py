@@ -24,7 +24,8 @@ async def test_sigterm_ends_everything_properly_within_its_time(nginx: NginxRtmp
             assert asyncio.get_running_loop().time() - started_s < 6 + 1
         ended = await service.logged("avatar_session_ended")
 
-    assert "closed" in ended["reason"]
+    # It was said goodbye to: a WebSocket that only breaks off is "the connection was lost".
+    assert ended["reason"] == "the client has left"
     assert daemon.events("utterance_cut")
     assert {event["output"] for event in daemon.events("output_closed")} == {"archive", "live"}
     assert '"daemon_stopped"' in daemon.stderr[-1]
