@@ -56,7 +56,7 @@ class Viewer:
     """Waits for the first picture."""
 
     def __init__(self) -> None:
-        self.reception = Reception(time.monotonic_ns(), self._on_unit)
+        self.reception = Reception(time.monotonic_ns(), self._on_unit, {})
         self.has_seen = asyncio.Event()
 
     def on_track(self, track: RemoteTrack) -> TrackSink:
