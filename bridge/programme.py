@@ -95,8 +95,10 @@ class Programme:
                 while True:
                     await self._slate_wanted.wait()
                     self._slate_wanted.clear()
-                    slate = await worker.call(self._draw, self._live_config, tuple(self._group))
-                    self._show_from_now_on(slate)
+                    like = self._live_config
+                    slate = await worker.call(self._draw, like, tuple(self._group))
+                    if like == self._live_config:
+                        self._show_from_now_on(slate)
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -149,6 +151,8 @@ class Programme:
             # Encoders may number their parameter sets anew at every keyframe: the slate is the same.
             if unit.codec_config and not is_same_format(unit.codec_config, self._live_config):
                 self._live_config = unit.codec_config
+                # A slate of another format would begin a new recording: until it is drawn the last picture is held.
+                self._splice.slate = None
                 self._slate_wanted.set()
         if self._keeps_group and connection == self._of_group and len(self._group) < MAX_GROUP:
             self._group.append(unit)

@@ -160,6 +160,7 @@ async def test_a_daemon_keeps_what_services_repeat_or_refuse_to_itself(level: st
 
             await daemon.until(have_ended, "end of every session")
             await service.came.wait()
+            await daemon.until(lambda: any("http_listening" in line for line in daemon.stderr), "HTTP side")
             (address,) = re.findall(r"http_listening.*?(127\.0\.0\.1:\d+)", "\n".join(daemon.stderr))
             await assert_nothing_shows(daemon, address)
             # One of them is connecting.
