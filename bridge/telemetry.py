@@ -97,6 +97,7 @@ class Telemetry:
         self._video_bytes = 0
         self._rates: deque[tuple[int, int, int]] = deque([(self._started_ns, 0, 0)], maxlen=2)
         self._last_keyframe_ns: int | None = None
+        self._reception: Reception | None = None  # the newest: what it has counted holds after its end
 
     def output(self, name: str, protocol: str) -> OutputTelemetry:
         """The follower of one output."""
@@ -144,6 +145,7 @@ class Telemetry:
 
     def _publish_connection(self, connection: Connection) -> None:
         metrics, reception = self._metrics, connection.reception
+        self._reception = reception
         if (av_offset_s := reception.av_offset_s) is not None:
             metrics.av_offset_seconds().set(av_offset_s)
         metrics.nack_total.follow(reception.nacks, direction="sent")
@@ -162,6 +164,7 @@ class Telemetry:
             metrics.provider_session_seconds().set(age_ns / NS_PER_S)
 
     def status(self, reception: Reception | None) -> MediaStatus:
+        reception = self._reception = reception or self._reception
         now_ns = time.monotonic_ns()
         then_ns, n_pictures, video_bytes = self._rates[0]
         elapsed_s = max(0.001, (now_ns - then_ns) / NS_PER_S)
