@@ -1,15 +1,16 @@
 """Publishing to an RTMP or RTMPS server: one broadcast over one connection, or over several as its server asks."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import structlog
 
 from bridge.errors import ConfigError, OutputError, OutputLost, OutputRejected, OutputWedged
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
+from bridge.net.race import race
 from bridge.net.tls import Trust
 from bridge.net.url_policy import UrlPolicy, UrlRefused
 from bridge.outputs.rtmp_link import RtmpLink
@@ -31,7 +32,6 @@ _LOOKS_PER_WINDOW = 20
 _RECONNECT_EVERY_S = 10.0
 _SCHEMES = frozenset({"rtmp", "rtmps"})
 
-T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -174,7 +174,7 @@ class RtmpOutput:
         """Publish here: to the end of `units`, None, or until the broadcast goes on elsewhere, with what is carried."""
         moving = asyncio.create_task(self._move(link, listener))
         try:
-            has_ended = await _race(self._pump(link, units, listener, moving), self._watch(link), link.until(_never))
+            has_ended = await race(self._pump(link, units, listener, moving), self._watch(link), link.until(_never))
             return None if has_ended else await moving
         except OutputLost:
             # A server that asked us to go may go itself before we have got anywhere.
@@ -327,18 +327,3 @@ def _broadcast(address: RtmpAddress) -> tuple[str, int, str]:
 
 def _never() -> bool:
     return False
-
-
-async def _race(first: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]) -> T:
-    """Run until the first of them ends, and raise what it raised; the others are cancelled. They only raise."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in (first, *others)]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
-    result: T = tasks[0].result()
-    return result

@@ -2,15 +2,15 @@
 
 import asyncio
 import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from bridge.errors import OutputError, OutputLost, RemoteProtocolError
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.h264 import parameter_sets, split_avcc
 from bridge.media.live_queue import LiveQueue
 from bridge.net.ice import IceServer, IceSettings, judged
+from bridge.net.race import race
 from bridge.net.sending_peer import SendingPeer
 from bridge.net.url_policy import UrlPolicy
 from bridge.outputs.whip_signalling import WhipSignalling
@@ -98,12 +98,12 @@ class WhipOutput:
             answer = await signalling.post(offer, f"{pictures} and Opus")
             check_answer(answer, pictures)
             await peer.accept(answer)
-            await _first_to_end(_connect(peer, signalling, offer), peer.run())
+            await race(_connect(peer, signalling, offer), peer.run())
             if not peer.is_connected:
                 await peer.run()  # raises why
             units.restart()
             listener.on_published()
-            await _first_to_end(_send(peer, pictures, units, listener), peer.run())
+            await race(_send(peer, pictures, units, listener), peer.run())
 
 
 async def _connect(peer: SendingPeer, signalling: WhipSignalling, offer: str) -> None:
@@ -112,7 +112,7 @@ async def _connect(peer: SendingPeer, signalling: WhipSignalling, offer: str) ->
         async with asyncio.timeout(DIRECT_S):
             await peer.connected()
     except TimeoutError:
-        await _first_to_end(_relay(peer, signalling, offer), peer.connected())
+        await race(_relay(peer, signalling, offer), peer.connected())
 
 
 async def _relay(peer: SendingPeer, signalling: WhipSignalling, offer: str) -> None:
@@ -149,16 +149,3 @@ async def _first_keyframe(units: LiveQueue) -> AccessUnit | None:
         if unit.codec_config:
             return unit
     return None
-
-
-async def _first_to_end(*coroutines: Coroutine[Any, Any, None]) -> None:
-    """Run until the first of them ends, and raise what it raised; the others are cancelled."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
