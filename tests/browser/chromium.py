@@ -21,7 +21,7 @@ from tests.e2e.processes import COMMAND, LICENSE, PATIENCE_S, SPEECH, Program
 MICROPHONE_HZ = 48_000  # what Chromium's devices run at: the page's AudioContext makes 24 kHz of it
 POLL_MS = 50  # WebRTC's statistics announce no change
 _DIRECTORY = Path(__file__).parent
-_FLAGS = (
+FLAGS = (
     # The microphone is a file, and is allowed.
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
@@ -112,11 +112,11 @@ class VendorFlow:
 async def vendor_flow(microphone: Path) -> AsyncIterator[VendorFlow]:
     """A browser that shows the page; its microphone hears the WAV file once, then silence."""
     executable = require_program("chromium")
-    with _serving() as origin:
+    with serving(_DIRECTORY) as origin:
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(
                 executable_path=executable,
-                args=[*_FLAGS, f"--use-file-for-fake-audio-capture={microphone}%noloop"],
+                args=[*FLAGS, f"--use-file-for-fake-audio-capture={microphone}%noloop"],
             )
             try:
                 page = await browser.new_page(viewport={"width": 360, "height": 640})
@@ -140,9 +140,9 @@ async def avatar_service(directory: Path, *options: str) -> AsyncIterator[tuple[
 
 
 @contextlib.contextmanager
-def _serving() -> Iterator[str]:
-    """The page's origin. Loopback is a secure context, without which there is no microphone."""
-    handler = functools.partial(_QuietHandler, directory=os.fspath(_DIRECTORY))
+def serving(directory: Path) -> Iterator[str]:
+    """The origin of a directory's pages. Loopback is a secure context, without which there is no microphone."""
+    handler = functools.partial(_QuietHandler, directory=os.fspath(directory))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="page-server")
         thread.start()

@@ -5,18 +5,13 @@ files carry the sets in band, before the keyframe.
 """
 
 import asyncio
-import functools
-import http.server
 import json
 import os
 import subprocess
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.async_api import async_playwright
@@ -31,6 +26,7 @@ from bridge.outputs.container import ContainerOutput, RecordingNames
 from bridge.outputs.recording import CONTAINERS
 from bridge.outputs.rtmp import RtmpOutput
 from bridge.outputs.slate import SlateMaker
+from tests.browser.chromium import FLAGS, serving
 from tests.conftest import require_file, require_program
 from tests.interop.nginx_rtmp import NGINX, RTMP_MODULE, NginxRtmp
 from tests.unit.outputs.coded_media import clicks, opus_units, pictures
@@ -243,24 +239,6 @@ async function play(file, mime) {
 </script>"""
 
 
-class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def serving(directory: Path) -> Iterator[str]:
-    handler = functools.partial(_QuietHandler, directory=os.fspath(directory))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="page-server")
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.mark.parametrize("way", ["as a file", "by media source extensions"])
 async def test_chromium_decodes_every_picture_of_an_mp4_across_the_joints(way: str, tmp_path: Path) -> None:
     path = await record(tmp_path, ".mp4", broadcast())
@@ -269,8 +247,7 @@ async def test_chromium_decodes_every_picture_of_an_mp4_across_the_joints(way: s
     executable = require_program("chromium")
     with serving(tmp_path) as origin:
         async with asyncio.timeout(TIMEOUT_S), async_playwright() as playwright:
-            arguments = ["--autoplay-policy=no-user-gesture-required", "--disable-gpu"]
-            browser = await playwright.chromium.launch(executable_path=executable, args=arguments)
+            browser = await playwright.chromium.launch(executable_path=executable, args=[*FLAGS])
             try:
                 page = await browser.new_page()
                 await page.goto(f"{origin}/page.html")
