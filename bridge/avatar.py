@@ -73,6 +73,7 @@ class Avatar:
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
         self._refused_backoff = Backoff(FIRST_RETRY_S, LONGEST_REFUSED_S, random.Random())
         self._n_connections = 0
+        self._spoken_before_s = 0.0  # by the uplink, to connections before the current one
         self._starts_ns: deque[int] = deque(maxlen=config.max_starts_per_hour)
         self._renewal = Renewal(
             config.max_session_s,
@@ -153,7 +154,7 @@ class Avatar:
     async def _serve(self) -> None:
         """Serve a session, and those that take over from it, until the last one is lost; raises what it was."""
         served = self._begin()
-        self.current = served.connection
+        self.current, self._spoken_before_s = served.connection, self._uplink.spoken_s
         self._programme.put_on_air(served.connection.number)
         ending = asyncio.create_task(self._is_ending.wait(), name="avatar ending")
         try:
@@ -202,7 +203,7 @@ class Avatar:
 
     async def _speak_to(self, connection: Connection) -> None:
         """From now on; what was asked by the one before is forgotten."""
-        self.current = connection
+        self.current, self._spoken_before_s = connection, self._uplink.spoken_s
         if connection.link is not None:
             self._uplink.attach(connection.link)
         await self._dialogue.avatar_left()
@@ -299,8 +300,14 @@ class Avatar:
             self._metrics.tool_calls_total(result="unsent").inc()
 
     def _is_greeting_again(self, connection: Connection) -> bool:
-        """Viewers have been greeted once; whoever takes over in the middle does not begin with it."""
-        return self.has_been_live and connection.number > 1 and connection.is_greeting
+        """Viewers have been greeted once; whoever takes over in the middle does not begin with it.
+
+        A mirror greets nobody, and what follows speech of ours is an answer, whether or not the service says that it
+        has heard it.
+        """
+        has_been_heard = connection is self.current and self._uplink.spoken_s > self._spoken_before_s
+        is_again = self.has_been_live and connection.number > 1 and self._config.role == "conversation"
+        return is_again and connection.is_greeting and not has_been_heard
 
 
 async def _discard(renewing: asyncio.Task[Served]) -> None:

@@ -112,8 +112,9 @@ class Session:
         keyframe_s = self._hub.keyframe_s
         # 5 what goes on air
         slate = config.slate
+        self._slate_maker = SlateMaker(slate.picture, slate.image, slate.clip, keyframe_s or SLATE_KEYFRAME_S)
         self._programme = Programme(
-            SlateMaker(slate.picture, slate.image, slate.clip, keyframe_s or SLATE_KEYFRAME_S).make,
+            self._slate_maker.make,
             slate_after_s=slate.after_s,
             wants_last=slate.picture == "last",
             origin_ns=origin_ns,
@@ -151,7 +152,9 @@ class Session:
         self._enter(SessionState.CONNECTING)
         last_state = SessionState.FAILED
         try:
+            # What an operator has to mend is said before anything goes on air.
             await asyncio.to_thread(self._dialogue.history.load)
+            await asyncio.to_thread(self._slate_maker.check)
             async with asyncio.TaskGroup() as tasks:
                 publishing = tasks.create_task(self._publish(), name="outputs")
                 others = [

@@ -128,6 +128,9 @@ class FakeSlateMaker:
     def __init__(self, *_: object) -> None:
         pass
 
+    def check(self) -> None:
+        pass
+
     def make(self, like: bytes, last_group: object) -> SlatePictures:
         return SlatePictures(b"slate", (b"slate idr", b"slate p"), 40 * NS_PER_MS)
 

@@ -187,3 +187,13 @@ async def test_a_rejection_while_the_slate_is_on_air_keeps_it_there(
     await session.drain(within_s=0.0)
     with pytest.raises(ProviderRejected):
         await ended(running)
+
+
+async def test_a_mirror_that_comes_back_is_not_taken_for_one_that_greets(stage: Stage) -> None:
+    session, provider = stage.session(leave_after_a_picture, saying(AvatarEvent("response_started", "t")), role="speak")
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 2)
+    await asyncio.sleep(0.2)
+    assert not provider.link.n_interrupts
+    await session.drain(within_s=0.0)
+    await ended(running)

@@ -22,7 +22,19 @@ from bridge.ports import AvatarEvent, AvatarListener, OutputListener, ToolCall
 from bridge.redact import Secret
 from bridge.session import SessionState
 from tests.unit.outputs.fakes import FakeOutput
-from tests.unit.stage import FakeProvider, FakeSource, Service, Stage, ended, refusing, saying, show, stay_mute, until
+from tests.unit.stage import (
+    FakeProvider,
+    FakeSlateMaker,
+    FakeSource,
+    Service,
+    Stage,
+    ended,
+    refusing,
+    saying,
+    show,
+    stay_mute,
+    until,
+)
 
 
 @pytest.fixture
@@ -369,3 +381,16 @@ async def test_the_status_says_what_the_hand_has_done(stage: Stage) -> None:
     assert (session.status().is_muted, session.status().slate_reason) == (False, "")
     await session.drain(within_s=5.0)
     await ended(running)
+
+
+async def test_a_slate_that_cannot_be_shown_ends_the_session_before_anything_is_opened(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(maker: FakeSlateMaker) -> None:
+        raise ConfigError("slate.image: no such file")
+
+    monkeypatch.setattr(FakeSlateMaker, "check", refuse)
+    session, provider = stage.session(show)
+    with pytest.raises(ConfigError, match=r"slate\.image"):
+        await ended(asyncio.create_task(session.run()))
+    assert provider.n_connections == 0
