@@ -65,7 +65,7 @@ class View(BaseModel):
 
 
 class OutputView(View):
-    """An output; see `bridge.outputs.runner.OutputStatus`."""
+    """An output; see `bridge.outputs.status.OutputStatus`."""
 
     name: str
     protocol: str
@@ -74,6 +74,8 @@ class OutputView(View):
     last_error: Shown
     retry_in_s: float | None
     reconnects: Mapping[str, int]
+    retries: int
+    last_retry_s: float | None
     accepted: int
     bytes_total: int
     last_progress_s: float | None
