@@ -5,15 +5,11 @@ handed to the sender: in place of the moment when a live encoder would have been
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
 
 from websockets.asyncio.server import ServerConnection, serve
 
-from benchmarks.media import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_PACKET, Media, load_media
-from bridge.local_avatar.timecode import insert_stamp
-from bridge.media.clock import NS_PER_S
-from bridge.media.h264 import NAL_IDR, NAL_SLICE, nal_type, split_avcc
+from benchmarks.media import Media, load_media
+from benchmarks.replay import replay
 from bridge.net.ice import IceSettings
 from bridge.net.peer import SendingPeer
 from bridge.protocols import navtalk
@@ -38,7 +34,7 @@ async def serve_until_stopped() -> None:
 
 
 class _Session:
-    """One client, from greeting to farewell. Keyframes come every two seconds, and never because of a request."""
+    """One client, from greeting to farewell."""
 
     def __init__(self, socket: ServerConnection, media: Media) -> None:
         self._socket = socket
@@ -51,7 +47,7 @@ class _Session:
             greeting = (navtalk.Connected("replay"), offer, navtalk.SessionCreated(), navtalk.SessionUpdated())
             for message in greeting:
                 await self._socket.send(dump(message))
-            replaying = tasks.create_task(self._replay())
+            replaying = tasks.create_task(replay(self._peer, self._media))
             async for frame in self._socket:
                 await self._hear(parse_request(str(frame)))
             replaying.cancel()
@@ -62,34 +58,6 @@ class _Session:
                 await self._peer.accept(sdp)
             case navtalk.Candidate(candidate, sdp_mid, sdp_mline_index):
                 await self._peer.add_candidate(candidate, sdp_mid, sdp_mline_index)
-
-    async def _replay(self) -> None:
-        await self._peer.connected()
-        began_ns = time.monotonic_ns()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_pace(self._show, began_ns, FPS, 1))
-            tasks.create_task(_pace(self._say, began_ns, SAMPLE_RATE_HZ, SAMPLES_PER_PACKET))
-
-    async def _show(self, number: int, pts_ns: int) -> None:
-        nals = self._media.pictures[number % len(self._media.pictures)]
-        first_slice = next(i for i, nal in enumerate(nals) if nal_type(nal) in (NAL_SLICE, NAL_IDR))
-        (stamp,) = split_avcc(insert_stamp(b"", number, time.monotonic_ns()))
-        await self._peer.send_video([*nals[:first_slice], stamp, *nals[first_slice:]], pts_ns)
-
-    async def _say(self, number: int, pts_ns: int) -> None:
-        await self._peer.send_audio(self._media.packets[number % len(self._media.packets)], pts_ns)
-
-
-async def _pace(send: Callable[[int, int], Awaitable[None]], began_ns: int, rate_hz: int, ticks: int) -> None:
-    """Call with number and time as each unit is due, for ever."""
-    number = 0
-    while True:
-        pts_ns = number * ticks * NS_PER_S // rate_hz
-        wait_ns = began_ns + pts_ns - time.monotonic_ns()
-        if wait_ns > 0:
-            await asyncio.sleep(wait_ns / NS_PER_S)
-        await send(number, pts_ns)
-        number += 1
 
 
 if __name__ == "__main__":

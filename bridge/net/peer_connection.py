@@ -18,6 +18,7 @@ from aioice import Connection
 from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
+    RTCDtlsTransport,
     RTCIceCandidate,
     RTCPeerConnection,
     RTCRtpTransceiver,
@@ -32,6 +33,7 @@ from bridge.media.access_unit import Kind
 from bridge.net.aiortc_connection import ClosablePeerConnection
 from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
+from bridge.net.refusals import count_refusals
 from bridge.net.sdp import AIORTC_SDP_ERRORS, Description, is_usable, parse_candidate, parse_description, unusable
 
 PRIVATE_NAMES = (
@@ -337,10 +339,18 @@ class Peer(ABC):
         if state == "connected" and not self._connected.is_set():
             log.info("webrtc_connected", path=self.path)
             self._on_connected()
+            for transport in self._connected_transports():
+                count_refusals(transport, guard_of(transport.transport._connection).rejected)
             self._connected.set()
         elif state in ("failed", "closed"):
             self._connected.set()
             self._gone.set()
 
-    def _on_connected(self) -> None:  # noqa: B027  most have nothing to do
+    @abstractmethod
+    def _on_connected(self) -> None:
         """Media can flow."""
+
+    def _connected_transports(self) -> set[RTCDtlsTransport]:
+        assert self._pc is not None
+        transports = {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}
+        return {transport for transport in transports if transport.state == "connected"}

@@ -69,8 +69,6 @@ class ReceivingPeer(Peer):
         install_encoded_receiver(transceiver, self._on_track)
 
     def _on_connected(self) -> None:
-        assert self._pc is not None
-        for transport in {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}:
-            if transport.state == "connected":
-                guard = guard_of(transport.transport._connection)
-                guard.take_media = MediaPath(transport, guard.rejected).take
+        for transport in self._connected_transports():
+            guard = guard_of(transport.transport._connection)
+            guard.take_media = MediaPath(transport, guard.rejected).take
