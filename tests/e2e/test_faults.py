@@ -112,6 +112,7 @@ GROUPS = {
         Case("loss:5", "live", 'rtp_packets_total{result="recovered"}'),
         Case("reorder:5", "live", 'rtp_packets_total{result="late"}'),
         Case("clock-drift:500", "live"),
+        Case("video-delay:0.2", "live"),
         Case("ignore-pli", "live", 'pli_total{direction="sent"}', beyond=2, logged="keyframe_requests_ignored"),
         Case("media-stall:2", "live again", reconnects("media"), "no media for 5 s"),
         Case("vp8-only", "retrying", reconnects("media"), "no H.264"),
