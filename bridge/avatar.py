@@ -178,6 +178,7 @@ class Avatar:
                 served = successor
         finally:
             ending.cancel()
+            self._note_origin()
             self.current = None
             self._uplink.detach()
             await self._dialogue.avatar_left()
@@ -188,6 +189,7 @@ class Avatar:
 
     def _begin(self) -> Served:
         self._n_connections += 1
+        self._note_origin()
         connection = Connection(
             self._n_connections,
             self._provider,
@@ -200,6 +202,11 @@ class Avatar:
             on_tool_call=self._on_tool_call,
         )
         return Served(connection, asyncio.create_task(connection.run(), name=f"avatar {connection.number}"))
+
+    def _note_origin(self) -> None:
+        """Session time follows the clock of the sender on air; whoever comes after it begins where that has led."""
+        if self.current is not None:
+            self._origin_ns = self.current.reception.origin_ns
 
     async def _speak_to(self, connection: Connection) -> None:
         """From now on; what was asked by the one before is forgotten."""
