@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 
-from benchmarks.lipsync import Sound, onsets, sound, source_offset_s
+from benchmarks.beats import UNFINISHED_S, Sound, onsets, sound, source_offset_s
 from bridge.local_avatar.timecode import read_stamp
 from bridge.media.clock import NS_PER_S
 
@@ -22,8 +22,6 @@ HELD_S = 0.45
 SETTLED_S = 3.0
 # How exactly it is known when a fault strikes: the avatar counts from when its media is connected.
 NEAR_S = 1.0
-# A flash so close to an end may have lost its beep.
-UNFINISHED_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)

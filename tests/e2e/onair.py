@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 from pathlib import Path
 
-from benchmarks.lipsync import write_tone
+from benchmarks.beats import write_tone
 from benchmarks.stretches import Recorded, Stretch, offsets, read_recording, stretches
 from bridge.media.clock import NS_PER_S
 from tests.conftest import require_program

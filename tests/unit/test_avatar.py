@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from bridge import programme as programme_module
 from bridge import renewal as renewal_module
 from bridge.errors import ProviderRejected, ProviderUnavailable
 from bridge.ports import AvatarEvent, AvatarListener
+from bridge.reception import Reception
 from bridge.session import SessionState
 from bridge.timeline import splice as splice_module
 from bridge.timeline.splice import OnAir
@@ -94,6 +96,27 @@ async def test_a_budget_of_starts_keeps_a_flapping_service_from_running_up_a_bil
     await until(lambda: "max_starts_per_hour" in session.status().error)
     await asyncio.sleep(0.1)
     assert provider.n_connections == 2
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_whoever_comes_next_begins_where_the_clock_of_the_one_before_has_led(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origins_ns: list[int] = []
+
+    class Drifted(Reception):
+        origin_ns = property(lambda self: 4_320_000_000)  # type: ignore[assignment]
+
+        def __init__(self, origin_ns: int, *arguments: Any) -> None:
+            origins_ns.append(origin_ns)
+            super().__init__(origin_ns, *arguments)
+
+    monkeypatch.setattr("bridge.connection.Reception", Drifted)
+    session, provider = stage.session(leave_after_a_picture, show, show, max_session_s=30.0)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 3)
+    assert origins_ns[1:] == [4_320_000_000] * 2  # after a loss, and for a renewal
     await session.drain(within_s=0.0)
     await ended(running)
 
