@@ -177,8 +177,8 @@ def lost_at_start(recording: Path) -> int:
             else:
                 n_lost += (frame_num - last_frame_num - 1) % 2**n_bits
             last_number, last_frame_num = stamp[0], frame_num
-    # Of 20 ms each; Matroska counts milliseconds.
-    return n_lost + sum(round((later - earlier) / 0.020) - 1 for earlier, later in pairwise(sounds_s))
+    # Packets of 20 ms, and Matroska counts milliseconds. What is left open where sound jumps is less than a packet.
+    return n_lost + sum(int((later - earlier + 0.001) / 0.020) - 1 for earlier, later in pairwise(sounds_s))
 
 
 class _Bits:
