@@ -7,7 +7,7 @@ flashes and beeps once a second; the last one, `drift`, is simulated (`benchmark
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -78,9 +78,6 @@ def measure(cases: Sequence[str] = (*CASES, "drift")) -> Findings:
         at_most={name: bound for name, bound in BOUNDS.items() if name in figures},
         notes=notes,
     )
-
-
-Finder = Callable[[str], tuple[Mapping[str, Figure], str]]
 
 
 def _missing(name: str) -> tuple[Mapping[str, Figure], str]:

@@ -4,8 +4,8 @@ Sound is the master. Its units are spaced by their RTP timestamps alone, so sess
 sender's audio clock; pictures are moved until both tracks agree with the sender's NTP clock (RFC 3550 §6.4.1).
 
 Until both tracks have a sender report, they are aligned by how fast their packets arrive at best; nothing is held
-back for the reports. With the first pair the track that is early jumps forward, once. From then on the pictures
-creep. No track ever steps back.
+back for the reports. With the first pair the track that is early jumps forward, once; if that pair was wild, the third
+outvotes it. From then on the pictures creep. No track ever steps back.
 
 The sender's NTP clock is its wall clock, which steps (NTP, a virtual machine that wakes up). So only what both tracks
 report at about the same time is compared, and believed as far as arrivals allow.
