@@ -18,7 +18,7 @@ from tests.unit.ops.fakes import FakeDaemon, api, resolve
 
 SECRETS = {
     "twitch": ("live_canary_key", "live.example.com"),
-    "studio": ("whip+https://live.example.com/canary-endpoint?canary=1", "live.example.com"),
+    "studio": ("whip+https://live.example.com/canary-endpoint?token=canary1", "live.example.com"),
     "rtmp": ("rtmp://live.example.com/app/canary-in-url", "live.example.com studio.lan"),
     "elsewhere": ("whip+https://studio.lan/canary-endpoint", "live.example.com"),
     "v6": ("canary_v6_token", "2606:2800:21f::1"),
