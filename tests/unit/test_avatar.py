@@ -196,7 +196,7 @@ def never_pausing(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_session_that_ends_before_its_time_leaves_the_air_to_the_successor(
     stage: Stage, never_pausing: None
 ) -> None:
-    session, provider = stage.session(die_soon, show, max_session_s=30.0)
+    session, _ = stage.session(die_soon, show, max_session_s=30.0)
     running = asyncio.create_task(session.run())
     await until(lambda: stage.story)
     await asyncio.sleep(0.1)
