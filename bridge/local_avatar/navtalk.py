@@ -203,6 +203,8 @@ class NavTalkSession:
             await self._send(navtalk.Warned(message, chosen.id))
 
     async def _create(self) -> None:
+        # A client that renews in time never sees it end.
+        self._faults.strikes("session-limit")
         await self._send(navtalk.SessionCreated(self._expires_at_s))
 
     def _ice_servers(self) -> tuple[navtalk.IceServer, ...]:
