@@ -267,8 +267,8 @@ class Avatar:
 
     def _note_start(self, connection: Connection) -> None:
         """The first sign that the service has begun a session; a refusal costs nothing."""
-        if not connection.was_accepted:
-            connection.was_accepted = True
+        if connection.accepted_s is None:
+            connection.accepted_s = asyncio.get_running_loop().time()
             self._starts_ns.append(time.monotonic_ns())
 
     def _on_unit(self, connection: Connection, unit: AccessUnit) -> None:

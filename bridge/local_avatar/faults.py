@@ -81,6 +81,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "gpu-full": _after(0, "no GPU is free"),
     "connection-limit": _after(0, "too many connections"),
     "backend-error": _after(0, "the service behind the service has failed"),
+    "session-limit": _after(60, "the session ends, as the service says at its beginning"),
     # spellings and frames
     "bad-json": FaultKind("text frames that are no JSON, or no message"),
     "unknown-events": FaultKind("events that no document names"),

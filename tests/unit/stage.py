@@ -218,3 +218,19 @@ def saying(*events: AvatarEvent) -> Service:
             showing.cancel()
 
     return service
+
+
+def limited(*limits_s: float) -> Service:
+    """Shows itself, and says once it is live that it will end: in so many seconds, and anew."""
+
+    async def service(provider: FakeProvider, listener: AvatarListener) -> None:
+        showing = asyncio.create_task(show(provider, listener))
+        try:
+            for limit_s in limits_s:
+                await asyncio.sleep(0.03)
+                listener.on_limit(limit_s)
+            await showing
+        finally:
+            showing.cancel()
+
+    return service

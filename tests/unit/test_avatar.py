@@ -15,7 +15,7 @@ from bridge.session import SessionState
 from bridge.timeline import splice as splice_module
 from bridge.timeline.splice import OnAir
 from bridge.uplink import Uplink
-from tests.unit.stage import FakeProvider, FakeSource, Stage, ended, refusing, saying, show, until
+from tests.unit.stage import FakeProvider, FakeSource, Stage, ended, limited, refusing, saying, show, until
 
 
 @pytest.fixture
@@ -49,6 +49,39 @@ async def test_before_its_limit_a_session_is_replaced_by_one_that_is_ready(stage
     assert session.status().on_air is OnAir.LIVE
     assert strictly_increasing(stage)
     assert stage.registry.get_sample_value("avatar_bridge_freezes_total", {"session": "leo"}) in (0, None)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+@pytest.mark.parametrize(
+    ("limits_s", "max_session_s"),
+    [
+        pytest.param([30.0], None, id="the service's alone"),
+        pytest.param([30.0], 3600.0, id="the service's is earlier"),
+        pytest.param([3600.0], 30.0, id="the operator's is earlier"),
+        pytest.param([3600.0, 30.0], None, id="the service's is told late"),
+    ],
+)
+async def test_a_limit_of_the_services_own_counts_where_it_is_the_earlier_one(
+    stage: Stage, limits_s: list[float], max_session_s: float | None
+) -> None:
+    session, provider = stage.session(limited(*limits_s), show, max_session_s=max_session_s)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 2)
+    assert not stage.story, "the first one is closed only when the second one is on air"
+    await until(lambda: stage.story)
+    assert session.state is SessionState.LIVE and session.status().on_air is OnAir.LIVE
+    assert stage.registry.get_sample_value("avatar_bridge_freezes_total", {"session": "leo"}) in (0, None)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_a_limit_that_is_put_off_is_not_renewed_for(stage: Stage) -> None:
+    session, provider = stage.session(limited(30.1, 3600.0), show)
+    running = asyncio.create_task(session.run())
+    await until(lambda: session.state is SessionState.LIVE)
+    await asyncio.sleep(0.4)
+    assert provider.n_connections == 1
     await session.drain(within_s=0.0)
     await ended(running)
 
@@ -186,11 +219,11 @@ def never_pausing(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_session_that_ends_before_its_time_leaves_the_air_to_the_successor(
     stage: Stage, never_pausing: None
 ) -> None:
-    session, provider = stage.session(die_soon, show, max_session_s=30.0)
+    session, _ = stage.session(die_soon, show, max_session_s=30.0)
     running = asyncio.create_task(session.run())
     await until(lambda: stage.story)
     await asyncio.sleep(0.1)
-    assert provider.n_connections == 2 and session.state is SessionState.LIVE
+    assert stage.story == ["avatar closed"] and session.state is SessionState.LIVE
     assert stage.registry.get_sample_value("avatar_bridge_freezes_total", {"session": "leo"}) in (0, None)
     await session.drain(within_s=0.0)
     await ended(running)

@@ -306,6 +306,36 @@ def test_the_operator_s_slate_comes_at_once_with_silence_and_goes_at_a_keyframe(
     broadcast.check()
 
 
+@pytest.mark.parametrize("behind_ms", [0, 60, -1400])
+def test_the_operator_s_slate_does_not_wait_for_the_clock_however_far_live_media_is_from_it(
+    broadcast: Broadcast, behind_ms: int
+) -> None:
+    broadcast.splice.follow(1)
+    # The first of it comes at its time: how far the rest is from the clock is still being learnt.
+    broadcast.run(40, Source(1))
+    broadcast.run(400, Source(1, behind_ms=behind_ms))
+    last_ns = broadcast.pictures[-1].pts_ns
+    broadcast.splice.show_slate("now", broadcast.now_ns)
+    assert (broadcast.pictures[-1].payload, broadcast.pictures[-1].is_keyframe) == (b"slate idr", True)
+    assert last_ns < broadcast.pictures[-1].pts_ns <= last_ns + 40 * MS
+    assert broadcast.story == ["1", "slate"]
+    broadcast.run(1000, Source(1, behind_ms=behind_ms))
+    broadcast.check()
+
+
+def test_after_a_burst_of_what_was_held_up_the_slate_keeps_its_pace(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    for source.behind_ms in range(880, 0, -40):  # all of it now
+        broadcast._deliver(source)
+    source.behind_ms = 0
+    broadcast.run(120, source)
+    broadcast.splice.show_slate("now", broadcast.now_ns)
+    n_before = len(broadcast.pictures)
+    broadcast.run(120, source)
+    assert len(broadcast.pictures) - n_before >= 2
+    broadcast.check()
+
+
 def test_a_muted_broadcast_keeps_its_pictures(broadcast: Broadcast) -> None:
     source = on_air(broadcast)
     broadcast.splice.is_muted = True
