@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.lipsync import write_tone
+from benchmarks.beats import write_tone
 from benchmarks.processes import ending_properly, python
 from benchmarks.report import Findings
 from benchmarks.stretches import Picture, Stretch, is_near, offsets, read_recording, stretches

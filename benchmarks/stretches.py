@@ -10,7 +10,7 @@ from pathlib import Path
 
 import av
 
-from benchmarks.lipsync import Sound, onsets, sound, source_offset_s
+from benchmarks.beats import UNFINISHED_S, Sound, onsets, sound, source_offset_s
 from bridge.local_avatar.timecode import read_stamp
 from bridge.media.clock import NS_PER_S
 
@@ -22,8 +22,6 @@ HELD_S = 0.45
 SETTLED_S = 3.0
 # How exactly it is known when a fault strikes: the avatar counts from when its media is connected.
 NEAR_S = 1.0
-# A flash so close to an end may have lost its beep.
-UNFINISHED_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,9 @@ class Stretch:
 
     is_live: bool
     pictures: list[Picture] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{'live' if self.is_live else 'not live'} from {self.start_s:.3f} to {self.end_s:.3f} s"
 
     @property
     def start_s(self) -> float:

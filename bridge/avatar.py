@@ -178,6 +178,7 @@ class Avatar:
                 served = successor
         finally:
             ending.cancel()
+            self._note_origin()
             self.current = None
             self._uplink.detach()
             await self._dialogue.avatar_left()
@@ -188,6 +189,7 @@ class Avatar:
 
     def _begin(self) -> Served:
         self._n_connections += 1
+        self._note_origin()
         connection = Connection(
             self._n_connections,
             self._provider,
@@ -200,6 +202,11 @@ class Avatar:
             on_tool_call=self._on_tool_call,
         )
         return Served(connection, asyncio.create_task(connection.run(), name=f"avatar {connection.number}"))
+
+    def _note_origin(self) -> None:
+        """Session time follows the clock of the sender on air; whoever comes after it begins where that has led."""
+        if self.current is not None:
+            self._origin_ns = self.current.reception.origin_ns
 
     async def _speak_to(self, connection: Connection) -> None:
         """From now on; what was asked by the one before is forgotten."""
@@ -260,8 +267,8 @@ class Avatar:
 
     def _note_start(self, connection: Connection) -> None:
         """The first sign that the service has begun a session; a refusal costs nothing."""
-        if not connection.was_accepted:
-            connection.was_accepted = True
+        if connection.accepted_s is None:
+            connection.accepted_s = asyncio.get_running_loop().time()
             self._starts_ns.append(time.monotonic_ns())
 
     def _on_unit(self, connection: Connection, unit: AccessUnit) -> None:
@@ -285,6 +292,9 @@ class Avatar:
         self._metrics.provider_events_total(type=event.kind).inc()
         if event.kind != "ended":
             self._note_start(connection)
+        if event.kind == "response_started" and self._has_been_heard(connection):
+            # An answer, whether or not the service says that it has heard anybody.
+            connection.is_greeting = False
         if event.kind == "response_started" and self._is_greeting_again(connection) and connection.link is not None:
             aside = asyncio.create_task(_hush(connection), name="avatar hush")
             self._asides.add(aside)
@@ -300,14 +310,16 @@ class Avatar:
             self._metrics.tool_calls_total(result="unsent").inc()
 
     def _is_greeting_again(self, connection: Connection) -> bool:
-        """Viewers have been greeted once; whoever takes over in the middle does not begin with it.
-
-        A mirror greets nobody, and what follows speech of ours is an answer, whether or not the service says that it
-        has heard it.
+        """Viewers have been greeted once; whoever takes over in the middle does not begin with it. A mirror greets
+        nobody.
         """
-        has_been_heard = connection is self.current and self._uplink.spoken_s > self._spoken_before_s
         is_again = self.has_been_live and connection.number > 1 and self._config.role == "conversation"
-        return is_again and connection.is_greeting and not has_been_heard
+        return is_again and connection.is_greeting
+
+    def _has_been_heard(self, connection: Connection) -> bool:
+        """Whether it was spoken to, and speech has paused since: nobody answers in the middle of a sentence."""
+        has_heard = connection is self.current and self._uplink.spoken_s > self._spoken_before_s
+        return has_heard and self._uplink.is_pausing
 
 
 async def _discard(renewing: asyncio.Task[Served]) -> None:

@@ -153,6 +153,9 @@ class _Viewer:
         self._link = link
         self.silence.attach(link)
 
+    def on_limit(self, left_s: float) -> None:
+        pass  # none is reached here
+
     def on_event(self, event: AvatarEvent) -> None:
         pass
 

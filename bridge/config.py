@@ -47,6 +47,7 @@ __all__ = [
     "Name",
     "OutputConfig",
     "Scope",
+    "SecretConfig",
     "SessionConfig",
     "SlateConfig",
     "StorageConfig",
@@ -124,11 +125,15 @@ class MetricsConfig(Model):
     listen: Listen | None = None
 
 
+# A last label of digits alone would be an address, in one of many spellings.
+_HOST_NAME = re.compile(r"([\w-]+\.)*[\w-]*[A-Za-z_-][\w-]*\.?", re.ASCII)
+
+
 def _check_allowed(entry: str) -> str:
     try:
         ipaddress.ip_network(entry.strip("[]"), strict=False)
     except ValueError:
-        if not re.fullmatch(r"([\w-]+\.)*[\w-]*[A-Za-z_-][\w-]*\.?", entry, re.ASCII):
+        if not _HOST_NAME.fullmatch(entry):
             raise ValueError(f"{entry} is neither a network such as 192.168.1.0/24 nor the name of a host") from None
     return entry
 
@@ -137,6 +142,47 @@ class UrlPolicyConfig(Model):
     """allow: networks, addresses and hosts that URLs of strangers may lead to although they are not public."""
 
     allow: tuple[Annotated[str, AfterValidator(_check_allowed)], ...] = ()
+
+
+def _check_secret_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}", name):
+        raise ValueError("the name of a secret has 1 to 63 characters of A-Z, a-z, 0-9, _ and -")
+    return name
+
+
+def _spell_host(host: str) -> str:
+    """As `net.url_policy.parse_target` spells it."""
+    try:
+        return str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError(f"{host} is neither a host's name nor an address; no port or path belongs there") from None
+        return host.lower().removesuffix(".")
+
+
+class SecretConfig(Model):
+    """A secret that API calls may name. One of file, env and credential says where it is.
+
+    hosts  who may receive it: names or addresses, as they stand in the URLs that it is used with.
+    """
+
+    file: FileSecret | None = None
+    env: EnvSecret | None = None
+    credential: CredentialSecret | None = None
+    hosts: tuple[Annotated[str, AfterValidator(_spell_host)], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        one_of(self, *self._PLACES, required=True)
+        return self
+
+    _PLACES = ("file", "env", "credential")
+
+    @property
+    def value(self) -> Secret:
+        value = one_of(self, *self._PLACES, required=True)
+        assert value is not None
+        return value.only_for(self.hosts)
 
 
 class LogConfig(Model):
@@ -194,7 +240,7 @@ class AvatarConfig(Model):
     history_file    what was said before, read at the start and appended to; see `bridge.history`.
     ice_servers     replaces the list that the service sends.
     idle_audio      what flows while no input speaks; a service's video stalls without audio.
-    max_session_s   how long the service lets a session last: the next one takes over before. None: no limit.
+    max_session_s   how long the service lets a session last: the next one takes over before. None: as it says itself.
     max_starts_per_hour  sessions that the service may be asked to start in any hour: a guard against bills.
     shapes          messages whose shape the service does not document, in JSON's terms: "{text}", "{image}" (a data
                     URL) and "{reply}" (0 or 1) stand for their values. None: as `protocols.navtalk_json` infers it.
@@ -322,7 +368,11 @@ class SessionConfig(Model):
 
 
 class Config(Model):
-    """Everything. `drain_s`: how long SIGTERM lets an utterance and the outputs finish."""
+    """Everything.
+
+    secrets  what API calls may name in place of a secret of their own.
+    drain_s  how long SIGTERM lets an utterance and the outputs finish.
+    """
 
     http: HttpConfig = HttpConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -330,6 +380,7 @@ class Config(Model):
     log: LogConfig = LogConfig()
     storage: StorageConfig = StorageConfig()
     ice: IceConfig = IceConfig()
+    secrets: dict[Annotated[str, AfterValidator(_check_secret_name)], SecretConfig] = Field(default_factory=dict)
     drain_s: float = Field(default=20.0, ge=0.0, le=3600.0)
     sessions: dict[Name, SessionConfig] = Field(min_length=1)
 

@@ -1,9 +1,12 @@
 """One session at the avatar service, from its opening to its end."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import structlog
 
 from bridge.dsp.chain import SpeechChain
 from bridge.errors import ProviderUnavailable
@@ -19,6 +22,8 @@ MEDIA_LOST_S = 5.0
 # A service may load an avatar after it has connected its media; what shows nothing for longer than this is broken.
 FIRST_PICTURE_S = 30.0
 
+log = structlog.get_logger()
+
 
 class Connection:
     """Serves one session of a provider; it is the provider's listener.
@@ -26,7 +31,8 @@ class Connection:
     number     of this session; the broadcast tells sessions apart by it.
     reception  of its media.  link: how to speak to it, None before it is ready and after its end.
     ready_ns, live_ns  `time.monotonic_ns` at which it could be spoken to, and showed its first picture.
-    was_accepted  the service has begun the session, which may cost money.
+    accepted_s  loop time at which the service has begun the session, which may cost money; None: it has not yet.
+    ends_at_s   loop time at which the service will end it, as far as it has said.  limit_changed: it has said so.
     is_greeting  it speaks though nobody has spoken to it; `was_spoken_to`: somebody has, by voice or by text.
     """
 
@@ -47,7 +53,9 @@ class Connection:
         self.link: AvatarLink | None = None
         self.ready_ns: int | None = None
         self.live_ns: int | None = None
-        self.was_accepted = False
+        self.accepted_s: float | None = None
+        self.ends_at_s = math.inf
+        self.limit_changed = asyncio.Event()
         self.is_greeting = False
         self.was_spoken_to = False
         self.is_ready = asyncio.Event()
@@ -97,6 +105,11 @@ class Connection:
         self.link, self.ready_ns = link, time.monotonic_ns()
         self.is_ready.set()
         self._on_ready(self)
+
+    def on_limit(self, left_s: float) -> None:
+        self.ends_at_s = asyncio.get_running_loop().time() + left_s
+        self.limit_changed.set()
+        log.info("avatar_session_limited", connection=self.number, ends_in_s=round(left_s))
 
     def on_event(self, event: AvatarEvent) -> None:
         match event.kind:

@@ -66,6 +66,7 @@ class Daemon:
                     daemon=self,
                     storage_dir=self._config.storage.dir,
                     policy=self._url_policy,
+                    secrets=self._config.secrets,
                 )
             )
             for metrics in self._session_metrics.values():

@@ -156,6 +156,9 @@ class AvatarListener(Protocol):
     def on_ready(self, link: AvatarLink) -> None:
         """Audio may be sent from now on."""
 
+    def on_limit(self, left_s: float) -> None:
+        """The service will end the session in so many seconds. It may say so at any time, and anew: the last counts."""
+
     def on_event(self, event: AvatarEvent) -> None: ...
 
     def on_tool_call(self, call: ToolCall) -> None: ...

@@ -24,7 +24,7 @@ class Reception:
     `emit` gets every unit, on the event loop, in the order of arrival. A track that comes a second time belongs to a
     new connection: both tracks are aligned anew.
 
-    origin_ns             `time.monotonic_ns` of session time 0.
+    origin_ns             `time.monotonic_ns` of session time 0, by the clock of the sender before; see `origin_ns`.
     on_air_ns             per track, where the broadcast is: tracks that begin are placed behind it.
     keyframe_interval_ns  how far keyframes may lie apart; None: any distance.
     keyframe_requests     PLIs sent, by reason.  nacks: packets asked for again.
@@ -42,11 +42,11 @@ class Reception:
         self.keyframe_requests: Counter[str] = Counter()
         self.nacks = 0
         self.heard_ns: int | None = None
-        self._origin_ns = origin_ns
         self.emit = emit
         self._on_air_ns = on_air_ns
         self._tracks: dict[Kind, _Track] = {}
         self._timeline = SessionTimeline(origin_ns, {})
+        self._nudged_before = self._rejected_before = 0  # on timelines of connections before
 
     def on_track(self, track: RemoteTrack) -> TrackSink:
         """Begin to receive a track."""
@@ -56,7 +56,8 @@ class Reception:
             earliest_ns: dict[Kind, int] = {
                 kind: on_air_ns + MIN_STEP_NS for kind, on_air_ns in self._on_air_ns.items()
             }
-            self._timeline = SessionTimeline(self._origin_ns, earliest_ns)
+            self._nudged_before, self._rejected_before = self.nudged_units, self.rejected_reports
+            self._timeline = SessionTimeline(self.origin_ns, earliest_ns, self._on_air_ns)
             self.heard_ns = time.monotonic_ns()
         self._tracks[track.kind] = _Track(track, self, self._timeline)
         return self._tracks[track.kind]
@@ -88,6 +89,26 @@ class Reception:
         """How long the oldest packet has waited for a missing one."""
         track = self._tracks.get(kind)
         return track.receiver.held_ns(time.monotonic_ns()) / NS_PER_S if track else 0.0
+
+    @property
+    def origin_ns(self) -> int:
+        """`time.monotonic_ns` of session time 0 by the sender's clock: where the next one goes on."""
+        return self._timeline.origin_ns
+
+    @property
+    def nudged_units(self) -> int:
+        """Units moved because they would not have been later than the one before."""
+        return self._nudged_before + self._timeline.nudged_units
+
+    @property
+    def rejected_reports(self) -> int:
+        """Pairs of sender reports that contradict the arrivals."""
+        return self._rejected_before + self._timeline.rejected_reports
+
+    @property
+    def av_drift_ppm(self) -> float | None:
+        """How much faster than ours the sender's media clock runs, in millionths. None: not known yet."""
+        return self._timeline.drift.ppm
 
     @property
     def av_offset_s(self) -> float | None:

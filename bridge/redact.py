@@ -8,7 +8,7 @@ and finds URLs in text.
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, Self
 from urllib.parse import quote, quote_plus, unquote
 
@@ -36,13 +36,18 @@ class Secret:
 
     `shown` is a mask, or what tells secrets apart without being one: a redacted URL, the path the value was read from.
     `is_passing` says that a service made it for one session: `mask` may forget it, once there are hundreds newer.
+
+    hosts  who alone may receive it, as `net.url_policy.parse_target` spells hosts; None: whoever it is configured for.
     """
 
-    __slots__ = ("_shown", "_value")
+    __slots__ = ("_shown", "_value", "hosts")
+
+    hosts: frozenset[str] | None
 
     def __init__(self, value: str, shown: str = MASK, *, is_passing: bool = False) -> None:
         self._value = value
         self._shown = shown
+        self.hosts = None
         remember(value, is_passing=is_passing)
 
     @classmethod
@@ -54,7 +59,13 @@ class Secret:
                 remember(piece)
         # Not through __init__: the whole URL is no secret, and hiding it would hide the host too.
         secret = cls.__new__(cls)
-        secret._value, secret._shown = url, redacted
+        secret._value, secret._shown, secret.hosts = url, redacted, None
+        return secret
+
+    def only_for(self, hosts: Iterable[str]) -> Self:
+        """The same secret, which is for these hosts alone."""
+        secret = type(self).__new__(type(self))
+        secret._value, secret._shown, secret.hosts = self._value, self._shown, frozenset(hosts)
         return secret
 
     def reveal(self) -> str:

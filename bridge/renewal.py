@@ -32,7 +32,9 @@ class Renewal:
     Where the service has no room for a second one that is remembered, and the first one has to be closed before. While
     no session may begin, the first one lasts as long as its service lets it.
 
-    limit_s    how long a session may last; None: for ever.
+    A session's limit is the earlier of the operator's and the service's own, which may be told late, and be changed.
+
+    limit_s    how long a session may last by what the operator says; None: for ever.
     begin      a new connection and the task that serves it; may_begin: whether there is a budget for one.
     speak_to   makes a connection the one that is spoken to.  is_pausing: whether neither side speaks.
 
@@ -68,18 +70,23 @@ class Renewal:
         self.hurry.clear()
         await connection.is_ready.wait()
         loop = asyncio.get_running_loop()
-        ends_at_s = loop.time() + self._limit_s
-        await asyncio.sleep(max(0.0, self._limit_s - OPEN_AHEAD_S))
-        while self._may_overlap and loop.time() < ends_at_s - PAUSE_AHEAD_S:
-            opened = await self._open(ends_at_s - PAUSE_AHEAD_S)
-            if opened is not None and await self._take_over(*opened, ends_at_s - CHANGE_AHEAD_S):
+
+        def ends_at_s() -> float:
+            # Counted from the first sign that there is one: it may have been ready for long before it went on air.
+            began_s = loop.time() if connection.accepted_s is None else connection.accepted_s
+            return min(began_s + self._limit_s, connection.ends_at_s)
+
+        await _until(lambda: ends_at_s() - OPEN_AHEAD_S, connection.limit_changed)
+        while self._may_overlap and loop.time() < ends_at_s() - PAUSE_AHEAD_S:
+            opened = await self._open(ends_at_s() - PAUSE_AHEAD_S)
+            if opened is not None and await self._take_over(*opened, lambda: ends_at_s() - CHANGE_AHEAD_S):
                 return opened[0]
         if not self._may_begin():
             await asyncio.sleep(math.inf)
-        await self._pause(None, ends_at_s - CHANGE_AHEAD_S)
-        raise ProviderUnavailable("the session has reached avatar.max_session_s", reason="renewal")
+        await self._pause(None, lambda: ends_at_s() - CHANGE_AHEAD_S)
+        raise ProviderUnavailable("the session is about to reach its limit", reason="renewal")
 
-    async def _take_over(self, served: Served, feeding: asyncio.Task[None], until_s: float) -> bool:
+    async def _take_over(self, served: Served, feeding: asyncio.Task[None], until_s: Callable[[], float]) -> bool:
         """Put the second session on air in a pause; False: it has ended before, and is closed."""
         self.has_successor = True
         is_on_air = False
@@ -132,14 +139,24 @@ class Renewal:
             await asyncio.sleep(backoff.next_delay_s())
         return None
 
-    async def _pause(self, served: Served | None, until_s: float) -> None:
+    async def _pause(self, served: Served | None, until_s: Callable[[], float]) -> None:
         """Wait for a pause of speech, but no longer than that, than the second session lasts, or than is urgent."""
         loop = asyncio.get_running_loop()
         # Pauses are counted in samples of speech by whoever paces them; nobody tells when one begins.
-        while loop.time() < until_s and not self._is_pausing() and not self.hurry.is_set():
+        while loop.time() < until_s() and not self._is_pausing() and not self.hurry.is_set():
             if served is not None and served.serving.done():
                 return
             await asyncio.sleep(LOOK_FOR_PAUSE_S)
+
+
+async def _until(at_s: Callable[[], float], changed: asyncio.Event) -> None:
+    """Wait until a time that may change; `changed` says that it has."""
+    loop = asyncio.get_running_loop()
+    while (due_s := at_s()) > loop.time():
+        changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(due_s if math.isfinite(due_s) else None):
+                await changed.wait()
 
 
 async def _end(feeding: asyncio.Task[None]) -> None:

@@ -138,6 +138,8 @@ class Telemetry:
         metrics.late_units_total.follow(splice.late_units)
         for cause, slate_ns in programme.slate_total_ns.items():
             metrics.slate_seconds_total.follow(slate_ns / NS_PER_S, reason=cause)
+        metrics.av_offset_seconds.tell(connection.reception.av_offset_s if connection else None)
+        metrics.av_drift_ppm.tell(connection.reception.av_drift_ppm if connection else None)
         if connection is not None:
             self._publish_connection(connection)
         for runner in hub.runners:
@@ -146,8 +148,8 @@ class Telemetry:
     def _publish_connection(self, connection: Connection) -> None:
         metrics, reception = self._metrics, connection.reception
         self._reception = reception
-        if (av_offset_s := reception.av_offset_s) is not None:
-            metrics.av_offset_seconds().set(av_offset_s)
+        metrics.sender_reports_rejected_total.follow(reception.rejected_reports)
+        metrics.nudged_units_total.follow(reception.nudged_units)
         metrics.nack_total.follow(reception.nacks, direction="sent")
         for reason, count in reception.keyframe_requests.items():
             metrics.pli_total.follow(count, direction="sent", reason=reason)

@@ -66,6 +66,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "sps-change": _after(3, "pictures change their H.264 profile"),
     "loss": FaultKind("RTP packets are lost, also sent again", "percent", 2),
     "reorder": FaultKind("RTP packets are overtaken", "percent", 2),
+    "video-delay": FaultKind("pictures travel so much longer than sound", "seconds", 0.08, most=10),
     "timestamp-reset": _after(3, "RTP timestamps jump, on each track by another distance"),
     "ssrc-change": _after(3, "both tracks begin anew with SSRC, timestamp and sequence number"),
     "clock-drift": FaultKind("the clock of media is too fast, or with a minus too slow", "ppm", 100),
@@ -80,6 +81,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "gpu-full": _after(0, "no GPU is free"),
     "connection-limit": _after(0, "too many connections"),
     "backend-error": _after(0, "the service behind the service has failed"),
+    "session-limit": _after(60, "the session ends, as the service says at its beginning"),
     # spellings and frames
     "bad-json": FaultKind("text frames that are no JSON, or no message"),
     "unknown-events": FaultKind("events that no document names"),

@@ -1,7 +1,9 @@
 """The service's side of one NavTalk v2 session: whom it serves, how it greets, and how it ends."""
 
 import asyncio
+import math
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -58,6 +60,7 @@ _ENDS: Mapping[str, navtalk.Ended | None] = {
     "gpu-full": navtalk.Ended(navtalk.End.GPU_FULL, "All GPUs are busy"),
     "connection-limit": navtalk.Ended(navtalk.End.CONNECTION_LIMIT_EXCEEDED, "More than 5 connections"),
     "backend-error": navtalk.Ended(navtalk.End.BACKEND_ERROR, "The backend does not answer"),
+    "session-limit": navtalk.Ended(navtalk.End.CLOSE, "The session has reached its maximum duration"),
 }
 
 
@@ -84,6 +87,8 @@ class NavTalkSession:
             self._wrong_fault = str(error)
         self._spelling = Spelling(self._faults)
         self._noise = Noise(self._faults)
+        limit_s = self._faults.value("session-limit", math.inf)
+        self._expires_at_s = time.time() + limit_s if math.isfinite(limit_s) else None
         self._is_mute = False
         self._reason = ""  # of an end that is ours
         self._transmission: Transmission | None = None
@@ -172,7 +177,7 @@ class NavTalkSession:
         steps: Mapping[str, Callable[[], Awaitable[None]]] = {
             "success": self._welcome,
             "offer": partial(self._offer, transmission),
-            "created": partial(self._send, navtalk.SessionCreated()),
+            "created": self._create,
             "updated": partial(self._send, navtalk.SessionUpdated()),
         }
         for step, take in steps.items():
@@ -196,6 +201,11 @@ class NavTalkSession:
             chosen = choices[-1]
             message = f"{len(choices)} avatars are named {chosen.name}: {chosen.id} was chosen, the newest"
             await self._send(navtalk.Warned(message, chosen.id))
+
+    async def _create(self) -> None:
+        # A client that renews in time never sees it end.
+        self._faults.strikes("session-limit")
+        await self._send(navtalk.SessionCreated(self._expires_at_s))
 
     def _ice_servers(self) -> tuple[navtalk.IceServer, ...]:
         if self._faults.choice("ice-servers") not in ("string", "list", "snake"):

@@ -38,8 +38,8 @@ _PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}
 _OTHER_PROFILES: Mapping[Profile, Profile] = {"baseline": "main", "main": "high", "high": "main"}
 # Forwards and backwards, and by different times: whoever compares the tracks' timestamps is wrong after it.
 _VIDEO_JUMP_TICKS, _AUDIO_JUMP_TICKS = 1_000 * 90_000, -500 * 48_000
-# These show in the first unit that is sent: when it is due, and that no sender report comes with it.
-_FROM_THE_FIRST_UNIT = ("clock-drift", "no-reports", "late-reports")
+# These show in the first unit that is sent: when it is due or arrives, and that no sender report comes with it.
+_FROM_THE_FIRST_UNIT = ("clock-drift", "video-delay", "no-reports", "late-reports")
 
 
 class Transmission:
@@ -153,6 +153,7 @@ class Transmission:
             profile_level_id=_PROFILE_LEVEL_IDS[self._options.profile],
             clock=SenderClock(self._now_ns),
             impairment=self._impairment(),
+            video_delay_s=self._faults.value("video-delay"),
             first_report_s=math.inf if "no-reports" in self._faults else self._faults.value("late-reports"),
             lost=ProviderUnavailable,
         )

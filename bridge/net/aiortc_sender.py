@@ -31,7 +31,7 @@ from aiortc.rtp import (
 
 from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
-from bridge.net.impairment import Impairment
+from bridge.net.impairment import Impairment, LongerPath
 from bridge.net.media_path import MediaExit
 
 # What aiortc keeps to itself and this file uses. EncodedSender stands in for an RTCRtpSender, so the attributes
@@ -57,6 +57,11 @@ HISTORY_PACKETS = 1024
 EARLY_REPORTS = 5
 EARLY_REPORT_INTERVAL_NS = 200 * NS_PER_MS
 REPORT_INTERVAL_NS = NS_PER_S
+# Session time follows an avatar's clock, whose crystal errs against ours by at most 300 ppm: reports follow by half a
+# millisecond per second, and only beyond what tracks are skewed and pictures take to be made. Both tracks of a peer
+# follow as one, so that the far end's lip-sync does not notice.
+FOLLOW_NS_PER_S = NS_PER_MS // 2
+FOLLOW_BEYOND_NS = 200 * NS_PER_MS
 # Seconds from 1900, NTP's era 0, to 1970 (RFC 868).
 _NTP_TO_UNIX_S = 2_208_988_800
 
@@ -80,7 +85,11 @@ class RtpOrigin:
 
 
 class SenderClock:
-    """Ties session time to NTP time once, at the first unit of any track; all tracks of a peer share it."""
+    """Ties session time to NTP time, at the first unit of any track; all tracks of a peer share it.
+
+    Session time may run at another pace than ours: reports that went on as they began would be seconds away from the
+    media that they are about after some hours.
+    """
 
     def __init__(
         self,
@@ -90,6 +99,7 @@ class SenderClock:
         self.monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
         self._ntp_at_pts_0_ns: int | None = None
+        self._followed_ns = 0
         # Tracks of one clock belong together: RFC 8830 §2 calls them a MediaStream, and a page plays one at a time.
         self.stream_id = str(uuid4())
         self._ntp_at_monotonic_0_ns = 0
@@ -97,12 +107,18 @@ class SenderClock:
     def report_at(self, now_ns: int, pts_ns: int) -> tuple[int, int]:
         """NTP time (32.32 bits) of the monotonic time `now_ns`, and the session time that was captured then.
 
-        The first call defines that `pts_ns` is captured now; steps of the wall clock after it change nothing.
+        The first call defines that `pts_ns` is captured now; later ones tell how media keeps to that. Steps of the wall
+        clock change nothing.
         """
         if self._ntp_at_pts_0_ns is None:
             self._ntp_at_monotonic_0_ns = self._wall_ns() + _NTP_TO_UNIX_S * NS_PER_S - now_ns
             self._ntp_at_pts_0_ns = self._ntp_at_monotonic_0_ns + now_ns - pts_ns
         ntp_ns = self._ntp_at_monotonic_0_ns + now_ns
+        late_ns = ntp_ns - self._ntp_at_pts_0_ns - pts_ns
+        if abs(late_ns) > FOLLOW_BEYOND_NS:
+            step_ns = min(now_ns - self._followed_ns, REPORT_INTERVAL_NS) * FOLLOW_NS_PER_S // NS_PER_S
+            self._ntp_at_pts_0_ns += max(-step_ns, min(late_ns, step_ns))
+        self._followed_ns = now_ns
         return (ntp_ns << 32) // NS_PER_S, ntp_ns - self._ntp_at_pts_0_ns
 
 
@@ -110,7 +126,8 @@ class EncodedSender:
     """Sends one track: RTP payloads in, packets out; answers NACK from its history.
 
     Feedback that asks for a picture (PLI, FIR) calls `on_keyframe_request`, unthrottled. `impairment` comes between
-    the packets and the network, for tests and faults. Sender reports begin `first_report_s` after the first unit.
+    the packets and the network, for tests and faults, and so does a path that is `delay_s` longer than the network's.
+    Sender reports begin `first_report_s` after the first unit.
 
     exit  the short way out, once the connection is up; None: aiortc's own.
     """
@@ -126,6 +143,7 @@ class EncodedSender:
         on_keyframe_request: Callable[[], None],
         impairment: Impairment | None = None,
         first_report_s: float = 0.0,
+        delay_s: float = 0.0,
     ) -> None:
         self.kind = kind
         self.transport = transport
@@ -137,6 +155,7 @@ class EncodedSender:
         self._clock_rate_hz = VIDEO_CLOCK_HZ if kind == "video" else OPUS_CLOCK_HZ
         self._on_keyframe_request = on_keyframe_request
         self._impairment = impairment
+        self._longer_path = LongerPath(delay_s, self._transmit) if delay_s else None
         self._first_report_s = first_report_s
         self._parameters: RTCRtpSendParameters | None = None
         self._payload_type = 0
@@ -211,11 +230,17 @@ class EncodedSender:
     async def _send(self, packets: Sequence[bytes]) -> None:
         if self._impairment is not None:
             packets = [impaired for packet in packets for impaired in self._impairment(packet)]
-        if self.exit is not None:
+        if self.exit is not None and self._longer_path is None:
             self.exit.send(packets)
             return
         for packet in packets:
-            await self.transport._send_rtp(packet)
+            await self._pass_on(packet)
+
+    async def _pass_on(self, data: bytes) -> None:
+        await (self._transmit(data) if self._longer_path is None else self._longer_path.send(data))
+
+    async def _transmit(self, data: bytes) -> None:
+        await self.transport._send_rtp(data)
 
     async def _send_report(self, now_ns: int, pts_ns: int) -> None:
         is_early = self._reports_sent < EARLY_REPORTS
@@ -229,7 +254,7 @@ class EncodedSender:
             octet_count=self.payload_bytes_sent - self._payload_bytes_before & 0xFFFFFFFF,
         )
         names = RtcpSdesPacket([RtcpSourceInfo(self._ssrc, [(_SDES_CNAME, self._cname)])])
-        await self.transport._send_rtp(bytes(RtcpSrPacket(self._ssrc, info)) + bytes(names))
+        await self._pass_on(bytes(RtcpSrPacket(self._ssrc, info)) + bytes(names))
 
     async def _retransmit(self, sequence_number: int) -> None:
         stored, packet = self._history[sequence_number % HISTORY_PACKETS]
@@ -271,6 +296,8 @@ class EncodedSender:
             return
         self._parameters = None
         self.transport._unregister_rtp_sender(self)
+        if self._longer_path is not None:
+            await self._longer_path.close()
         try:
             await self.transport._send_rtp(bytes(RtcpByePacket([self._ssrc])))
         except ConnectionError:

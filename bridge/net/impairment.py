@@ -1,7 +1,9 @@
 """What a bad network does to RTP packets, done before they are encrypted: for tests and for the local avatar."""
 
+import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 
 # Sees each RTP packet in the order of sending, retransmissions included, and gives what is sent in its place.
 Impairment = Callable[[bytes], Sequence[bytes]]
@@ -37,6 +39,44 @@ class Reordering:
         sent = [packet, *(held for places, held in self._held if places == 1)]
         self._held = [(places - 1, held) for places, held in self._held if places > 1]
         return sent
+
+
+class LongerPath:
+    """Sends everything `delay_s` later, in order, as a path would that is so much longer: packets and reports."""
+
+    def __init__(self, delay_s: float, send: Callable[[bytes], Awaitable[None]]) -> None:
+        self._delay_s = delay_s
+        self._send = send
+        self._waiting: deque[tuple[float, bytes]] = deque()  # with the loop's time at which each is due
+        self._came = asyncio.Event()
+        self._moving: asyncio.Task[None] | None = None
+
+    async def send(self, data: bytes) -> None:
+        """Returns at once. Raises ConnectionError once the connection is gone."""
+        if self._moving is None:
+            self._moving = asyncio.create_task(self._move(), name="longer path")
+        elif self._moving.done():
+            raise ConnectionError("the connection is gone")
+        self._waiting.append((asyncio.get_running_loop().time() + self._delay_s, data))
+        self._came.set()
+
+    async def close(self) -> None:
+        """What is under way is lost."""
+        if self._moving is not None:
+            self._moving.cancel()
+            await asyncio.gather(self._moving, return_exceptions=True)
+
+    async def _move(self) -> None:
+        while True:
+            while not self._waiting:
+                self._came.clear()
+                await self._came.wait()
+            due_s, data = self._waiting.popleft()
+            await asyncio.sleep(due_s - asyncio.get_running_loop().time())
+            try:
+                await self._send(data)
+            except ConnectionError:
+                return
 
 
 def in_turn(*impairments: Impairment) -> Impairment:

@@ -24,8 +24,8 @@ class SendingPeer(Peer):
     `codec` is that of the video, H264 or VP8; `profile_level_id` says what H.264 pictures really are: one of
     `codecs.H264_PROFILE_LEVEL_IDS`. `on_keyframe_request` is called for each PLI and FIR, unthrottled. `lost` is the
     error that `run` raises. For tests and faults: where the numbers start (`RtpOrigin`), the clock, `impairment` of
-    the network (`net.impairment`), and `first_report_s`, how long after the first unit of a track its sender reports
-    begin; `math.inf`: never.
+    the network (`net.impairment`), how much longer pictures travel (`video_delay_s`), and `first_report_s`, how long
+    after the first unit of a track its sender reports begin; `math.inf`: never.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class SendingPeer(Peer):
         clock: SenderClock | None = None,
         impairment: Impairment | None = None,
         first_report_s: float = 0.0,
+        video_delay_s: float = 0.0,
         lost: type[BridgeError] = OutputLost,
     ) -> None:
         super().__init__(ice, lost)
@@ -50,6 +51,7 @@ class SendingPeer(Peer):
         self._clock = clock or SenderClock()
         self._impairment = impairment
         self._first_report_s = first_report_s
+        self._delays_s = {"audio": 0.0, "video": video_delay_s}
         self._senders: dict[Kind, EncodedSender] = {}
         self._picture_id = secrets.randbelow(VP8_PICTURE_IDS)
 
@@ -139,6 +141,7 @@ class SendingPeer(Peer):
             self._on_keyframe_request,
             self._impairment,
             self._first_report_s,
+            self._delays_s[kind],
         )
         install_encoded_sender(transceiver, sender)
         codec = self._codecs[kind]

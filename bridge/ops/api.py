@@ -5,7 +5,7 @@ import errno
 import importlib
 import socket
 import ssl
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import structlog
 from prometheus_client import CollectorRegistry
 
-from bridge.config import Address, HttpConfig, MetricsConfig, TlsConfig
+from bridge.config import Address, HttpConfig, MetricsConfig, SecretConfig, TlsConfig
 from bridge.errors import ConfigError
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.control import ControlledDaemon
@@ -34,7 +34,7 @@ class HttpServer:
 
     readiness  why the daemon may not take traffic, or None when it may.
     daemon     what the API controls.
-    storage_dir, policy  where outputs that come in its calls may record, and publish.
+    storage_dir, policy, secrets  where outputs that come in its calls may record and publish, and what they may name.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class HttpServer:
         daemon: ControlledDaemon,
         storage_dir: Path,
         policy: UrlPolicy,
+        secrets: Mapping[str, SecretConfig],
     ) -> None:
         self._http = http
         self._metrics = metrics
@@ -54,6 +55,7 @@ class HttpServer:
         self._daemon = daemon
         self._storage_dir = storage_dir
         self._policy = policy
+        self._secrets = secrets
         self._exit = ExitStack()
         self._sockets: dict[str, socket.socket] = {}
 
@@ -93,7 +95,7 @@ class HttpServer:
 
         own_metrics = "metrics" in self._sockets
         registry = None if own_metrics else self._registry
-        outputs = HostileOutputs(self._storage_dir, self._policy)
+        outputs = HostileOutputs(self._storage_dir, self._policy, self._secrets)
         app = control_app(self._http, self._readiness, registry, self._daemon, outputs)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_serve(app, self._sockets["http"], self._http.tls), name="http")

@@ -246,7 +246,11 @@ def add_output(
         typer.Argument(metavar="FILE|-", help="Its keys as in the configuration, YAML or JSON.", show_default=False),
     ],
 ) -> None:
-    """Add an output, or replace the one of that name. Secrets stand in the file: url, stream_key, token."""
+    """Add an output, or replace the one of that name.
+
+    Secrets stand in the file (url, stream_key, token), or are named there: stream_key: {secret: NAME}, with NAME from
+    the daemon's configuration.
+    """
     import yaml
 
     try:

@@ -1,7 +1,8 @@
 """Outputs that come in API calls: whoever sends them may publish, not read this machine or reach its neighbours.
 
-Keys that read a file, the environment or a credential are refused, and so is `${}`. Secrets stand there as they are;
-nothing shows them again. Recordings stay below `storage.dir`, URLs are judged by the URL policy.
+Keys that read a file, the environment or a credential are refused, and so is `${}`. Secrets stand there as they are, or
+are named from the file's `secrets`; nothing shows them again. Recordings stay below `storage.dir`, URLs are judged by
+the URL policy.
 """
 
 import asyncio
@@ -13,15 +14,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bridge.config import OutputConfig
+from bridge.config import OutputConfig, SecretConfig
 from bridge.config_file import explain_each
-from bridge.config_secrets import Substituted
 from bridge.errors import ConfigError
 from bridge.media.recording_name import check_is_below, name_at
 from bridge.net.url_policy import UrlPolicy
+from bridge.ops.named_secrets import NAMED_SCHEMA, Keys, NamedSecrets, misled
 from bridge.ops.problems import invalid
-
-Keys = tuple[str | int, ...]
 
 # Deeper and longer than any output; JSON of a megabyte can hold half a million brackets.
 _MOST_DEPTH = 8
@@ -32,16 +31,20 @@ _ICE_SCHEMES = frozenset({"stun", "stuns", "turn", "turns"})
 class HostileOutputs:
     """Reads outputs out of the bodies of requests."""
 
-    def __init__(self, storage_dir: Path, policy: UrlPolicy) -> None:
+    def __init__(self, storage_dir: Path, policy: UrlPolicy, secrets: Mapping[str, SecretConfig]) -> None:
         self._storage_dir = storage_dir
         self._policy = policy
+        self._secrets = NamedSecrets(secrets)
 
     async def read(self, tree: Mapping[str, Any]) -> OutputConfig:
         """Raises Problem that names the fields."""
         if mistakes := list(_forbidden(tree, ())):
             raise invalid(mistakes)
+        with_secrets, mistakes = self._secrets.put_in(tree)
+        if mistakes:
+            raise invalid(mistakes)
         try:
-            output = OutputConfig.model_validate(_as_secrets(tree))
+            output = OutputConfig.model_validate(with_secrets)
         except ValidationError as error:
             raise invalid(explain_each(error, OutputConfig)) from None
         for key, address in zip(("url", "backup_url"), output.addresses, strict=False):
@@ -53,6 +56,8 @@ class HostileOutputs:
                 reason = error.strerror or "no answer in time"
                 raise invalid([((key,), f"the host has no address: {reason}")]) from None
         await self._check_ice_servers(output)
+        if mistakes := list(misled(output)):
+            raise invalid(mistakes)
         return output
 
     async def _check_place(self, url: str) -> None:
@@ -89,15 +94,6 @@ def _forbidden(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
         yield path, "${} is only for the configuration file"
 
 
-def _as_secrets(value: Any) -> Any:
-    """The same, in which text may stand where a secret must."""
-    if isinstance(value, Mapping):
-        return {key: _as_secrets(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_secrets(item) for item in value]
-    return Substituted(value) if isinstance(value, str) else value
-
-
 def _check_links(directory: Path, name: str) -> None:
     """Raises ConfigError for a name that no file can have, or that leads through a link, and so perhaps elsewhere."""
     path = directory
@@ -120,6 +116,8 @@ def output_schema() -> dict[str, Any]:
 def _without_files(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if schema.get("pattern") == r"\$\{" or schema.get("format") == "uri":
+        return {"anyOf": [{key: value for key, value in schema.items() if key != "pattern"}, NAMED_SCHEMA]}
     bare: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "properties":
@@ -132,6 +130,6 @@ def _without_files(schema: Mapping[str, Any], definitions: Mapping[str, Any]) ->
             bare[key] = _without_files(value, definitions)
         elif isinstance(value, list):
             bare[key] = [_without_files(item, definitions) if isinstance(item, Mapping) else item for item in value]
-        elif key != "pattern" or value != r"\$\{":
+        else:
             bare[key] = value
     return bare

@@ -8,6 +8,7 @@ When they go, their series go with them.
 """
 
 import asyncio
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Final, Generic, Self, TypeVar
@@ -71,7 +72,20 @@ class Metrics:
         # A session.
         self.session_state = gauge("session_state", "1 for the state the session is in.", (*_SESSION, "state"))
         self.av_offset_seconds = gauge(
-            "av_offset_seconds", "Sound against picture as published; above 0 sound is early (ITU-R BT.1359).", _SESSION
+            "av_offset_seconds",
+            "Sound against picture as published; above 0 sound is early (ITU-R BT.1359). NaN: not known at present.",
+            _SESSION,
+        )
+        self.av_drift_ppm = gauge(
+            "av_drift_ppm",
+            "The avatar's media clock against ours, in millionths; above 0 it runs fast. NaN: not known at present.",
+            _SESSION,
+        )
+        self.sender_reports_rejected_total = counter(
+            "sender_reports_rejected_total", "Pairs of sender reports that contradict the arrivals of media.", _SESSION
+        )
+        self.nudged_units_total = counter(
+            "nudged_units_total", "Units moved because they would not have been later than the one before.", _SESSION
         )
         self.jitter_buffer_seconds = gauge(
             "jitter_buffer_seconds", "How long the oldest packet has waited for a missing one.", (*_SESSION, "kind")
@@ -193,6 +207,20 @@ class BoundCounter(Bound[Counter]):
         self._totals[series] = total
 
 
+class Finding(Bound[Gauge]):
+    """A gauge of what has to be found out: there is no series before it is known, and it is NaN when it is no more."""
+
+    def __init__(self, family: Gauge, labels: Mapping[str, str]) -> None:
+        super().__init__(family, labels)
+        self._was_known = False
+
+    def tell(self, value: float | None) -> None:
+        """None: not known."""
+        self._was_known |= value is not None
+        if self._was_known:
+            self().set(math.nan if value is None else value)
+
+
 class OneHot(Bound[Gauge]):
     """A gauge of which one series is 1: the state, the mode. A new one forgets what one before it has set."""
 
@@ -217,7 +245,10 @@ class SessionMetrics:
         self._session = session = {"session": name}
         with_service = {**session, "service": service}
         self.session_state = OneHot(metrics.session_state, session)
-        self.av_offset_seconds = Bound(metrics.av_offset_seconds, session)
+        self.av_offset_seconds = Finding(metrics.av_offset_seconds, session)
+        self.av_drift_ppm = Finding(metrics.av_drift_ppm, session)
+        self.sender_reports_rejected_total = BoundCounter(metrics.sender_reports_rejected_total, session)
+        self.nudged_units_total = BoundCounter(metrics.nudged_units_total, session)
         self.jitter_buffer_seconds = Bound(metrics.jitter_buffer_seconds, session)
         self.time_to_first_frame_seconds = Bound(metrics.time_to_first_frame_seconds, session)
         self.keyframe_interval_seconds = Bound(metrics.keyframe_interval_seconds, session)

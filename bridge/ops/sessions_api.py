@@ -106,7 +106,8 @@ def session_routes(daemon: ControlledDaemon, outputs: HostileOutputs) -> APIRout
     async def put_output(session: Running, output: Name, body: OutputBody, response: Response) -> OutputView | None:
         """Add an output, or put it in the place of the one of that name, in the shape of the configuration.
 
-        Secrets stand there as they are, and never come back; keys that read files are refused.
+        Secrets stand there as they are, or are named from the configuration's `secrets`, as in
+        `{"stream_key": {"secret": NAME}}`; they never come back. Keys that read files are refused.
         """
         config = await outputs.read(body)
         if _output(session, output) is not None:

@@ -90,6 +90,13 @@ def _opener(
             trust=trust,
             policy=policy,
             is_strange=is_strange,
+            receivers=_receivers(address, config.key),
         )
 
     return in_turn([partial(open_at, address) for address in config.addresses])
+
+
+def _receivers(*secrets: Secret | None) -> frozenset[str] | None:
+    """The hosts that may receive all of these; None: any."""
+    bound = [secret.hosts for secret in secrets if secret is not None and secret.hosts is not None]
+    return frozenset.intersection(*bound) if bound else None

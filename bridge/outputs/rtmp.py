@@ -94,12 +94,14 @@ class RtmpOutput:
         trust: Trust | None = None,
         policy: UrlPolicy | None = None,
         is_strange: bool = False,
+        receivers: frozenset[str] | None = None,
         first_timestamp_ms: int = 0,
         chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         """Raises ConfigError if the URL is none for RTMP. `trust`: for RTMPS; None: the system's. `policy` says where
         else its server may lead us; None: to public hosts. `is_strange`: the URL itself has to pass it, too, at
-        every connection. `first_timestamp_ms` replaces 0.
+        every connection. `receivers`: the only hosts that may get the stream key, wherever a server leads us; None:
+        any. `first_timestamp_ms` replaces 0.
         """
         self.keyframe_s = keyframe_s
         self.has_failed = False
@@ -108,6 +110,7 @@ class RtmpOutput:
         self._trust = trust or Trust()
         self._policy = policy or UrlPolicy()
         self._is_strange = is_strange
+        self._receivers = receivers
         self._first_timestamp_ms = first_timestamp_ms
         self._chunk_bytes = chunk_bytes
         self._link: RtmpLink | None = None
@@ -276,11 +279,14 @@ class RtmpOutput:
     async def _judged(self, address: RtmpAddress) -> Sequence[str]:
         """Addresses of a host that others than the operator's file have named. Raises OutputRejected, OutputLost."""
         try:
-            return (await self._policy.check(address.tc_url, schemes=_SCHEMES)).addresses
+            pinned = await self._policy.check(address.tc_url, schemes=_SCHEMES)
         except UrlRefused as error:
             raise OutputRejected(str(error)) from None
         except OSError as error:
             raise OutputLost(f"{address.host}: {error}") from error
+        if self._receivers is not None and pinned.host not in self._receivers:
+            raise OutputRejected(f"{pinned.host} is none of the hosts that the stream key is for")
+        return pinned.addresses
 
     async def _follow(self, link: RtmpLink, move: _Move) -> RtmpLink:
         """The connection that has the broadcast from now on."""

@@ -108,16 +108,24 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class SessionCreated:
-    """The moment to send history."""
+    """The moment to send history.
+
+    expires_at_s  Unix time at which the service ends the session; None: it does not say. No page of the vendor's shows
+                  it: it is part of OpenAI's event of this name, which the service passes on.
+    """
 
     TYPE: ClassVar[str] = "realtime.session.created"
+
+    expires_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SessionUpdated:
-    """Audio may be sent from now on."""
+    """Audio may be sent from now on. `expires_at_s`: as in `SessionCreated`, and newer."""
 
     TYPE: ClassVar[str] = "realtime.session.updated"
+
+    expires_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,16 @@ def count(value: Any) -> int | None:
     return int(value) if isinstance(value, int) and value >= 0 else None
 
 
+def unix_time_s(value: Any) -> float | None:
+    """Read a time since 1970; what counts milliseconds, as JavaScript does, would lie after the year 5000."""
+    if isinstance(value, str) and re.fullmatch("[0-9]{10,13}", value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    seconds = value / 1000 if 1e11 <= value < 1e14 else value
+    return float(seconds) if 1e9 <= seconds < 1e11 else None
+
+
 def json_text(value: Any) -> str | None:
     """Read JSON text, which the documents also show as the object it stands for."""
     try:

@@ -61,6 +61,7 @@ from bridge.protocols.navtalk_fields import (
     load,
     object_fields,
     string,
+    unix_time_s,
 )
 from bridge.protocols.navtalk_write import dump, fill_shape
 
@@ -168,6 +169,12 @@ def _failed(body: Body) -> Event:
     return Failed(_said(body) or body.type)
 
 
+def _expires_at_s(body: Body) -> float | None:
+    # OpenAI's event holds the session as an object.
+    named = body.within("session").find(unix_time_s, "expires_at")
+    return body.find(unix_time_s, "expires_at") if named is None else named
+
+
 def _said(body: Body) -> str:
     """What the service says about a failure or an end; `data` itself may be the text."""
     message = body.within("error").text("message") or body.text("message")
@@ -245,8 +252,8 @@ _EVENTS: Mapping[str, Callable[[Body], Event]] = _by_folded_type(
             body.find(identifier, "sessionId") or "", body.find(_ice_servers, "iceServers") or ()
         ),
         Warned.TYPE: lambda body: Warned(body.text("message"), body.find(identifier, "avatarId") or ""),
-        SessionCreated.TYPE: lambda body: SessionCreated(),
-        SessionUpdated.TYPE: lambda body: SessionUpdated(),
+        SessionCreated.TYPE: lambda body: SessionCreated(_expires_at_s(body)),
+        SessionUpdated.TYPE: lambda body: SessionUpdated(_expires_at_s(body)),
         Status.TYPE: lambda body: Status(),
         Failed.TYPE: _failed,
         "response.error": _failed,

@@ -30,6 +30,8 @@ from bridge.protocols.navtalk import (
     Offer,
     Request,
     ResponseCreate,
+    SessionCreated,
+    SessionUpdated,
     TextInput,
     ToolList,
     Unknown,
@@ -95,6 +97,8 @@ def _data(message: Event | Request) -> dict[str, Any]:
     match message:
         case Connected(session_id, ice_servers):
             return {"sessionId": session_id, "iceServers": [_ice_server_data(server) for server in ice_servers]}
+        case SessionCreated(expires_at_s) | SessionUpdated(expires_at_s) if expires_at_s is not None:
+            return {"session": {"expires_at": expires_at_s}}
         case UserTranscript(text):
             return {"content": text}
         case AvatarTranscriptDelta(text, response_id) | AvatarTranscript(text, response_id):

@@ -22,6 +22,7 @@ from bridge.providers.navtalk_events import Conversation, ToolCalls, shown_type
 from bridge.providers.navtalk_knowledge import Knowledge
 from bridge.providers.navtalk_media import Media
 from bridge.providers.navtalk_options import NavTalkOptions
+from bridge.providers.service_clock import ServiceClock
 from bridge.redact import Secret, mask
 
 log = structlog.get_logger()
@@ -66,6 +67,7 @@ class ClientSession:
         self._listener = listener
         self._knowledge = knowledge
         self._where = where
+        self._clock = ServiceClock(socket.response.headers.get("Date") if socket.response is not None else None)
         self._unread_s: float | None = None
         self._ended: navtalk.Ended | None = None
         self._conversation = Conversation()
@@ -249,8 +251,11 @@ class ClientSession:
                 raise self._end(event)
             case navtalk.Connected(_, ice_servers):
                 self._take_ice_servers(ice_servers)
-            case navtalk.SessionCreated():
+            case navtalk.SessionCreated(expires_at_s):
+                self._take_limit(expires_at_s)
                 await self._replay()
+            case navtalk.SessionUpdated(expires_at_s):
+                self._take_limit(expires_at_s)
             case navtalk.Offer():
                 await self._media.on_offer(event)
             case navtalk.Answer():
@@ -284,6 +289,15 @@ class ClientSession:
             log.warning("avatar_service_ice_servers_unusable", servers=len(servers))
         elif not servers and not self._media.ice_servers and self._knowledge.is_news("ice servers"):
             log.info("avatar_service_names_no_ice_servers")
+
+    def _take_limit(self, expires_at_s: float | None) -> None:
+        if expires_at_s is None:
+            return
+        left_s = self._clock.left_s(expires_at_s)
+        if left_s > 0:
+            self._listener.on_limit(left_s)
+        elif self._knowledge.is_news("limit in the past"):
+            log.warning("avatar_service_limit_over", over_since_s=round(-left_s))
 
     async def _replay(self) -> None:
         """Tell the service what users said before, once."""

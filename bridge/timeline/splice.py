@@ -31,7 +31,9 @@ _JOINT_NS = SILENCE_NS
 _LONGEST_LOSS_NS = 3 * SILENCE_NS
 # Live media arrives behind the clock by its network's delay, and further and further where its sender's clock is slower
 # than ours. What stands in keeps that distance: each unit moves it by a 32nd, so it follows a change within a second.
-_LAG_SHARE = 32
+# What comes sooner moves it by an eighth: media that a network or a busy machine has held up comes in one burst, whose
+# delays would else count for a second after it is over.
+_LAG_SHARE, _SOONER_SHARE = 32, 8
 # A longer gap is left open: the machine slept, and nobody listens to minutes of silence in one burst.
 _LONGEST_FILL_NS = 10 * NS_PER_S
 _MIN_STEP_NS = NS_PER_MS
@@ -106,7 +108,8 @@ class Splice:
     def put(self, source: int, unit: AccessUnit, now_ns: int) -> None:
         """A unit of a connection has come."""
         if source == self._source:
-            self._lag_ns += (now_ns - unit.pts_ns - self._lag_ns) // _LAG_SHARE
+            further_ns = now_ns - unit.pts_ns - self._lag_ns
+            self._lag_ns += further_ns // (_LAG_SHARE if further_ns > 0 else _SOONER_SHARE)
         if unit.codec.kind == "audio":
             self._put_sound(source, unit)
         else:
@@ -165,22 +168,25 @@ class Splice:
         present = {self.cause: now_ns - self._slate_began_ns} if self.state is OnAir.SLATE else {}
         return self._slate_ns + Counter(present)
 
-    def next_deadline_ns(self) -> int:
-        """When `poll` is needed, unless live media comes before."""
-        # Without sound there has been no picture either: what is due then is due when there is a slate.
-        silence_ns = (
-            None if self._sound_ends_ns is None else self._sound_ends_ns + SILENCE_NS + SILENCE_BEHIND_NS + self._lag_ns
-        )
-        match self.state:
-            case OnAir.LIVE:
-                picture_ns = self._pictured_ns + HOLD_NS
-            case OnAir.SLATE if self.slate is not None:
-                picture_ns = self._slate_due_ns(self.slate) + SLATE_BEHIND_NS + self._lag_ns
-            case OnAir.STARTING:
-                picture_ns = self._pictured_ns + START_NS
-            case _:
-                picture_ns = self._pictured_ns + self._slate_after_ns
-        return picture_ns if silence_ns is None else min(picture_ns, silence_ns)
+    def next_deadline_ns(self) -> int | None:
+        """When `poll` is needed, unless live media comes before; it may have passed. None: not before there is a slate.
+
+        Without sound there has been no picture either: what is due then is due when there is a slate.
+        """
+        due_ns: list[int] = []
+        if self._sound_ends_ns is not None:
+            due_ns.append(self._sound_ends_ns + SILENCE_NS + SILENCE_BEHIND_NS + self._lag_ns)
+        if self.state is OnAir.LIVE:
+            due_ns.append(self._pictured_ns + HOLD_NS)
+        elif self.slate is not None:
+            match self.state:
+                case OnAir.SLATE:
+                    due_ns.append(self._slate_due_ns(self.slate) + SLATE_BEHIND_NS + self._lag_ns)
+                case OnAir.STARTING:
+                    due_ns.append(self._pictured_ns + START_NS)
+                case OnAir.HELD:
+                    due_ns.append(self._pictured_ns + self._slate_after_ns)
+        return min(due_ns, default=None)
 
     def _slate_cause(self, paused_ns: int) -> str:
         if self.operator_reason:
@@ -191,7 +197,8 @@ class Splice:
 
     def _show_slate(self, slate: SlatePictures, now_ns: int) -> None:
         until_ns = now_ns - self._lag_ns - SLATE_BEHIND_NS
-        while (pts_ns := self._slate_due_ns(slate)) <= until_ns:
+        # The first one follows the last live picture, without waiting for the clock: an operator wants it seen now.
+        while (pts_ns := self._slate_due_ns(slate)) <= until_ns or self._slate_index == 0:
             if until_ns - pts_ns > _LONGEST_FILL_NS:
                 pts_ns = until_ns
             if self._slate_on_air is not slate:  # a new one begins with its keyframe

@@ -4,25 +4,32 @@ Sound is the master. Its units are spaced by their RTP timestamps alone, so sess
 sender's audio clock; pictures are moved until both tracks agree with the sender's NTP clock (RFC 3550 §6.4.1).
 
 Until both tracks have a sender report, they are aligned by how fast their packets arrive at best; nothing is held
-back for the reports. With the first pair the track that is early jumps forward, once. From then on the pictures
-creep. No track ever steps back.
+back for the reports. With the first pair the track that is early jumps forward, once; if that pair was wild, the third
+outvotes it. From then on the pictures creep. No track ever steps back.
 
 The sender's NTP clock is its wall clock, which steps (NTP, a virtual machine that wakes up). So only what both tracks
 report at about the same time is compared, and believed as far as arrivals allow.
+
+The sender's crystal is another one than ours, and nothing is resampled to ours: session time follows the sender, and
+lies further and further before or behind our clock. Whoever takes over from it begins where it stands by then.
 """
 
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median_low
+from types import MappingProxyType
 
 from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ticks_to_ns
+from bridge.timeline.drift import DriftMeter
 
 CLOCK_HZ: dict[Kind, int] = {"audio": OPUS_CLOCK_HZ, "video": VIDEO_CLOCK_HZ}
 
 # Less is not worth a jump: a ninth of the 45 ms by which sound may lead before anybody notices (ITU-R BT.1359).
 JUMP_NS = 5 * NS_PER_MS
+# What anybody notices (ITU-R BT.1359): once three pairs have outvoted a wild first one, it is not crept away for long.
+NOTICED_NS = 45 * NS_PER_MS
 # Creeping: 0.2 ms per picture at 25 per second, which follows any crystal (100 ppm is 0.1 ms per second) unseen.
 CREEP_NS_PER_S = 5 * NS_PER_MS
 # More than this would take minutes to creep: the sender restarted a media clock without a word. Jump again.
@@ -40,6 +47,9 @@ N_SURE_PAIRS = 3
 # How much longer one track may travel than the other. Both share one path, best arrivals know no queues, and a live
 # encoder holds a few pictures, 0.3 s at 10 per second: this is three times that. Reports that say more are wrong.
 MAX_SKEW_NS = NS_PER_S
+# How far behind what is on air meanwhile a connection may begin: half of what pictures catch up (`timeline.splice`).
+# Were it nothing, the late first unit of each connection that takes over would put the broadcast ahead for good.
+BEHIND_ON_AIR_NS = 100 * NS_PER_MS
 # How long a best arrival counts. Two spans are kept, so the best is always over the last 5 to 10 s.
 ARRIVAL_SPAN_NS = 5 * NS_PER_S
 
@@ -90,19 +100,25 @@ class SessionTimeline:
 
     origin_ns    `time.monotonic_ns` at which the session began.
     earliest_ns  per track: no unit is placed before it. A session that reconnects passes what its outputs have seen.
+    on_air_ns    per track, what outputs see by now, if another connection is on air until this one takes over.
 
     nudged_units      units moved because they would not have been later than the one before.
     rejected_reports  pairs of sender reports set aside, as they contradict the arrivals.
+    drift             of the sender's media clock: that of sound, without sound that of pictures.
 
     A clock that starts anew (new SSRC, reset timestamps, reset sender) is noticed by its leap, and placed by arrival
     with the transit times known from before, until there are reports again.
     """
 
-    def __init__(self, origin_ns: int, earliest_ns: Mapping[Kind, int]) -> None:
+    def __init__(
+        self, origin_ns: int, earliest_ns: Mapping[Kind, int], on_air_ns: Mapping[Kind, int] = MappingProxyType({})
+    ) -> None:
         self.nudged_units = 0
         self.rejected_reports = 0
+        self.drift = DriftMeter()
         self._origin_ns = origin_ns
         self._earliest_ns = earliest_ns
+        self._on_air_ns = on_air_ns
         self._tracks: dict[Kind, _Track] = {}
         # NTP time - media_ns by each track's newest report, until the other track has one as well.
         self._unpaired_ns: dict[Kind, int] = {}
@@ -121,7 +137,11 @@ class SessionTimeline:
         media_ns = ticks_to_ns(rtp_ticks, CLOCK_HZ[kind])
         if not self._tracks:
             # What outputs have seen may lie ahead of the clock: then this whole connection is placed that much later.
-            self._origin_ns = min(self._origin_ns, arrival_ns - max(self._earliest_ns.values(), default=0))
+            latest_ns = (
+                *self._earliest_ns.values(),
+                *(pts_ns - BEHIND_ON_AIR_NS for pts_ns in self._on_air_ns.values()),
+            )
+            self._origin_ns = min(self._origin_ns, arrival_ns - max(latest_ns, default=0))
         arrival_ns -= self._origin_ns
         track = self._tracks.get(kind)
         if track is None or not track.is_same_clock(media_ns, arrival_ns):
@@ -133,6 +153,8 @@ class SessionTimeline:
                 limit_ns = max(0, min(elapsed_ns, NS_PER_S)) * CREEP_NS_PER_S // NS_PER_S
                 track.offset_ns += max(-limit_ns, min(self._video_lead_ns(), limit_ns))
         pts_ns = media_ns + track.offset_ns
+        if kind == "audio" or len(self._tracks) < 2:
+            self.drift.note(pts_ns, arrival_ns)
         if pts_ns < track.last_pts_ns + MIN_STEP_NS:
             pts_ns = track.last_pts_ns + MIN_STEP_NS
             self.nudged_units += 1
@@ -158,6 +180,11 @@ class SessionTimeline:
         self._gaps_ns.append(gap_ns)
         self._report_gap_ns = median_low(self._gaps_ns)
         self._jump()
+
+    @property
+    def origin_ns(self) -> int:
+        """`time.monotonic_ns` of session time 0, going by what arrives now: it moves as the sender's clock drifts."""
+        return self._origin_ns + self.drift.moved_ns
 
     @property
     def av_offset_s(self) -> float:
@@ -192,10 +219,15 @@ class SessionTimeline:
         """Move the early track forward, at the first pair of reports or when creeping would be hopeless."""
         if len(self._tracks) < 2:
             return
-        if self._has_jumped and len(self._gaps_ns) < N_SURE_PAIRS:
+        n_pairs = len(self._gaps_ns)
+        if not self._has_jumped:
+            least_ns = JUMP_NS
+        elif n_pairs < N_SURE_PAIRS:
             return
+        else:
+            least_ns = NOTICED_NS if n_pairs == N_SURE_PAIRS else LOST_SYNC_NS
         lead_ns = self._video_lead_ns()
-        if abs(lead_ns) > (LOST_SYNC_NS if self._has_jumped else JUMP_NS):
+        if abs(lead_ns) > least_ns:
             early = self._tracks["video" if lead_ns > 0 else "audio"]
             early.offset_ns += abs(lead_ns)
         self._has_jumped = True

@@ -65,6 +65,9 @@ class Viewer:
     def on_ready(self, link: AvatarLink) -> None:
         pass
 
+    def on_limit(self, left_s: float) -> None:
+        pass
+
     def on_event(self, event: AvatarEvent) -> None:
         pass
 

@@ -36,7 +36,8 @@ NOTHING = ""
 
 # slate: what only an operator can change, once there has been a picture: the broadcast goes on without the avatar.
 # stopped: the same before the first one.
-End = Literal["live", "live again", "retrying", "slate", "stopped"]
+# renewed: the next session was on air before the first one's end.
+End = Literal["live", "live again", "renewed", "retrying", "slate", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ GROUPS = {
         Case("loss:5", "live", 'rtp_packets_total{result="recovered"}'),
         Case("reorder:5", "live", 'rtp_packets_total{result="late"}'),
         Case("clock-drift:500", "live"),
+        Case("video-delay:0.2", "live"),
         Case("ignore-pli", "live", 'pli_total{direction="sent"}', beyond=2, logged="keyframe_requests_ignored"),
         Case("media-stall:2", "live again", reconnects("media"), "no media for 5 s"),
         Case("vp8-only", "retrying", reconnects("media"), "no H.264"),
@@ -174,6 +176,8 @@ GROUPS = {
             for step in FAULTS["mute-at"].choices
         ),
         Case("no-offer", "retrying", reconnects("handshake"), "within 10 s"),
+        # Beside those, because it takes its time too: the next session is opened at once, and waits for a pause.
+        Case("session-limit:15", "renewed", reconnects("renewal"), logged="avatar_session_limited"),
     ),
     "together": (
         replace(talk("nesting:double spelling:snake unknown-events"), moved=events("unknown")),
@@ -235,7 +239,7 @@ async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path
         assert {Fault.parse(text) for text in case.fault.split()} <= struck, f"{case.fault} has not struck"
     for name, case in cases.items():
         files = sorted(setting.recordings.glob(f"{name}-*.mp4"))
-        if case.ends in ("live", "live again", "slate"):
+        if case.ends in ("live", "live again", "renewed", "slate"):
             assert len(files) == case.n_files, case.fault
         for path in files:
             assert recorded.n_pictures(path) == len(recorded.tracks(path)[0].packets), case.fault
@@ -282,6 +286,8 @@ async def ending(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> str
                     await stays_live(daemon, scrapes, name, case)
                 case "live again":
                     await comes_back(daemon, scrapes, name, case)
+                case "renewed":
+                    await is_renewed(daemon, scrapes, name, case)
                 case "retrying":
                     await retries(daemon, scrapes, name, case)
                 case "slate":
@@ -319,6 +325,16 @@ async def comes_back(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) ->
 
     await scrapes.until(is_live)
     told_of(case, daemon.events("avatar_lost", session=name))
+
+
+async def is_renewed(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
+    await daemon.logged(case.logged, session=name, **case.fields)
+    await scrapes.until(lambda metrics: has_moved(case, metrics, name))
+    before = scrapes.newest.of(PICTURES, session=name)
+    assert before > 0, "it was never live"
+    await scrapes.until(lambda metrics: metrics.of(PICTURES, session=name) >= before + N_PICTURES_AGAIN)
+    assert scrapes.newest.of("freezes_total", session=name) == 0, "viewers saw it"
+    assert not daemon.events("avatar_lost", session=name), "it was lost"
 
 
 async def retries(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:

@@ -126,6 +126,9 @@ class Listener:
     def on_ready(self, link: AvatarLink) -> None:
         self.ready.set_result(link)
 
+    def on_limit(self, left_s: float) -> None:
+        raise AssertionError("no limit here")
+
     def on_event(self, event: AvatarEvent) -> None:
         self.events.append(event)
 

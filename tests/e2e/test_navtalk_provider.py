@@ -63,6 +63,7 @@ class Listener:
         self.ready: asyncio.Future[AvatarLink] = asyncio.get_running_loop().create_future()
         self.events: list[AvatarEvent] = []
         self.calls: list[ToolCall] = []
+        self.limits_s: list[float] = []
         self.changed = asyncio.Event()
 
     def on_track(self, track: RemoteTrack) -> Sink:
@@ -73,6 +74,9 @@ class Listener:
 
     def on_ready(self, link: AvatarLink) -> None:
         self.ready.set_result(link)
+
+    def on_limit(self, left_s: float) -> None:
+        self.limits_s.append(left_s)
 
     def on_event(self, event: AvatarEvent) -> None:
         self.events.append(event)

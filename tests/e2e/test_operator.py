@@ -173,12 +173,21 @@ async def test_muting_silences_the_recording_and_nothing_else(avatar: Avatar, tm
 
 
 async def test_outputs_come_and_go_by_ctl(avatar: Avatar, nginx: NginxRtmp, tmp_path: Path) -> None:
-    setting = guarded(tmp_path, avatar.url, url_policy={"allow": ["127.0.0.1"]})
+    (tmp_path / "twitch.key").write_text(STREAM_KEY)
+    secrets = {"twitch": {"file": str(tmp_path / "twitch.key"), "hosts": ["127.0.0.1"]}}
+    setting = guarded(tmp_path, avatar.url, url_policy={"allow": ["127.0.0.0/8"]}, secrets=secrets)
     kept = setting.recording()
-    twitch = tmp_path / "twitch.json"
-    twitch.write_text(json.dumps({"url": nginx.rtmp_url, "stream_key": STREAM_KEY}))
+    twitch, stolen = tmp_path / "twitch.json", tmp_path / "stolen.json"
+    # Who calls does not know the key.
+    twitch.write_text(json.dumps({"url": nginx.rtmp_url, "stream_key": {"secret": "twitch"}}))
+    stolen.write_text(twitch.read_text().replace("127.0.0.1", "127.0.0.2"))
     async with setting.daemon() as daemon, Hand(daemon, tmp_path) as hand:
         await daemon.logged("on_air_live")
+        status, told = await hand.ctl("output", "add", "leo", "twitch", str(stolen))
+        assert (status, told) == (
+            2,
+            "avatar-bridge: stream_key: this secret is only for 127.0.0.1; url leads elsewhere",
+        )
         assert await hand.ctl("output", "add", "leo", "twitch", str(twitch)) == (0, "")
         await daemon.logged("output_publishing", output="twitch")
         assert nginx.publishing() == [STREAM_KEY]

@@ -41,6 +41,34 @@ async def test_viewers_do_not_see_or_hear_that_a_session_is_replaced_before_its_
         assert gap_s <= 2 * PICTURE_S, "no more than one picture is missing"
 
 
+# Of the service's own: a session is renewed after 6 s, and what takes over 6 s after that.
+SERVICE_LIMIT_S = 26
+
+
+async def test_where_the_service_alone_says_when_a_session_ends_it_is_replaced_before(
+    tmp_path: Path, free_port: int, show: Show
+) -> None:
+    service = StampedAvatar(tmp_path, free_port, "--fault", f"session-limit:{SERVICE_LIMIT_S}")
+    setting = Setting(tmp_path)
+    setting.add_session("leo", service.url)
+    mkv = matroska(quiet(setting, tmp_path))
+    async with service, setting.daemon() as daemon:
+        told = await daemon.logged("avatar_session_limited", connection=1)
+        await daemon.logged("avatar_renewed", connection=2)
+        await n_more_pictures(daemon, 25 * 2)
+        metrics = await daemon.metrics()
+        assert await daemon.stop() == 0
+
+    # By the service's clock, which tells whole seconds.
+    assert SERVICE_LIMIT_S - 2 <= told["ends_in_s"] <= SERVICE_LIMIT_S + 1
+    assert metrics.total("provider_reconnects_total") == metrics.total("provider_reconnects_total", reason="renewal")
+    assert metrics.total("freezes_total") == 0 and not daemon.events("on_air_slate")
+    before, after = await whole(mkv, show, [True, True])
+    gap_s = after.start_s - before.end_s
+    show(f"{1000 * gap_s:.0f} ms between the last picture of one session and the first of the next")
+    assert gap_s <= 2 * PICTURE_S, "no more than one picture is missing"
+
+
 async def test_where_there_is_no_room_for_a_second_session_the_change_over_is_held(
     nginx: NginxRtmp, tmp_path: Path, free_port: int, show: Show
 ) -> None:

@@ -12,11 +12,30 @@ from bridge.protocols.navtalk_json import dump, parse_event, parse_request
 KEYS = """
 type data message raw_data sdp candidate sdpMid sdpMLineIndex iceServers urls url username credential sessionId content
 transcript delta id response_id audio item role text error arguments name function_name call_id output avatarId voice
-prompt tools streamId sequence reply image
+prompt tools streamId sequence reply image session expires_at
 """.split()
 TYPES = [value.TYPE for value in vars(navtalk).values() if isinstance(value, type) and hasattr(value, "TYPE")]
 TYPES += [f"conversation.connected.{end}" for end in navtalk.End] + ["realtime_synthesis.tts.error", "unknow"]
-LEAVES = [None, True, False, 0, 1, -1, 1.5, 10**30, "", "0", "{}", "[]", "null", "AAA=", "AAAA", "stun:a", "\ud800"]
+LEAVES = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    1.5,
+    10**30,
+    "",
+    "0",
+    1756324832,
+    "{}",
+    "[]",
+    "null",
+    "AAA=",
+    "AAAA",
+    "stun:a",
+    "\ud800",
+]
 
 # What a provider's user wrote: its names are nobody's to respell.
 OPAQUE = {"arguments", "tools", "output"}

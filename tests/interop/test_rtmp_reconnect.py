@@ -148,6 +148,35 @@ async def test_a_server_that_leads_where_nobody_may_go_keeps_the_broadcast(tc_ur
         assert len(server.publications) == 1 and len(server.publications[0].pictures) == 70
 
 
+async def test_a_key_that_is_for_some_hosts_goes_to_no_other_that_its_server_leads_to() -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async with ScriptedRtmp() as server, ScriptedRtmp() as other:
+        output = RtmpOutput(
+            f"rtmp://live.example:{server.port}/live/{KEY}",
+            deadlines=SHORT,
+            policy=UrlPolicy(["127.0.0.1"], resolve=resolve),
+            is_strange=True,
+            receivers=frozenset({"live.example", "edge.example"}),
+        )
+        with capture_logs() as logs:
+            async with broadcasting(output) as (broadcast, task):
+                broadcast.put(10)
+                server.publications[0].ask_to_reconnect(f"rtmp://evil.example:{other.port}/live")
+                await something_in(logs)
+                assert "evil.example is none of the hosts" in logs[0]["error"]
+                assert not other.publications and not other.most_live
+
+                output._moved_at_s = float("-inf")  # as 10 s later
+                server.publications[0].ask_to_reconnect(f"rtmp://edge.example:{other.port}/live")
+                await broadcast.keyframes_wanted.wait()
+                broadcast.put(30)
+                broadcast.queue.finish()
+                await task
+    assert [publication.name for publication in other.publications] == [KEY]
+
+
 async def test_where_strangers_named_the_server_its_name_is_judged_again_when_it_asks() -> None:
     addresses = iter(["127.0.0.1", "10.0.0.1"])
 

@@ -240,6 +240,21 @@ async def test_reports_of_both_tracks_lie_on_one_line_however_late_units_were_se
     assert len(errors_ns) > 8 and max(errors_ns) <= 10_500
 
 
+@pytest.mark.parametrize("drift_ppm", [-300, 300])
+def test_reports_follow_media_of_another_pace_for_hours_and_both_tracks_as_one(drift_ppm: int) -> None:
+    now_ns = 0
+    clock = SenderClock(lambda: now_ns, lambda: UNIX_NS)
+    last_ns = 0
+    for half_second in range(6 * 7200):
+        now_ns = half_second * NS_PER_S // 2
+        pts_ns = now_ns + now_ns * drift_ppm // 1_000_000
+        _, captured_ns = clock.report_at(now_ns, pts_ns)
+        assert abs(captured_ns - pts_ns) <= 201 * NS_PER_MS
+        # What the other track reported half a second ago is the same line, but for a quarter of a millisecond.
+        assert half_second == 0 or abs(captured_ns - last_ns - NS_PER_S // 2) <= NS_PER_MS // 4
+        last_ns = captured_ns
+
+
 async def test_nothing_is_sent_before_the_codec_is_agreed_on(bench: Bench) -> None:
     origin = RtpOrigin()
     sender = EncodedSender("video", bench.transport, bench.clock, origin, bench._asked)  # type: ignore[arg-type]

@@ -46,7 +46,14 @@ def server_of(
     readiness: Callable[[], str | None] = lambda: None,
 ) -> HttpServer:
     return HttpServer(
-        http, metrics, registry, readiness, daemon=NoSessions(), storage_dir=Path("recordings"), policy=UrlPolicy()
+        http,
+        metrics,
+        registry,
+        readiness,
+        daemon=NoSessions(),
+        storage_dir=Path("recordings"),
+        policy=UrlPolicy(),
+        secrets={},
     )
 
 

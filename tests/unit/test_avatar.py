@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,11 +10,12 @@ from bridge import programme as programme_module
 from bridge import renewal as renewal_module
 from bridge.errors import ProviderRejected, ProviderUnavailable
 from bridge.ports import AvatarEvent, AvatarListener
+from bridge.reception import Reception
 from bridge.session import SessionState
 from bridge.timeline import splice as splice_module
 from bridge.timeline.splice import OnAir
 from bridge.uplink import Uplink
-from tests.unit.stage import FakeProvider, Stage, ended, refusing, saying, show, until
+from tests.unit.stage import FakeProvider, FakeSource, Stage, ended, limited, refusing, saying, show, until
 
 
 @pytest.fixture
@@ -47,6 +49,39 @@ async def test_before_its_limit_a_session_is_replaced_by_one_that_is_ready(stage
     assert session.status().on_air is OnAir.LIVE
     assert strictly_increasing(stage)
     assert stage.registry.get_sample_value("avatar_bridge_freezes_total", {"session": "leo"}) in (0, None)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+@pytest.mark.parametrize(
+    ("limits_s", "max_session_s"),
+    [
+        pytest.param([30.0], None, id="the service's alone"),
+        pytest.param([30.0], 3600.0, id="the service's is earlier"),
+        pytest.param([3600.0], 30.0, id="the operator's is earlier"),
+        pytest.param([3600.0, 30.0], None, id="the service's is told late"),
+    ],
+)
+async def test_a_limit_of_the_services_own_counts_where_it_is_the_earlier_one(
+    stage: Stage, limits_s: list[float], max_session_s: float | None
+) -> None:
+    session, provider = stage.session(limited(*limits_s), show, max_session_s=max_session_s)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 2)
+    assert not stage.story, "the first one is closed only when the second one is on air"
+    await until(lambda: stage.story)
+    assert session.state is SessionState.LIVE and session.status().on_air is OnAir.LIVE
+    assert stage.registry.get_sample_value("avatar_bridge_freezes_total", {"session": "leo"}) in (0, None)
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_a_limit_that_is_put_off_is_not_renewed_for(stage: Stage) -> None:
+    session, provider = stage.session(limited(30.1, 3600.0), show)
+    running = asyncio.create_task(session.run())
+    await until(lambda: session.state is SessionState.LIVE)
+    await asyncio.sleep(0.4)
+    assert provider.n_connections == 1
     await session.drain(within_s=0.0)
     await ended(running)
 
@@ -98,6 +133,27 @@ async def test_a_budget_of_starts_keeps_a_flapping_service_from_running_up_a_bil
     await ended(running)
 
 
+async def test_whoever_comes_next_begins_where_the_clock_of_the_one_before_has_led(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origins_ns: list[int] = []
+
+    class Drifted(Reception):
+        origin_ns = property(lambda self: 4_320_000_000)  # type: ignore[assignment]
+
+        def __init__(self, origin_ns: int, *arguments: Any) -> None:
+            origins_ns.append(origin_ns)
+            super().__init__(origin_ns, *arguments)
+
+    monkeypatch.setattr("bridge.connection.Reception", Drifted)
+    session, provider = stage.session(leave_after_a_picture, show, show, max_session_s=30.0)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 3)
+    assert origins_ns[1:] == [4_320_000_000] * 2  # after a loss, and for a renewal
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
 async def test_refusals_cost_no_budget(stage: Stage) -> None:
     session, provider = stage.session(refusing(ProviderUnavailable("full")), max_starts_per_hour=1)
     running = asyncio.create_task(session.run())
@@ -107,12 +163,34 @@ async def test_refusals_cost_no_budget(stage: Stage) -> None:
 
 
 async def test_viewers_are_greeted_once(stage: Stage) -> None:
-    greeting = AvatarEvent("response_started", "t")
-    session, provider = stage.session(leave_after_a_picture, saying(greeting), role="conversation")
+    greeting, sentence = AvatarEvent("response_started", "t"), FakeSource(n_blocks=100)
+    session, provider = stage.session(leave_after_a_picture, saying(greeting), source=sentence, role="conversation")
     running = asyncio.create_task(session.run())
     await until(lambda: provider.link.n_interrupts)
     await session.drain(within_s=0.0)
     await ended(running)
+
+
+async def test_what_follows_a_sentence_of_ours_is_no_greeting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Uplink, "is_pausing", property(lambda uplink: True))
+    has_answered = asyncio.Event()
+
+    async def answer(provider: FakeProvider, listener: AvatarListener) -> None:
+        showing = asyncio.create_task(show(provider, listener))
+        try:
+            await until(lambda: session.status().spoken_s >= 0.3)
+            listener.on_event(AvatarEvent("response_started", "t"))
+            has_answered.set()
+            await showing
+        finally:
+            showing.cancel()
+
+    session, provider = stage.session(leave_after_a_picture, answer, role="conversation")
+    running = asyncio.create_task(session.run())
+    await has_answered.wait()
+    await session.drain(within_s=0.0)
+    await ended(running)
+    assert not provider.link.n_interrupts
 
 
 async def test_the_first_greeting_is_heard(stage: Stage) -> None:
@@ -141,11 +219,11 @@ def never_pausing(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_session_that_ends_before_its_time_leaves_the_air_to_the_successor(
     stage: Stage, never_pausing: None
 ) -> None:
-    session, provider = stage.session(die_soon, show, max_session_s=30.0)
+    session, _ = stage.session(die_soon, show, max_session_s=30.0)
     running = asyncio.create_task(session.run())
     await until(lambda: stage.story)
     await asyncio.sleep(0.1)
-    assert provider.n_connections == 2 and session.state is SessionState.LIVE
+    assert stage.story == ["avatar closed"] and session.state is SessionState.LIVE
     assert stage.registry.get_sample_value("avatar_bridge_freezes_total", {"session": "leo"}) in (0, None)
     await session.drain(within_s=0.0)
     await ended(running)

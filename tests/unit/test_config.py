@@ -335,6 +335,55 @@ def test_a_secret_comes_from_the_environment(load: Load, monkeypatch: pytest.Mon
     assert load(text).sessions["leo"].avatar.license_key.reveal() == KEY
 
 
+def test_secrets_that_api_calls_may_name_stand_beside_the_sessions_with_their_hosts(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("key", "studio"):
+        (tmp_path / name).write_text(f"{KEY}-{name}\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("TURN", f"{KEY}-turn")
+    config = load(
+        "secrets:\n"
+        "  twitch: {file: key, hosts: [Live.Twitch.TV., '[2001:DB8::1]']}\n"
+        "  STUDIO_1: {credential: studio, hosts: [10.0.0.1]}\n"
+        f"  turn: {{env: TURN, hosts: [turn.example]}}\n{GOOD}"
+    )
+    values = {name: secret.value for name, secret in config.secrets.items()}
+    assert {name: value.reveal() for name, value in values.items()} == {
+        "twitch": f"{KEY}-key",
+        "STUDIO_1": f"{KEY}-studio",
+        "turn": f"{KEY}-turn",
+    }
+    assert values["twitch"].hosts == {"live.twitch.tv", "2001:db8::1"}
+    shown = show_config(config)
+    assert KEY not in shown and "file: key" in shown and "- live.twitch.tv" in shown
+
+
+@pytest.mark.parametrize(
+    ("secret", "message"),
+    [
+        ("x: {file: key}", ".x.hosts: is missing"),
+        ("x: {file: key, hosts: []}", ".x.hosts: must not be empty"),
+        ("x: {hosts: [a.example]}", ".x: one of file, env, credential is needed"),
+        ("x: {file: key, env: KEY_CANARY, hosts: [a.example]}", "file and env exclude each other"),
+        ("x: {env: NOWHERE, hosts: [a.example]}", "environment variable NOWHERE is not set"),
+        ("x y: {file: key, hosts: [a.example]}", "has 1 to 63 characters of A-Z"),
+        *(
+            (f"x: {{file: key, hosts: ['{host}']}}", "neither a host's name nor an address")
+            for host in ("rtmp://a.example", "a.example:443", "a.example/app", "*.example", "", "127.1", "10.0.0.0/8")
+        ),
+    ],
+)
+def test_a_secret_without_a_place_or_hosts_is_refused(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str, message: str
+) -> None:
+    (tmp_path / "key").write_text(KEY)
+    monkeypatch.setenv("KEY_CANARY", KEY)
+    mistake, *_ = mistakes(load, f"secrets:\n  {secret}\n{GOOD}")
+    assert message in mistake and mistake.startswith("bridge.yaml:2: ")
+    assert KEY not in mistake
+
+
 PLAIN = '{url: "rtmp://live.example/app/live"}'
 
 

@@ -196,3 +196,37 @@ async def test_the_next_connection_goes_on_behind_what_was_emitted(
     assert units[-1].is_keyframe
     assert units[-1].pts_ns > last_ns
     reception.close()
+
+
+@pytest.mark.parametrize("drift_ms", [-900, 900])
+async def test_the_next_connection_goes_on_where_the_senders_clock_had_led(
+    reception: Reception, units: list[AccessUnit], pass_ms: PassMs, drift_ms: int
+) -> None:
+    """Half a minute, with the drift of an hour in one step."""
+    connection = Connection(reception)
+    audio = opus_sender()
+    for index in range(1500):
+        connection.feed("audio", audio.unit([OPUS_20_MS]))
+        await pass_ms(20)
+        audio.at_ms += drift_ms if index == 600 else 0
+    before = units[-1]
+    assert abs(audio.at_ms - 20 - before.pts_ns / 1e6 - drift_ms) < 1
+    successor = Connection(Reception(reception.origin_ns, reception.emit, {}))
+    successor.feed("audio", opus_sender(ssrc=7, at_ms=audio.at_ms).unit([OPUS_20_MS]))
+    again = Connection(reception)  # a further media connection of the same session
+    again.feed("audio", opus_sender(ssrc=8, at_ms=audio.at_ms).unit([OPUS_20_MS]))
+    for unit in units[-2:]:
+        assert 0 <= (unit.pts_ns - before.pts_ns) / 1e6 - 20 < 25
+    reception.close()
+
+
+async def test_what_was_set_right_is_counted_over_all_connections(reception: Reception) -> None:
+    for ssrc in (7, 8):
+        connection = Connection(reception)
+        audio = opus_sender(ssrc=ssrc)
+        connection.feed("audio", audio.unit([OPUS_20_MS]))
+        audio.timestamp -= 960
+        connection.feed("audio", audio.unit([OPUS_20_MS]))
+    assert reception.nudged_units == 2
+    assert reception.rejected_reports == 0 and reception.av_drift_ppm is None
+    reception.close()

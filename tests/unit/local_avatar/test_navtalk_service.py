@@ -1,6 +1,7 @@
 """One session of the local NavTalk service: whom it serves, in which order it speaks, how it ends."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -106,7 +107,8 @@ def ends_in(logs: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "fault", ["balance:0.001", "points:0.001", "ws-drop:0.001", "ws-close:0.001", "close-at:created"]
+    "fault",
+    ["balance:0.001", "points:0.001", "session-limit:0.001", "ws-drop:0.001", "ws-close:0.001", "close-at:created"],
 )
 async def test_an_end_that_a_fault_has_made_is_logged_as_such(fault: str) -> None:
     with capture_logs() as logs:
@@ -164,6 +166,22 @@ async def test_a_session_that_is_refused_by_fault_is_told_why_and_closed(fault: 
 async def test_a_session_may_end_by_fault_in_its_midst() -> None:
     socket, _ = await serve(LEO, LONG, "balance:0.001")
     assert socket.got_types() == [*GREETING, navtalk.Ended]
+
+
+async def test_a_session_with_a_limit_says_when_it_ends_and_ends_then() -> None:
+    began_s = time.time()
+    socket, _ = await serve(LEO, LONG, "session-limit:0.05")
+    assert socket.got_types() == [*GREETING, navtalk.Ended]
+    [created] = [event for event in socket.got if isinstance(event, navtalk.SessionCreated)]
+    assert created.expires_at_s is not None
+    assert began_s + 0.05 <= created.expires_at_s <= time.time() + 0.001
+    assert socket.got[-1] == navtalk.Ended(navtalk.End.CLOSE, "The session has reached its maximum duration")
+
+
+async def test_a_session_without_a_limit_says_nothing_of_an_end() -> None:
+    socket, _ = await serve(LEO, [])
+    [created] = [event for event in socket.got if isinstance(event, navtalk.SessionCreated)]
+    assert created.expires_at_s is None
 
 
 async def test_points_that_are_used_up_close_the_socket_without_an_event() -> None:

@@ -298,6 +298,12 @@ async def test_packets_are_lost_and_held_back(faults: list[str], n_sent: int) ->
     assert len(impair(b"packet")) == n_sent
 
 
+@pytest.mark.parametrize(("fault", "delay_s"), [("video-delay", 0.08), ("video-delay:0.2", 0.2), ("loss", 0.0)])
+async def test_pictures_travel_longer(fault: str, delay_s: float) -> None:
+    await serve(LEO, [], fault)
+    assert FakePeer.made[0].options["video_delay_s"] == delay_s
+
+
 async def test_a_drifting_clock_is_that_of_performer_and_reports() -> None:
     await serve(LEO, [], "clock-drift:-500")
     assert FakePeer.made[0].options["clock"].monotonic_ns is FakePerformer.made.now_ns

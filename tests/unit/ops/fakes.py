@@ -1,6 +1,6 @@
 """A daemon with one session, for the API to lay hands on, and a client that calls it without a socket."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry
 
-from bridge.config import HttpConfig, OutputConfig
+from bridge.config import HttpConfig, OutputConfig, SecretConfig
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.app import control_app
 from bridge.ops.hostile import HostileOutputs
@@ -29,6 +29,8 @@ class FakeOutput:
     last_error: str = ""
     retry_in_s: float | None = None
     reconnects: dict[str, int] = field(default_factory=dict)
+    retries: int = 0
+    last_retry_s: float | None = None
     accepted: int = 1
     bytes_total: int = 2
     last_progress_s: float | None = None
@@ -148,11 +150,14 @@ async def resolve(host: str, port: int) -> list[str]:
 
 @asynccontextmanager
 async def api(
-    daemon: FakeDaemon, storage_dir: Path = Path("recordings"), http: HttpConfig | None = None
+    daemon: FakeDaemon,
+    storage_dir: Path = Path("recordings"),
+    http: HttpConfig | None = None,
+    secrets: Mapping[str, SecretConfig] | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
     registry = CollectorRegistry()
     Metrics(registry)
-    outputs = HostileOutputs(storage_dir, UrlPolicy(["studio.lan"], resolve=resolve))
+    outputs = HostileOutputs(storage_dir, UrlPolicy(["studio.lan"], resolve=resolve), secrets or {})
     app = control_app(http or HttpConfig(), lambda: None, registry, daemon, outputs)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:

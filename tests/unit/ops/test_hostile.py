@@ -16,7 +16,7 @@ GOOD = {"url": "rtmp://live.example.com/app/live_canary_1"}
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> HostileOutputs:
-    return HostileOutputs(tmp_path, UrlPolicy(["studio.lan"], resolve=resolve))
+    return HostileOutputs(tmp_path, UrlPolicy(["studio.lan"], resolve=resolve), {})
 
 
 async def refusal(outputs: HostileOutputs, body: dict[str, Any]) -> list[tuple[tuple[str | int, ...], str]]:

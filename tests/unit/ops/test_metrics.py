@@ -1,4 +1,5 @@
 import asyncio
+import math
 import re
 
 import pytest
@@ -16,6 +17,9 @@ PROMISED = {
     "keyframe_interval_seconds": ("histogram", "session side"),
     "output_reconnect_seconds": ("histogram", "session output protocol"),
     "av_offset_seconds": ("gauge", "session"),
+    "av_drift_ppm": ("gauge", "session"),
+    "sender_reports_rejected": ("counter", "session"),
+    "nudged_units": ("counter", "session"),
     "session_state": ("gauge", "session state"),
     "output_state": ("gauge", "session output state"),
     "output_mode": ("gauge", "session output mode reason"),
@@ -113,6 +117,16 @@ def test_the_count_of_sessions_is_that_of_open_contexts(metrics: Metrics) -> Non
     with metrics.session("a", "navtalk"), metrics.session("b", "navtalk"):
         assert scrape(metrics)["sessions{}"] == 2
     assert scrape(metrics)["sessions{}"] == 0
+
+
+def test_what_has_to_be_found_out_has_no_series_before_and_is_nan_afterwards(metrics: Metrics) -> None:
+    with metrics.session("leo", "navtalk") as leo:
+        leo.av_offset_seconds.tell(None)
+        assert "av_offset_seconds{session=leo}" not in scrape(metrics)
+        leo.av_offset_seconds.tell(0.002)
+        assert scrape(metrics)["av_offset_seconds{session=leo}"] == 0.002
+        leo.av_offset_seconds.tell(None)
+        assert math.isnan(scrape(metrics)["av_offset_seconds{session=leo}"])
 
 
 def test_a_state_is_one_hot(metrics: Metrics) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -40,6 +41,7 @@ class ScriptedSocket:
         self.sent: list[dict[str, Any]] = []
         self.n_unread_bytes = 0
         self.transport = self
+        self.response: Any = None
         self._frames: asyncio.Queue[str | bytes | ConnectionClosed] = asyncio.Queue()
         self._closed: ConnectionClosed | None = None
 
@@ -193,6 +195,7 @@ class Listener:
     def __init__(self) -> None:
         self.links: list[AvatarLink] = []
         self.events: list[AvatarEvent] = []
+        self.limits_s: list[float] = []
         self.calls: list[ToolCall] = []
         self.tracks: list[tuple[Kind, Sink]] = []
 
@@ -202,6 +205,9 @@ class Listener:
 
     def on_ready(self, link: AvatarLink) -> None:
         self.links.append(link)
+
+    def on_limit(self, left_s: float) -> None:
+        self.limits_s.append(left_s)
 
     def on_event(self, event: AvatarEvent) -> None:
         self.events.append(event)
@@ -235,11 +241,13 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    history: Sequence[str] = (), knowledge: Knowledge | None = None, **options: Any
+    history: Sequence[str] = (), knowledge: Knowledge | None = None, date: str | None = None, **options: Any
 ) -> AsyncIterator[Scene]:
-    """A session that is cancelled when the block ends. `knowledge`: what sessions before it have left."""
+    """A session that is cancelled when the block ends. `knowledge`: what sessions before it have left; `date`: what the
+    service's answer says."""
     given = {"url": Secret.url("wss://s.example/x"), "license": Secret("sk_navtalk_unit"), "name": "navtalk.Leo"}
     socket, listener, knowledge = ScriptedSocket(), Listener(), knowledge or Knowledge()
+    socket.response = SimpleNamespace(headers={} if date is None else {"Date": date})
     session = ClientSession(
         socket,  # type: ignore[arg-type]
         NavTalkOptions(**(given | options)),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from random import Random
 from typing import Any
 
@@ -71,6 +72,27 @@ async def test_any_event_may_be_the_first(event: navtalk.Event) -> None:
         await it.socket.say(event)
         assert it.task.done() == isinstance(event, Ended)
         assert len(it.listener.events) == 1
+
+
+async def test_when_the_service_will_end_the_session_is_told_and_told_anew() -> None:
+    async with scene() as it:
+        now_s = time.time()
+        await it.socket.say(CONNECTED, navtalk.SessionCreated(now_s + 600), navtalk.SessionUpdated(now_s + 60), UPDATED)
+        assert it.listener.limits_s == pytest.approx([600, 60], abs=2)
+
+
+async def test_when_a_session_ends_is_told_by_the_services_clock() -> None:
+    async with scene(date="Wed, 27 Aug 2025 20:00:32 GMT") as it:
+        await it.socket.say(CONNECTED, navtalk.SessionCreated(1_756_324_832.0 + 60.0))
+        assert it.listener.limits_s == pytest.approx([60], abs=2)
+
+
+async def test_an_end_that_is_over_already_is_none_and_logged_once() -> None:
+    with structlog.testing.capture_logs() as logged:
+        async with scene() as it:
+            await it.socket.say(CONNECTED, *[navtalk.SessionCreated(1_756_324_832.0)] * 2)
+            assert it.listener.limits_s == [] and not it.task.done()
+    assert logged_events(logged).count("avatar_service_limit_over") == 1
 
 
 async def test_an_event_without_what_it_is_for_is_reported_each_time_and_logged_once() -> None:

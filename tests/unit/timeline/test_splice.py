@@ -48,7 +48,8 @@ class Broadcast:
             self.now_ns += 20 * MS
             for source in sources:
                 self._deliver(source)
-            if self.now_ns >= self.splice.next_deadline_ns():
+            due_ns = self.splice.next_deadline_ns()
+            if due_ns is not None and self.now_ns >= due_ns:
                 self.splice.poll(self.now_ns)
 
     def _deliver(self, source: Source) -> None:
@@ -305,6 +306,36 @@ def test_the_operator_s_slate_comes_at_once_with_silence_and_goes_at_a_keyframe(
     broadcast.check()
 
 
+@pytest.mark.parametrize("behind_ms", [0, 60, -1400])
+def test_the_operator_s_slate_does_not_wait_for_the_clock_however_far_live_media_is_from_it(
+    broadcast: Broadcast, behind_ms: int
+) -> None:
+    broadcast.splice.follow(1)
+    # The first of it comes at its time: how far the rest is from the clock is still being learnt.
+    broadcast.run(40, Source(1))
+    broadcast.run(400, Source(1, behind_ms=behind_ms))
+    last_ns = broadcast.pictures[-1].pts_ns
+    broadcast.splice.show_slate("now", broadcast.now_ns)
+    assert (broadcast.pictures[-1].payload, broadcast.pictures[-1].is_keyframe) == (b"slate idr", True)
+    assert last_ns < broadcast.pictures[-1].pts_ns <= last_ns + 40 * MS
+    assert broadcast.story == ["1", "slate"]
+    broadcast.run(1000, Source(1, behind_ms=behind_ms))
+    broadcast.check()
+
+
+def test_after_a_burst_of_what_was_held_up_the_slate_keeps_its_pace(broadcast: Broadcast) -> None:
+    source = on_air(broadcast)
+    for source.behind_ms in range(880, 0, -40):  # all of it now
+        broadcast._deliver(source)
+    source.behind_ms = 0
+    broadcast.run(120, source)
+    broadcast.splice.show_slate("now", broadcast.now_ns)
+    n_before = len(broadcast.pictures)
+    broadcast.run(120, source)
+    assert len(broadcast.pictures) - n_before >= 2
+    broadcast.check()
+
+
 def test_a_muted_broadcast_keeps_its_pictures(broadcast: Broadcast) -> None:
     source = on_air(broadcast)
     broadcast.splice.is_muted = True
@@ -344,6 +375,17 @@ def test_the_hold_is_no_shorter_than_its_definition() -> None:
     splice = Splice(0, 0, lambda unit: None)
     splice.follow(1)
     splice.put(1, AccessUnit(Codec.H264, b"", 0, codec_config=b"c"), 0)
+    assert splice.next_deadline_ns() == HOLD_NS
+
+
+def test_nothing_is_due_that_needs_a_slate_before_there_is_one() -> None:
+    splice = Splice(0, 0, lambda unit: None)
+    assert splice.next_deadline_ns() is None
+    splice.follow(1)
+    splice.put(1, AccessUnit(Codec.H264, b"", 0, codec_config=b"c"), 0)
+    splice.poll(HOLD_NS)
+    assert (splice.state, splice.next_deadline_ns()) == (OnAir.HELD, None)
+    splice.slate = SLATE
     assert splice.next_deadline_ns() == HOLD_NS
 
 

@@ -132,6 +132,21 @@ def test_one_track_alone_needs_no_other() -> None:
     assert world.timeline.av_offset_s == 0
 
 
+@pytest.mark.parametrize(("kind", "other"), [("audio", "video"), ("video", "audio")])
+def test_a_track_without_another_keeps_its_pace_whatever_is_reported(kind: Kind, other: Kind) -> None:
+    world = World(jitter_ms=20)
+    world.clocks[kind].drift_ppm = 100
+    for n in range(int(90_000 / UNIT_MS[kind])):
+        world.unit(kind, n * UNIT_MS[kind])
+        if n % 25 == 0:
+            world.report(kind, n * UNIT_MS[kind], error_ms=n % 50 * 20)
+            world.report(other, n * UNIT_MS[kind], error_ms=-n % 50 * 20)  # of a track that never comes
+    exact_ms = UNIT_MS[kind] * (1 + 100e-6)
+    assert steps(world, kind) == pytest.approx([exact_ms] * len(steps(world, kind)), abs=0.02)
+    assert world.timeline.av_offset_s == 0
+    assert world.timeline.drift.ppm == pytest.approx(100, abs=25)
+
+
 # ------------------------------------------------------------------------------------------- before the reports
 
 
@@ -148,6 +163,23 @@ def test_a_first_unit_that_was_late_is_corrected_by_the_best_arrivals() -> None:
     assert world.video_late_ms() == pytest.approx(30)
     world.play(40, 10_000, report_every_ms=None)
     assert world.video_late_ms() == pytest.approx(0, abs=0.01)
+
+
+@pytest.mark.parametrize("reported", ["none", "audio", "video"])
+@pytest.mark.parametrize("drift_ppm", [-200, 200])
+def test_without_reports_of_both_tracks_the_best_arrivals_align_them_for_good(reported: str, drift_ppm: float) -> None:
+    world = World(jitter_ms=30)
+    for kind in UNIT_MS:
+        world.clocks[kind].drift_ppm = drift_ppm
+    worst_ms = 0.0
+    for second in range(300):
+        world.play(1000 * second, 1000 * second + 1000, report_every_ms=None)
+        if reported in UNIT_MS:
+            world.report(reported, 1000 * second + 990, error_ms=second % 7 * 100)  # type: ignore[arg-type]
+        worst_ms = max(worst_ms, abs(world.video_late_ms())) if second > 10 else 0.0
+    # A picture every 40 ms has 125 chances in five seconds: the best of them is a fraction of a millisecond late.
+    assert worst_ms < 2
+    assert not world.timeline.is_synchronised
 
 
 # ------------------------------------------------------------------------------------------- the first reports
@@ -184,6 +216,19 @@ def test_one_report_alone_changes_nothing() -> None:
     assert world.video_late_ms() == pytest.approx(80)
 
 
+def test_a_first_pair_that_comes_late_makes_the_jump_late_and_nothing_is_held_back_for_it() -> None:
+    world = World(delay_ms={"audio": 10, "video": 90})
+    world.play(0, 10_000, report_every_ms=None)
+    world.report("video", 10_000)
+    world.play(10_000, 14_000, report_every_ms=None)
+    assert world.places["audio"][0] == (0, 10) and world.places["video"][0] == (0, 90)
+    assert steps(world, "audio") == pytest.approx([20] * 699) and steps(world, "video") == pytest.approx([40] * 349)
+    world.report("audio", 14_000)
+    world.play(14_000, 15_000)
+    assert world.video_late_ms() == pytest.approx(0, abs=0.01)
+    assert sorted(steps(world, "audio"))[-2:] == pytest.approx([20, 100])
+
+
 def test_a_report_without_a_time_is_ignored() -> None:
     world = World(delay_ms={"audio": 10, "video": 90})
     world.play(0, 400, report_every_ms=None)
@@ -218,29 +263,43 @@ def test_a_track_that_begins_after_the_reports_is_placed_by_them_without_a_jump(
 
 def test_later_corrections_creep_at_no_more_than_five_milliseconds_a_second() -> None:
     world = World()
-    world.play(0, 2000)
-    for time_ms in (2000, 2010, 2020):
+    world.play(0, 6000)
+    for time_ms in (6000, 6010, 6020):
         world.report("audio", time_ms)
         world.report("video", time_ms, error_ms=60)  # the sender says: pictures are captured 60 ms later
     assert world.timeline.av_offset_s == pytest.approx(-0.060)
     n_before = len(world.places["video"])
-    world.play(2000, 5000, report_every_ms=None)
+    world.play(6000, 9000, report_every_ms=None)
     limit_ms = 40 * CREEP_NS_PER_S / NS_PER_S
     assert all(40 <= step <= 40 + limit_ms + 1e-6 for step in steps(world, "video")[n_before:])
     assert world.timeline.av_offset_s == pytest.approx(-0.045, abs=0.001)
-    assert steps(world, "audio") == pytest.approx([20] * 249)  # sound never creeps
+    assert steps(world, "audio") == pytest.approx([20] * 449)  # sound never creeps
 
 
 def test_creeping_backwards_keeps_pictures_in_order() -> None:
     world = World()
-    world.play(0, 2000)
-    for time_ms in (2000, 2010, 2020):
+    world.play(0, 6000)
+    for time_ms in (6000, 6010, 6020):
         world.report("audio", time_ms)
         world.report("video", time_ms, error_ms=-60)
     assert world.timeline.av_offset_s == pytest.approx(0.060)
-    world.play(2000, 16_000, report_every_ms=None)
+    world.play(6000, 20_000, report_every_ms=None)
     assert world.timeline.av_offset_s == pytest.approx(0, abs=1e-6)
     assert min(steps(world, "video")) >= 40 - 40 * CREEP_NS_PER_S / NS_PER_S - 1e-6
+
+
+@pytest.mark.parametrize("wild_ms", [-400, 400, 900])
+def test_a_wild_first_pair_is_outvoted_by_the_third_at_once(wild_ms: float) -> None:
+    world = World(delay_ms={"audio": 10, "video": 40})
+    world.play(0, 200, report_every_ms=None)
+    world.report("audio", 200)
+    world.report("video", 200, error_ms=wild_ms)
+    world.play(200, 800, report_every_ms=400)
+    assert abs(world.video_late_ms()) > 300
+    world.play(800, 2000, report_every_ms=400)
+    assert abs(world.video_late_ms()) < 0.1
+    for kind in UNIT_MS:
+        assert min(steps(world, kind)) > 19
 
 
 @pytest.mark.parametrize("wild_ms", [-3000, 3000])
@@ -382,6 +441,26 @@ def test_a_reset_clock_goes_on_where_the_old_one_was(kind: Kind, leap_ticks: int
         assert all(0 < step < 110 for step in steps(world, each)[20:])
 
 
+@pytest.mark.parametrize("has_new_ssrcs", [False, True])
+@pytest.mark.parametrize("jitter_ms", [0, 20])
+def test_both_clocks_reset_at_once_stay_in_sync_and_are_fitted_anew(has_new_ssrcs: bool, jitter_ms: float) -> None:
+    world = World(delay_ms={"audio": 10, "video": 90}, jitter_ms=jitter_ms)
+    world.play(0, 6000)
+    world.clocks["video"].start_ticks += 90_000_000 + (2**40 if has_new_ssrcs else 0)
+    world.clocks["audio"].start_ticks += -24_000_000 + (2**40 if has_new_ssrcs else 0)
+    world.play(6000, 7900, report_every_ms=None)
+    # The first units may be late by all the jitter there is; by arrivals they creep to their places.
+    assert abs(world.video_late_ms()) <= jitter_ms + 0.1
+    assert not world.timeline.is_synchronised
+    world.play(7900, 12_000)
+    assert world.timeline.is_synchronised
+    assert abs(world.video_late_ms()) < 5.1
+    world.play(12_000, 15_000)
+    assert abs(world.video_late_ms()) < 0.1
+    for kind in UNIT_MS:
+        assert min(steps(world, kind)) > 0 and max(steps(world, kind)[20:]) < 110
+
+
 def test_reports_of_a_clock_not_yet_heard_of_are_ignored() -> None:
     world = World()
     world.play(0, 6000)
@@ -402,10 +481,53 @@ def test_media_that_queued_for_seconds_is_still_the_same_clock() -> None:
     assert world.timeline.nudged_units == 0
 
 
-def test_sound_that_pauses_goes_on_at_its_time() -> None:
+@pytest.mark.parametrize("pause_s", [7, 3600])
+def test_sound_that_pauses_goes_on_at_its_time(pause_s: int) -> None:
     world = World()
+    world.clocks["audio"].drift_ppm = world.clocks["video"].drift_ppm = 200
     world.play(0, 2000)
-    assert world.unit("audio", 9000) == pytest.approx(9010)
+    time_ms = 2000 + 1000 * pause_s
+    for n in range(0 if pause_s > 100 else 100):
+        world.unit("video", 2000 + 40 * n)
+    assert world.unit("audio", time_ms) == pytest.approx(10 + time_ms * (1 + 200e-6), abs=0.05)
+    assert world.timeline.nudged_units == 0
+
+
+# ------------------------------------------------------------------------------------------- who takes over
+
+
+@pytest.mark.parametrize("drift_ppm", [-200, 200])
+def test_a_connection_that_takes_over_after_hours_begins_where_the_senders_clock_has_led(drift_ppm: float) -> None:
+    world = World(jitter_ms=5)
+    for kind in UNIT_MS:
+        world.clocks[kind].drift_ppm = drift_ppm
+    for hour in range(6):  # a minute of each
+        world.play(hour * HOUR_MS, hour * HOUR_MS + 60_000)
+    now_ms = 5 * HOUR_MS + 60_000
+    _, on_air_ms = world.places["audio"][-1]
+    assert abs(on_air_ms - now_ms) > 3000
+    seen_ns: dict[Kind, int] = {"audio": ms(on_air_ms), "video": ms(on_air_ms)}
+    successor = World(SessionTimeline(world.timeline.origin_ns, {}, seen_ns))
+    assert successor.unit("video", now_ms) == pytest.approx(on_air_ms + 20, abs=10)
+
+
+def test_a_connection_that_would_lie_far_behind_what_is_on_air_is_placed_closer() -> None:
+    seen_ns: dict[Kind, int] = {"audio": 0, "video": 0}
+    world = World(SessionTimeline(ORIGIN_NS, {}, seen_ns))
+    seen_ns.update(audio=ms(5400), video=ms(5500))  # until its first unit comes, the other connection goes on
+    assert world.unit("audio", 5000) == pytest.approx(5400)
+    assert world.unit("video", 5000) == pytest.approx(5400)
+
+
+def test_a_connection_that_is_a_little_behind_what_is_on_air_is_left_there() -> None:
+    world = World(SessionTimeline(ORIGIN_NS, {}, {"audio": ms(5000), "video": ms(5090)}))
+    assert world.unit("audio", 5000) == pytest.approx(5010)
+
+
+def test_the_origin_stays_where_it_was_while_nothing_drifts() -> None:
+    world = World(jitter_ms=40, delay_ms={"audio": 10, "video": 90})
+    world.play(0, 120_000)
+    assert abs(world.timeline.origin_ns - ORIGIN_NS) < 2 * NS_PER_MS
 
 
 def test_placed_times_increase_strictly_whatever_arrives() -> None:
