@@ -20,7 +20,7 @@ from bridge.net.aiortc_sender import SenderClock
 from bridge.net.ice import IceSettings
 from bridge.net.impairment import Impairment, RandomLoss, Reordering, in_turn
 from bridge.net.peer import SendingPeer
-from bridge.net.peer_connection import CONNECT_TIMEOUT_S
+from bridge.net.peer_connection import CONNECT_TIMEOUT_S, DTLS_TIMEOUT_S
 from bridge.protocols import navtalk
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ MAX_QUEUED_UNITS = 40
 MEDIA_GRACE_S = 10.0
 # To answer an offer: what clients wait for one. Until a connection is up then: what the peer allows it.
 ANSWER_S = 10.0
-CONNECT_S = ANSWER_S + CONNECT_TIMEOUT_S
+CONNECT_S = ANSWER_S + CONNECT_TIMEOUT_S + DTLS_TIMEOUT_S
 # A connection stays open for so long after its successor is up: a client has time to see media on the new one.
 HANDOVER_S = 1.0
 _PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from fractions import Fraction
 from weakref import ref
@@ -18,6 +19,7 @@ from aiortc.rtcrtpsender import RTCRtpSender
 
 import bridge.net.peer_connection
 from bridge.errors import ConfigError, OutputLost, ProviderUnavailable, RemoteProtocolError
+from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS
 from bridge.media.h264 import split_annexb
 from bridge.media.rtp import RtpPacket
@@ -213,26 +215,60 @@ async def test_a_second_video_section_is_answered_but_not_received() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codecs", "kinds", "complaint"),
+    ("offered", "answered"),
+    [(("VP8", "H264"), "H264"), (("H264", "VP8"), "H264"), (("VP8",), "VP8")],
+    ids=["VP8 first", "H.264 first", "VP8 alone"],
+)
+async def test_h264_is_preferred_and_vp8_taken_where_there_is_nothing_else(
+    offered: tuple[str, ...], answered: str
+) -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        answer = await receiving.answer(await stock_offer(*offered))
+    assert {*re.findall(r"a=rtpmap:\d+ (\w+)/90000", answer)} == {answered, "rtx"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit"),
     [
-        (("VP8",), ("video", "audio"), r"the offer has no H\.264 video \(it offers VP8\)"),
-        ((), ("audio",), r"the offer has no H\.264 video \(it offers no video at all\)"),
+        ("video", lambda sdp: sdp.replace("VP8/90000", "AV1/90000")),
+        ("audio", lambda sdp: sdp.replace("opus/48000/2", "speex/48000/2")),
     ],
 )
-async def test_an_offer_without_h264_is_refused_with_what_it_has(
-    codecs: tuple[str, ...], kinds: tuple[str, ...], complaint: str
+async def test_a_section_of_unknown_codecs_is_declined_and_the_other_flows(
+    kind: Kind, edit: Callable[[str], str]
 ) -> None:
-    offer = await stock_offer(*codecs, kinds=kinds)
+    offer = edit(await stock_offer("VP8"))
     async with ReceivingPeer(LOOPBACK, Sink) as receiving:
-        with pytest.raises(RemoteProtocolError, match=complaint):
+        answer = await receiving.answer(offer)
+    assert {*re.findall(r"^m=(\w+) 0 ", answer, re.MULTILINE)} == {kind}
+    assert answer.count("a=recvonly") == 1 and re.findall(r"^m=(\w+)", answer, re.MULTILINE) == ["video", "audio"]
+
+
+async def test_an_offer_of_nothing_that_is_known_is_refused_with_what_it_has() -> None:
+    offer = (await stock_offer("VP8")).replace("VP8/90000", "AV1/90000").replace("opus/48000/2", "speex/48000/2")
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        with pytest.raises(RemoteProtocolError, match=r"video \(AV1\), audio \(speex, G722, PCMU, PCMA\)"):
             await receiving.answer(offer)
 
 
-async def test_an_offer_whose_sound_is_not_opus_is_refused() -> None:
-    offer = (await stock_offer("H264")).replace("opus/48000/2", "speex/48000/2")
-    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
-        with pytest.raises(RemoteProtocolError, match=r"no Opus audio \(it offers speex, G722, PCMU, PCMA\)"):
-            await receiving.answer(offer)
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_media_flows_beside_sections_of_kinds_that_nobody_knows(is_first: bool) -> None:
+    text = "m=text 9 RTP/AVP 98\r\na=mid:t\r\na=rtpmap:98 t140/1000\r\na=fmtp:99 what\r\n"
+
+    def with_text(sdp: str) -> str:
+        return sdp.replace("m=audio", text + "m=audio") if is_first else sdp + text
+
+    tracks = Tracks()
+    async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        answer = await receiving.answer(with_text(await sending.offer()))
+        (declined,) = re.findall(r"^m=text 0 RTP/AVP 98\r\n(?:(?!m=).*\r\n)*", answer, re.MULTILINE)
+        assert "a=mid:t\r\n" in declined
+        await sending.accept(answer.replace(declined, ""))
+        sink = await tracks.sink("video")
+        async with asyncio.timeout(PATIENCE_S):
+            await sending.connected()
+        await sending.send_video([b"\x41x"], 0)
+        await sink.arrived(1)
 
 
 @pytest.mark.parametrize("garbage", ["", "no sdp", "v=0\r\nm=video 9 RTP/AVP 96\r\n", "m=video\0"])
