@@ -218,6 +218,8 @@ class EncodedReceiver:
 
         Payload types that were valid before stay so, unless they mean something else now: packets are on their way.
         """
+        # Nothing here reads header extensions, and one value of a wrong length would end aiortc's transport.
+        parameters.headerExtensions = []
         for codec in parameters.codecs:
             name, payload_type, repeats = codec.name.lower(), codec.payloadType, codec.parameters.get("apt")
             assert payload_type is not None  # agreed on means numbered
