@@ -82,6 +82,7 @@ class Transmission:
         self._unanswered: deque[SendingPeer] = deque()  # that have made their first offer, in its order
         self._on_air: SendingPeer | None = None
         self._is_up = asyncio.Event()
+        self._lost: SendingPeer | None = None  # carries nothing any more
         self._is_stalled = False
 
     async def run(self) -> None:
@@ -250,7 +251,7 @@ class Transmission:
                 self._unit_came.clear()
                 await self._unit_came.wait()
             unit, peer = self._units.popleft(), self._on_air
-            if peer is None:
+            if peer is None or peer is self._lost:
                 continue
             for name in _FROM_THE_FIRST_UNIT:
                 self._faults.strikes(name)
@@ -271,6 +272,7 @@ class Transmission:
                 "duplicate-offers": self.offer,
                 "renegotiate": self._renegotiate,
                 "media-close": self._close_media,
+                "media-lost": self._lose_media,
                 "media-stall": self._stall,
                 "size-change": self._change_size,
                 "sps-change": self._change_profile,
@@ -286,6 +288,9 @@ class Transmission:
     async def _close_media(self) -> None:
         for serving in self._serving.values():
             serving.cancel()
+
+    async def _lose_media(self) -> None:
+        self._lost = self._on_air
 
     async def _stall(self) -> None:
         self._is_stalled = True
