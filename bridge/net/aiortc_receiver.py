@@ -139,6 +139,7 @@ class EncodedReceiver:
         self.kind = kind
         self.transport = transport
         self.messages_dropped = 0
+        self._is_stopped = False
         self.last_arrival_ns = 0  # of any RTP packet; 0: none has come
         self._on_track = on_track
         self._sink: TrackSink | None = None
@@ -218,6 +219,8 @@ class EncodedReceiver:
 
         Payload types that were valid before stay so, unless they mean something else now: packets are on their way.
         """
+        if self._is_stopped:
+            return  # closed while it came up
         # Nothing here reads header extensions, and one value of a wrong length would end aiortc's transport.
         parameters.headerExtensions = []
         for codec in parameters.codecs:
@@ -247,6 +250,7 @@ class EncodedReceiver:
 
     async def stop(self) -> None:
         """End for good."""
+        self._is_stopped = True
         if self._sink is not None:
             self.transport._unregister_rtp_receiver(self)
         tasks = [*self._pending, *([self._reporting] if self._reporting else [])]

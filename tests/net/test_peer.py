@@ -217,6 +217,25 @@ async def test_sections_of_any_order_and_a_data_channel_are_answered(kinds: tupl
     assert answer.count("a=recvonly") == len(kinds)
 
 
+async def test_a_stock_peer_with_a_data_channel_is_up_on_all_its_transports() -> None:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    is_up = asyncio.Event()
+    pc.on("connectionstatechange", lambda: is_up.set() if pc.connectionState == "connected" else None)
+    try:
+        transports = [pc.addTransceiver("video", "sendonly").receiver.transport]
+        pc.createDataChannel("events")
+        assert pc.sctp is not None
+        for transport in (*transports, pc.sctp.transport):
+            limit_to_addresses(transport.transport._connection, ["127.0.0.1"])
+        await pc.setLocalDescription()
+        async with ReceivingPeer(LOOPBACK, Tracks().on_track) as receiving, asyncio.timeout(PATIENCE_S):
+            answer = await receiving.answer(pc.localDescription.sdp)
+            await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+            await is_up.wait()
+    finally:
+        await pc.close()
+
+
 async def test_a_second_video_section_is_answered_but_not_received() -> None:
     async with ReceivingPeer(LOOPBACK, Sink) as receiving:
         answer = await receiving.answer(await stock_offer("H264", kinds=("video", "video")))
