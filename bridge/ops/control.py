@@ -101,6 +101,7 @@ class SessionView(View):
     """A session; see `bridge.session.SessionStatus`.
 
     on_air        live, held or slate: what viewers see.  slate_reason: why the operator wants it; empty: no slate.
+    slate_cause   why they see it: starting, avatar, operator, codec or no_video; empty: they do not.
     capabilities  what its avatar service can do: say, interrupt, image, history, tools.
     """
 
@@ -109,6 +110,7 @@ class SessionView(View):
     error: Shown
     on_air: str
     slate_reason: Shown
+    slate_cause: str
     is_muted: bool
     capabilities: Annotated[list[str], BeforeValidator(sorted)]
     media: MediaView

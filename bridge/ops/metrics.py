@@ -119,7 +119,7 @@ class Metrics:
         self.slate_active = gauge("slate_active", "1 while a slate stands in for the avatar.", _SESSION)
         self.slate_seconds_total = counter(
             "slate_seconds_total",
-            "Time on slates; reason is starting, avatar or operator.",
+            "Time on slates; reason is starting, avatar, operator, codec or no_video.",
             (*_SESSION, "reason"),
         )
         self.freezes_total = counter("freezes_total", "Times the pictures paused for half a second or more.", _SESSION)

@@ -60,6 +60,7 @@ class FakeStatus:
     error: str = ""
     on_air: str = "live"
     slate_reason: str = ""
+    slate_cause: str = ""
     is_muted: bool = False
     capabilities: frozenset[str] = frozenset({"say", "interrupt", "image", "tools"})
     media: FakeMedia = field(default_factory=FakeMedia)
