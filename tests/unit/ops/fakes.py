@@ -29,6 +29,8 @@ class FakeOutput:
     last_error: str = ""
     retry_in_s: float | None = None
     reconnects: dict[str, int] = field(default_factory=dict)
+    retries: int = 0
+    last_retry_s: float | None = None
     accepted: int = 1
     bytes_total: int = 2
     last_progress_s: float | None = None
@@ -47,6 +49,9 @@ class FakeMedia:
     n_lost_packets: int = 0
     first_picture_s: float | None = 0.5
     ignores_keyframe_requests: bool = False
+    concealment: str | None = None
+    concealed_s: float = 0.0
+    restored_s: float = 0.0
 
 
 @dataclass
