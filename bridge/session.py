@@ -228,7 +228,7 @@ class Session:
             error=self._error or self._avatar.error,
             on_air=self._programme.splice.state,
             capabilities=self._provider.capabilities,
-            media=self._telemetry.status(current.reception if current else None),
+            media=self._telemetry.status(current.reception if current else None, self._hub),
             spoken_s=self._uplink.spoken_s,
             input_is_finished=self._uplink.finished.is_set(),
             outputs=tuple(runner.status() for runner in self._hub.runners),

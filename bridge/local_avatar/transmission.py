@@ -71,6 +71,7 @@ class Transmission:
             profile=options.profile,
             timecode=options.timecode,
             flash=options.flash,
+            expected_loss_percent=math.ceil(faults.value("loss")),
         )
         self._now_ns = drifting_clock(faults.value("clock-drift"))
         self.performer = Performer(self._looks, self._queue_unit, self._queue_unit, now_ns=self._now_ns)

@@ -95,6 +95,9 @@ class MediaView(View):
     n_lost_packets: int
     first_picture_s: float | None
     ignores_keyframe_requests: bool
+    concealment: str | None
+    concealed_s: float
+    restored_s: float
 
 
 class SessionView(View):

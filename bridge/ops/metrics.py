@@ -112,7 +112,9 @@ class Metrics:
         )
 
         self.audio_concealed_seconds_total = counter(
-            "audio_concealed_seconds_total", "Sound that was lost on the way and replaced.", _SESSION
+            "audio_concealed_seconds_total",
+            "Sound that was lost or broken and made up; what in-band FEC restored is not counted.",
+            _SESSION,
         )
 
         # What its viewers get.

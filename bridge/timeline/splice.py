@@ -21,7 +21,7 @@ HOLD_NS = 500 * NS_PER_MS
 # An avatar that takes this long to show itself at all is late; a slate is better on air than nothing.
 START_NS = 10 * NS_PER_S
 # What stands in lies this far behind the clock, so that live media, which arrives a network's jitter after it was due,
-# still comes later than all of it. Sound needs more: receivers give a packet up after 60 ms, and tracks are skewed.
+# still comes later than all of it. Sound needs more: a receiver waits up to 120 ms for a packet, and tracks are skewed.
 SLATE_BEHIND_NS = 100 * NS_PER_MS
 SILENCE_BEHIND_NS = 300 * NS_PER_MS
 SILENCE_NS = 20 * NS_PER_MS
