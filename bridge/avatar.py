@@ -13,7 +13,7 @@ from bridge.config import AvatarConfig
 from bridge.connection import Connection, Served
 from bridge.dialogue import Dialogue
 from bridge.errors import BridgeError, ProviderError, ProviderRejected, ProviderUnavailable, RemoteProtocolError
-from bridge.media.access_unit import AccessUnit
+from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_S
 from bridge.net.backoff import Backoff
 from bridge.ops.metrics import SessionMetrics
@@ -73,6 +73,7 @@ class Avatar:
         self._backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
         self._refused_backoff = Backoff(FIRST_RETRY_S, LONGEST_REFUSED_S, random.Random())
         self._n_connections = 0
+        self._unshown: Connection | None = None  # the last one whose pictures cannot be shown
         self._spoken_before_s = 0.0  # by the uplink, to connections before the current one
         self._starts_ns: deque[int] = deque(maxlen=config.max_starts_per_hour)
         self._renewal = Renewal(
@@ -198,6 +199,7 @@ class Avatar:
             keyframe_interval_ns=self._keyframe_interval_ns,
             on_ready=self._on_ready,
             on_unit=self._on_unit,
+            on_no_pictures=self._on_no_pictures,
             on_event=self._on_event,
             on_tool_call=self._on_tool_call,
         )
@@ -276,7 +278,24 @@ class Avatar:
             return
         self._programme.put(connection.number, unit)
         if unit.codec.kind == "video" and connection is self.current:
+            if unit.codec is not Codec.H264:
+                self._note_unshown(connection, f"no output can carry the avatar's {unit.codec.value.upper()} pictures")
             self._note_live(connection)
+
+    def _on_no_pictures(self, connection: Connection) -> None:
+        self._programme.hear(connection.number)
+        if connection is self.current:
+            self._note_unshown(connection, "the avatar service offers no pictures that can be received (H.264)")
+            self._note_live(connection)
+
+    def _note_unshown(self, connection: Connection, why: str) -> None:
+        """Say once for a connection that viewers hear it over the slate, and why."""
+        if self._unshown is connection:
+            return
+        self._unshown = connection
+        self.error = f"{why}: viewers hear it, and see the slate"
+        log.warning("avatar_pictures_unusable", error=self.error)
+        self._on_change()
 
     def _note_live(self, connection: Connection) -> None:
         if not self._uplink.media_ready.is_set():

@@ -139,12 +139,8 @@ class _Viewer:
 
     @property
     def description(self) -> str:
-        (sps,), _ = parameter_sets(self._units["video"].codec_config)
-        video = parse_sps(sps)
-        profile = PROFILE_NAMES.get(video.profile_idc, f"profile {video.profile_idc}")
-        size = f"{video.width_px}x{video.height_px}"
         path = f", media {self._link.media_path}" if self._link else ""
-        return f"H.264 {profile} {video.level_idc / 10:.1f} {size}, {self._units['audio'].codec.value}{path}"
+        return f"{_pictures(self._units['video'])}, {self._units['audio'].codec.value}{path}"
 
     def on_track(self, track: RemoteTrack) -> TrackSink:
         return self.reception.on_track(track)
@@ -166,6 +162,15 @@ class _Viewer:
         self._units.setdefault(unit.codec.kind, unit)
         if self._units.keys() == {"audio", "video"}:
             self.has_seen.set()
+
+
+def _pictures(keyframe: AccessUnit) -> str:
+    if keyframe.codec is not Codec.H264:
+        return f"{keyframe.codec.value.upper()}, which no output can carry (viewers will hear it, and see the slate)"
+    (sps,), _ = parameter_sets(keyframe.codec_config)
+    video = parse_sps(sps)
+    profile = PROFILE_NAMES.get(video.profile_idc, f"profile {video.profile_idc}")
+    return f"H.264 {profile} {video.level_idc / 10:.1f} {video.width_px}x{video.height_px}"
 
 
 async def _output(config: OutputConfig, output: Output) -> str | BridgeError:

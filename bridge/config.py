@@ -20,9 +20,11 @@ from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, Liter
 from bridge.config_values import (
     Address,
     IceServer,
+    IpAddress,
     Listen,
     Model,
     Name,
+    PortRange,
     Url,
     check_host,
     one_of,
@@ -199,9 +201,12 @@ class StorageConfig(Model):
 
 class IceConfig(Model):
     """interfaces: network interfaces to gather candidates on; none: all but loopback.  servers: STUN and TURN, used
-    besides those that the avatar service names."""
+    besides those that the avatar service names.  public_address: what a NAT that maps it one to one shows of us; None:
+    our own addresses.  udp_ports: FIRST-LAST, for media; None: any."""
 
     interfaces: tuple[str, ...] = ()
+    public_address: IpAddress | None = None
+    udp_ports: PortRange | None = None
     servers: tuple[IceServer, ...] = ()
 
 

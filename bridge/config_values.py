@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -55,6 +56,25 @@ def parse_address(value: Any) -> Address:
     if not match or int(match[3]) > 65_535:
         raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080")
     return Address(match[1] or match[2], int(match[3]))
+
+
+def _check_address(value: str) -> str:
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        raise ValueError("must be an IP address, such as 203.0.113.7") from None
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError("is no address of one machine")
+    return str(address)
+
+
+def _parse_ports(value: Any) -> range:
+    if isinstance(value, range):
+        return value
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value) if isinstance(value, str) else None
+    if not match or not 1024 <= int(match[1]) <= int(match[2]) <= 65_535:
+        raise ValueError("must be FIRST-LAST, such as 50000-50100, within 1024 and 65535")
+    return range(int(match[1]), int(match[2]) + 1)
 
 
 def _parse_bitrate(value: Any) -> Any:
@@ -101,6 +121,13 @@ Listen = Annotated[
     BeforeValidator(parse_address),
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "pattern": r"^.+:\d{1,5}$"}),
+]
+IpAddress = Annotated[str, AfterValidator(_check_address)]
+PortRange = Annotated[
+    range,
+    PlainValidator(_parse_ports),
+    PlainSerializer(lambda ports: f"{ports[0]}-{ports[-1]}"),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{1,5}-\d{1,5}$"}),
 ]
 Bitrate = Annotated[
     int,

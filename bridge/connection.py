@@ -16,9 +16,11 @@ from bridge.ports import AvatarEvent, AvatarLink, AvatarProvider, RemoteTrack, T
 from bridge.reception import Reception
 from bridge.uplink import Silence, Uplink
 
-# ICE notices a dead peer after 30 s (six consent checks, RFC 7675), a mute one never. Every avatar sends sound all the
-# time, so this much silence is an end.
-MEDIA_LOST_S = 5.0
+# For a provider that does not notice, or mends in vain: silence is found after 2 s (`net.receiving_peer`), and another
+# connection has 5 s to gather, 3 s to come up and 2 s to bring media.
+MEDIA_LOST_S = 12.0
+# Tracks of one connection are announced in one go; one whose pictures are not among them has none.
+NO_PICTURES_S = 1.0
 # A service may load an avatar after it has connected its media; what shows nothing for longer than this is broken.
 FIRST_PICTURE_S = 30.0
 
@@ -30,7 +32,8 @@ class Connection:
 
     number     of this session; the broadcast tells sessions apart by it.
     reception  of its media.  link: how to speak to it, None before it is ready and after its end.
-    ready_ns, live_ns  `time.monotonic_ns` at which it could be spoken to, and showed its first picture.
+    ready_ns, live_ns  `time.monotonic_ns` at which it could be spoken to, and showed its first picture, or was found to
+                have none.
     accepted_s  loop time at which the service has begun the session, which may cost money; None: it has not yet.
     ends_at_s   loop time at which the service will end it, as far as it has said.  limit_changed: it has said so.
     is_greeting  it speaks though nobody has spoken to it; `was_spoken_to`: somebody has, by voice or by text.
@@ -46,6 +49,7 @@ class Connection:
         keyframe_interval_ns: int | None,
         on_ready: Callable[["Connection"], None],
         on_unit: Callable[["Connection", AccessUnit], None],
+        on_no_pictures: Callable[["Connection"], None],
         on_event: Callable[["Connection", AvatarEvent], None],
         on_tool_call: Callable[["Connection", ToolCall], None],
     ) -> None:
@@ -64,6 +68,7 @@ class Connection:
         self._provider = provider
         self._on_ready = on_ready
         self._on_unit = on_unit
+        self._on_no_pictures = on_no_pictures
         self._on_event = on_event
         self._on_tool_call = on_tool_call
 
@@ -126,24 +131,33 @@ class Connection:
         self._on_tool_call(self, call)
 
     def _take_unit(self, unit: AccessUnit) -> None:
-        if unit.codec.kind == "video" and self.live_ns is None:
-            self.live_ns = time.monotonic_ns()
-            self.is_live.set()
+        if unit.codec.kind == "video":
+            self._note_live()
         self._on_unit(self, unit)
 
+    def _note_live(self) -> None:
+        if self.live_ns is None:
+            self.live_ns = time.monotonic_ns()
+            self.is_live.set()
+
     async def _watch_media(self) -> None:
-        """Raises ProviderUnavailable when nothing has come for `MEDIA_LOST_S`, or no picture at all. Never returns.
+        """Raises ProviderUnavailable when nothing has come for `MEDIA_LOST_S`, or no picture where there is a track of
+        them. Never returns.
 
         Until there is a track, the deadlines of the provider's hand-shake hold.
         """
         tracks_ns: int | None = None
         while True:
-            await asyncio.sleep(MEDIA_LOST_S / 4)
+            await asyncio.sleep(min(NO_PICTURES_S, MEDIA_LOST_S / 4))
             now_ns, heard_ns = time.monotonic_ns(), self.reception.heard_ns
             if heard_ns is None:
                 continue
             tracks_ns = tracks_ns or now_ns
-            if self.live_ns is None and now_ns - tracks_ns > FIRST_PICTURE_S * NS_PER_S:
+            if not self.reception.has_pictures:
+                if self.live_ns is None and now_ns - tracks_ns > NO_PICTURES_S * NS_PER_S:
+                    self._note_live()
+                    self._on_no_pictures(self)
+            elif self.live_ns is None and now_ns - tracks_ns > FIRST_PICTURE_S * NS_PER_S:
                 raise ProviderUnavailable(
                     f"the avatar service has shown no picture for {FIRST_PICTURE_S:g} s", reason="media"
                 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from bridge.media.access_unit import AccessUnit, Kind
+from bridge.media.access_unit import AccessUnit, Codec, Kind
 from bridge.media.clock import NS_PER_S
 from bridge.media.h264 import is_same_format
 from bridge.media.slate_pictures import SlatePictures
@@ -57,7 +57,7 @@ class Programme:
         self._request_keyframe = request_keyframe
         self._on_change = on_change
         self._splice = Splice(time.monotonic_ns() - origin_ns, round(slate_after_s * NS_PER_S), emit)
-        self._on_air = self._splice.state
+        self._on_air, self._cause = self._splice.state, self._splice.cause
         self._make_slate = make_slate
         self._keeps_group = wants_last
         self._followed: int | None = None  # the connection that is, or is to go, on air
@@ -104,10 +104,22 @@ class Programme:
 
     def put(self, connection: int, unit: AccessUnit) -> None:
         """A unit of an avatar connection has come."""
-        if unit.codec.kind == "video":
+        if unit.codec is Codec.H264:
             self._follow_live(connection, unit)
+        elif unit.codec.kind == "video":
+            self._want_slate(connection)
         was_switching = self._splice.is_switching
         self._splice.put(connection, unit, self._now_ns())
+        self._after_switch(was_switching)
+
+    def hear(self, connection: int) -> None:
+        """An avatar connection has no pictures, and will have none: it is heard over the slate."""
+        self._want_slate(connection)
+        was_switching = self._splice.is_switching
+        self._splice.hear(connection, self._now_ns())
+        self._after_switch(was_switching)
+
+    def _after_switch(self, was_switching: bool) -> None:
         if was_switching and not self._splice.is_switching:
             self._switched.set()
         self._settle()
@@ -156,6 +168,11 @@ class Programme:
         if self._keeps_group and connection == self._of_group and len(self._group) < MAX_GROUP:
             self._group.append(unit)
 
+    def _want_slate(self, connection: int) -> None:
+        """There will be no live picture that tells what a slate has to look like."""
+        if connection == self._followed and self._splice.slate is None:
+            self._slate_wanted.set()
+
     def _renew_last(self) -> None:
         """The last picture is another one now: until it is drawn it is held, not the one before."""
         self._splice.slate = None
@@ -183,8 +200,8 @@ class Programme:
         if self._splice.wants_keyframe and now_ns - self._asked_ns >= ASK_EVERY_NS:
             self._asked_ns = now_ns
             self._request_keyframe()
-        if self._splice.state is not self._on_air:
-            self._on_air = self._splice.state
+        if (self._splice.state, self._splice.cause) != (self._on_air, self._cause):
+            self._on_air, self._cause = self._splice.state, self._splice.cause
             if self._on_air is OnAir.HELD and self._keeps_group:
                 self._renew_last()
             words = {"cause": self._splice.cause, "reason": self._splice.operator_reason}

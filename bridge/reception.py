@@ -62,6 +62,11 @@ class Reception:
         self._tracks[track.kind] = _Track(track, self, self._timeline)
         return self._tracks[track.kind]
 
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there is a track of them."""
+        return "video" in self._tracks
+
     def set_keyframe_interval_ns(self, interval_ns: int | None) -> None:
         """How far keyframes may lie apart from now on."""
         self.keyframe_interval_ns = interval_ns

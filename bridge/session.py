@@ -62,6 +62,8 @@ class SessionStatus:
 
     error         the last one, empty when there was none.
     on_air        what viewers see.  slate_reason: why the operator wants the slate; empty: no slate is wanted.
+    slate_cause   why they see the slate: starting, avatar, operator, codec (of the avatar's pictures, which no output
+                  carries) or no_video (it has none); empty: they do not.
     capabilities  what its avatar service can do.
     """
 
@@ -75,6 +77,7 @@ class SessionStatus:
     input_is_finished: bool
     outputs: tuple[OutputStatus, ...]
     slate_reason: str = ""
+    slate_cause: str = ""
     is_muted: bool = False
 
 
@@ -225,11 +228,12 @@ class Session:
             error=self._error or self._avatar.error,
             on_air=self._programme.splice.state,
             capabilities=self._provider.capabilities,
-            media=self._telemetry.status(current.reception if current else None),
+            media=self._telemetry.status(current.reception if current else None, self._hub),
             spoken_s=self._uplink.spoken_s,
             input_is_finished=self._uplink.finished.is_set(),
             outputs=tuple(runner.status() for runner in self._hub.runners),
             slate_reason=self._programme.splice.operator_reason,
+            slate_cause=self._programme.splice.cause,
             is_muted=self._programme.splice.is_muted,
         )
 

@@ -29,6 +29,9 @@ class MediaStatus:
     added_latency_s     last packet of a picture received to its last byte written, median of the last 1800 at each
                         output; recordings count only where there is no other output.
     first_picture_s     start of the session to the first picture received.
+    concealment         what makes up lost sound: libopus, its version and whose it is, or what makes do without. None:
+                        no output needs it, because all take Opus as it comes.
+    concealed_s         lost sound that was made up.  restored_s: that the packet behind it brought (in-band FEC).
     """
 
     fps: float
@@ -40,6 +43,9 @@ class MediaStatus:
     n_lost_packets: int
     first_picture_s: float | None
     ignores_keyframe_requests: bool
+    concealment: str | None
+    concealed_s: float
+    restored_s: float
 
 
 class OutputTelemetry:
@@ -131,7 +137,7 @@ class Telemetry:
         metrics, splice = self._metrics, programme.splice
         metrics.input_level_dbfs().set(uplink.level_dbfs)
         metrics.input_underruns_total.follow(uplink.underruns)
-        metrics.audio_concealed_seconds_total.follow(hub.audio_concealed_s)
+        metrics.audio_concealed_seconds_total.follow(hub.repairs.concealed_s)
         metrics.slate_active().set(splice.state is OnAir.SLATE)
         metrics.freezes_total.follow(splice.freezes)
         metrics.freeze_seconds_total.follow(splice.frozen_ns / NS_PER_S)
@@ -165,7 +171,7 @@ class Telemetry:
             age_ns = time.monotonic_ns() - connection.ready_ns
             metrics.provider_session_seconds().set(age_ns / NS_PER_S)
 
-    def status(self, reception: Reception | None) -> MediaStatus:
+    def status(self, reception: Reception | None, hub: Hub) -> MediaStatus:
         reception = self._reception = reception or self._reception
         now_ns = time.monotonic_ns()
         then_ns, n_pictures, video_bytes = self._rates[0]
@@ -184,4 +190,7 @@ class Telemetry:
             n_lost_packets=lost,
             first_picture_s=self._first_picture_s,
             ignores_keyframe_requests=reception is not None and reception.ignores_keyframe_requests,
+            concealment=hub.concealment,
+            concealed_s=hub.repairs.concealed_s,
+            restored_s=hub.repairs.restored_s,
         )

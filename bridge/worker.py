@@ -48,9 +48,9 @@ class Worker:
                 result = call.function()
             except BaseException as error:
                 # The error belongs to whoever awaits the call.
-                call.settle(call.outcome.set_exception, error)
+                call.set_exception(error)
             else:
-                call.settle(call.outcome.set_result, result)
+                call.set_result(result)
             del call  # what it holds is not the thread's to keep until the next one
 
 
@@ -61,13 +61,19 @@ class _Call(NamedTuple):
     outcome: asyncio.Future[Any]
     function: Callable[[], Any]
 
-    def settle(self, set_outcome: Callable[[Any], None], value: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self._settle, set_outcome, value)
+    def set_result(self, result: object) -> None:
+        self._settle(self.outcome.set_result, result)
 
-    def _settle(self, set_outcome: Callable[[Any], None], value: object) -> None:
+    def set_exception(self, error: BaseException) -> None:
+        self._settle(self.outcome.set_exception, error)
+
+    def _settle(self, settle: Callable[[Any], None], value: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(self._settle_if_awaited, settle, value)
+
+    def _settle_if_awaited(self, settle: Callable[[Any], None], value: object) -> None:
         if not self.outcome.done():
-            set_outcome(value)
+            settle(value)
 
 
 class SharedWorker:

@@ -124,14 +124,21 @@ def _frame(canvas: Canvas, index: int, *, keyframe: bool) -> av.VideoFrame:
 
 
 class SoundEncoder:
-    """Opus, one packet for every 20 ms. A packet's time is that of its first input sample, as WebRTC senders count."""
+    """Opus, one packet for every 20 ms. A packet's time is that of its first input sample, as WebRTC senders count.
 
-    def __init__(self) -> None:
+    expected_loss_percent  of the packets; above 0 each packet may hold the one before it again (in-band FEC), as those
+                           of WebRTC senders do when they are told of losses.
+    """
+
+    def __init__(self, expected_loss_percent: int = 0) -> None:
         # libopus takes 24 kHz as it is (RFC 6716 §2.1.3: super-wideband), so no resampler shifts the sound.
         self._encoder = encoder = av.AudioCodecContext.create("libopus", "w")
         encoder.sample_rate, encoder.format, encoder.layout = AVATAR_RATE_HZ, "s16", "mono"
         encoder.bit_rate = _SOUND_BITS_PER_S
         encoder.options = {"application": "audio", "frame_duration": "20", "vbr": "on"}
+        if expected_loss_percent:
+            # Speech, as browsers code it: only SILK has FEC, and libopus takes it for speech at this rate.
+            encoder.options |= {"application": "voip", "fec": "1", "packet_loss": str(expected_loss_percent)}
 
     def encode(self, pcm: NDArray[np.int16], index: int) -> bytes:
         """Packet number `index`, from its `PACKET_SAMPLES` samples."""

@@ -56,6 +56,7 @@ FAULTS: Mapping[str, FaultKind] = {
     "duplicate-offers": _after(2, "a second media connection is offered, and the first closed once that one is up"),
     "renegotiate": _after(2, "a further offer on the same media connection"),
     "media-close": _after(3, "the media connection is closed, the WebSocket stays"),
+    "media-lost": _after(3, "the media connection carries nothing any more, nobody says so; another one would"),
     "trickle-only": FaultKind("candidates follow the offer, none stands in it"),
     "early-candidates": FaultKind("candidates come before the offer, none stands in it"),
     # media

@@ -29,11 +29,12 @@ _TALKING_NS = 700 * NS_PER_MS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerformanceOptions:
-    """What the pictures look like.
+    """What the pictures look like, and how sound is coded.
 
     codec     of the pictures: H.264 in a `profile`, or VP8.
     timecode  a counter in each picture and, in H.264, a stamp beside it.
     flash     a flash and a beep every second.
+    expected_loss_percent  see `coding.SoundEncoder`.
     """
 
     width_px: int = 720
@@ -44,6 +45,7 @@ class PerformanceOptions:
     bits_per_s: int = 2_000_000
     timecode: bool = False
     flash: bool = False
+    expected_loss_percent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Stage:
         self.camera = Camera(options, now_ns)
         self._gestures = Gestures(seed)
         self._mouth = MouthTracker(1 / options.fps)
-        self._sounds = SoundEncoder()
+        self._sounds = SoundEncoder(options.expected_loss_percent)
         self._talking_until_ns = 0
 
     def say(self, pcm: Pcm, index: int) -> AccessUnit:

@@ -20,7 +20,7 @@ from bridge.net.aiortc_sender import SenderClock
 from bridge.net.ice import IceSettings
 from bridge.net.impairment import Impairment, RandomLoss, Reordering, in_turn
 from bridge.net.peer import SendingPeer
-from bridge.net.peer_connection import CONNECT_TIMEOUT_S
+from bridge.net.peer_connection import CONNECT_TIMEOUT_S, DTLS_TIMEOUT_S
 from bridge.protocols import navtalk
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ MAX_QUEUED_UNITS = 40
 MEDIA_GRACE_S = 10.0
 # To answer an offer: what clients wait for one. Until a connection is up then: what the peer allows it.
 ANSWER_S = 10.0
-CONNECT_S = ANSWER_S + CONNECT_TIMEOUT_S
+CONNECT_S = ANSWER_S + CONNECT_TIMEOUT_S + DTLS_TIMEOUT_S
 # A connection stays open for so long after its successor is up: a client has time to see media on the new one.
 HANDOVER_S = 1.0
 _PROFILE_LEVEL_IDS = {"baseline": "42e01f", "main": "4d001f", "high": "64001f"}
@@ -71,6 +71,7 @@ class Transmission:
             profile=options.profile,
             timecode=options.timecode,
             flash=options.flash,
+            expected_loss_percent=math.ceil(faults.value("loss")),
         )
         self._now_ns = drifting_clock(faults.value("clock-drift"))
         self.performer = Performer(self._looks, self._queue_unit, self._queue_unit, now_ns=self._now_ns)
@@ -82,6 +83,7 @@ class Transmission:
         self._unanswered: deque[SendingPeer] = deque()  # that have made their first offer, in its order
         self._on_air: SendingPeer | None = None
         self._is_up = asyncio.Event()
+        self._lost: SendingPeer | None = None  # carries nothing any more
         self._is_stalled = False
 
     async def run(self) -> None:
@@ -251,7 +253,7 @@ class Transmission:
                 self._unit_came.clear()
                 await self._unit_came.wait()
             unit, peer = self._units.popleft(), self._on_air
-            if peer is None:
+            if peer is None or peer is self._lost:
                 continue
             for name in _FROM_THE_FIRST_UNIT:
                 self._faults.strikes(name)
@@ -272,6 +274,7 @@ class Transmission:
                 "duplicate-offers": self.offer,
                 "renegotiate": self._renegotiate,
                 "media-close": self._close_media,
+                "media-lost": self._lose_media,
                 "media-stall": self._stall,
                 "size-change": self._change_size,
                 "sps-change": self._change_profile,
@@ -287,6 +290,9 @@ class Transmission:
     async def _close_media(self) -> None:
         for serving in self._serving.values():
             serving.cancel()
+
+    async def _lose_media(self) -> None:
+        self._lost = self._on_air
 
     async def _stall(self) -> None:
         self._is_stalled = True

@@ -38,7 +38,9 @@ class AccessUnit:
     codec_config      what a decoder needs before this unit: AVCDecoderConfigurationRecord (ISO 14496-15 §5.3.3) on
                       every H.264 keyframe, AudioSpecificConfig on every AAC unit, empty for Opus and other pictures.
     arrival_ns        `time.monotonic_ns` at which the last packet of the unit was received: added latency starts here.
-    is_discontinuity  units are missing between this one and the one before.
+    is_discontinuity  units were lost between this one and the one before.
+    lost_ns           audio: how much sound was lost right before this unit. What a sender does not send (DTX) is no
+                      loss.
     """
 
     codec: Codec
@@ -49,6 +51,7 @@ class AccessUnit:
     codec_config: bytes = b""
     arrival_ns: int = 0
     is_discontinuity: bool = False
+    lost_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class ReceivedUnit:
     first_arrival_ns: int
     arrival_ns: int
     is_discontinuity: bool = False
+    lost_ns: int = 0
 
     def at(self, pts_ns: int) -> AccessUnit:
         """The same unit, placed on session time."""
@@ -80,4 +84,5 @@ class ReceivedUnit:
             self.codec_config,
             self.arrival_ns,
             self.is_discontinuity,
+            self.lost_ns,
         )

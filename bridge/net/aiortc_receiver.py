@@ -49,7 +49,7 @@ REMB_CEILING_BPS = 20_000_000
 # Messages on their way to the kernel; sending takes one turn of the event loop, unless a TURN server stalls.
 MAX_PENDING_MESSAGES = 32
 
-_CODECS = {"h264": Codec.H264, "opus": Codec.OPUS}
+_CODECS = {"h264": Codec.H264, "vp8": Codec.VP8, "opus": Codec.OPUS}
 _CLOCK_HZ: dict[Kind, int] = {"audio": OPUS_CLOCK_HZ, "video": VIDEO_CLOCK_HZ}
 _FEEDBACK_HEADER = Struct("!II")
 _NACK_ENTRY = Struct("!HH")
@@ -139,6 +139,8 @@ class EncodedReceiver:
         self.kind = kind
         self.transport = transport
         self.messages_dropped = 0
+        self._is_stopped = False
+        self.last_arrival_ns = 0  # of any RTP packet; 0: none has come
         self._on_track = on_track
         self._sink: TrackSink | None = None
         self._codecs: dict[int, Codec] = {}
@@ -217,6 +219,10 @@ class EncodedReceiver:
 
         Payload types that were valid before stay so, unless they mean something else now: packets are on their way.
         """
+        if self._is_stopped:
+            return  # closed while it came up
+        # Nothing here reads header extensions, and one value of a wrong length would end aiortc's transport.
+        parameters.headerExtensions = []
         for codec in parameters.codecs:
             name, payload_type, repeats = codec.name.lower(), codec.payloadType, codec.parameters.get("apt")
             assert payload_type is not None  # agreed on means numbered
@@ -244,6 +250,7 @@ class EncodedReceiver:
 
     async def stop(self) -> None:
         """End for good."""
+        self._is_stopped = True
         if self._sink is not None:
             self.transport._unregister_rtp_receiver(self)
         tasks = [*self._pending, *([self._reporting] if self._reporting else [])]
@@ -282,7 +289,7 @@ class EncodedReceiver:
         self, ssrc: int, payload_type: int, sequence_number: int, rtp_timestamp: int, marker: bool, payload: bytes
     ) -> None:
         """Take one RTP packet as it was on the wire, decrypted, without extensions and padding."""
-        arrival_ns = time.monotonic_ns()
+        self.last_arrival_ns = arrival_ns = time.monotonic_ns()
         if self._sink is None or not self._enabled:
             return
         is_retransmission = payload_type in self._retransmits

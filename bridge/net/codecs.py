@@ -2,6 +2,7 @@
 
 Importing this module widens `aiortc.codecs.CODECS` for the process: aiortc knows H.264 baseline only, in packetization
 mode 1, and refuses offers of main and high, which many senders prefer. Nothing is decoded here, so any profile will do.
+And it does not say that its Opus decoder uses in-band FEC; ours does, and senders add it only for those that say so.
 """
 
 import itertools
@@ -58,7 +59,14 @@ def _register_h264_profiles() -> None:
             payload_type += 2
 
 
+def _announce_opus_fec() -> None:
+    for codec in CODECS["audio"]:
+        if codec.name.lower() == Codec.OPUS:
+            codec.parameters["useinbandfec"] = "1"  # RFC 7587 §6.1
+
+
 _register_h264_profiles()
+_announce_opus_fec()
 
 
 def h264_preferences(

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import structlog
 from aioice import Connection
@@ -20,6 +20,7 @@ from aiortc import (
     RTCConfiguration,
     RTCDtlsTransport,
     RTCIceCandidate,
+    RTCIceServer,
     RTCPeerConnection,
     RTCRtpTransceiver,
     RTCSessionDescription,
@@ -32,9 +33,18 @@ from bridge.errors import BridgeError, LocalProtocolError, RemoteProtocolError
 from bridge.media.access_unit import Kind
 from bridge.net.aiortc_connection import ClosablePeerConnection
 from bridge.net.guard import guard_of
-from bridge.net.ice import IceServer, IceSettings, limit_to_addresses
+from bridge.net.ice import IceServer, IceSettings, PortsTaken, gather_with
+from bridge.net.race import race
 from bridge.net.refusals import count_refusals
-from bridge.net.sdp import AIORTC_SDP_ERRORS, Description, is_usable, parse_candidate, parse_description, unusable
+from bridge.net.sdp import (
+    AIORTC_SDP_ERRORS,
+    Description,
+    Section,
+    is_usable,
+    parse_candidate,
+    parse_description,
+    unusable,
+)
 
 PRIVATE_NAMES = (
     "aiortc.rtcdtlstransport:RTCDtlsTransport._role",
@@ -43,17 +53,28 @@ PRIVATE_NAMES = (
     "aioice.ice:Connection.query_consent",
 )
 
-# ICE checks of a loaded list and DTLS with one lost flight (1 s, RFC 6347 §4.2.4.1) take less than 3 s on the worst
-# paths; a path that is not there after 10 s will not come.
+# ICE checks of a loaded list take less than 3 s on the worst paths, and a far end may name its relays as late as it has
+# them (5 s for aiortc); a path that is not there after 10 s will not come.
 CONNECT_TIMEOUT_S = 10.0
-# aioice gives STUN and TURN servers 5 s to answer while gathering.
-NEGOTIATE_TIMEOUT_S = 8.0
+# Three flights, of which two are lost and sent again after 1 s and 2 s (RFC 6347 §4.2.4.1), at a round trip of 500 ms.
+DTLS_TIMEOUT_S = 5.0
+# STUN and TURN servers have 3 s to answer (`net.ice`); the rest is for the event loop of a machine that is busy.
+GATHER_TIMEOUT_S = 5.0
 # Closing a TURN allocation waits for the server.
 CLOSE_TIMEOUT_S = 2.0
 # A check list holds at most 100 pairs (RFC 8445 §6.1.2.5).
 MAX_REMOTE_CANDIDATES = 100
 
 log = structlog.get_logger()
+
+
+async def _in_time(event: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def _no_consent() -> None:
@@ -72,6 +93,7 @@ class Peer(ABC):
         self._lost = lost
         self._pc: RTCPeerConnection | None = None
         self._connections: list[Connection] = []
+        self._servers: list[RTCIceServer] = []
         self._bundle_mid: str | None = None
         self._early_candidates: deque[tuple[str, str | None, int | None]] = deque()
         self._remote_addresses: set[tuple[str, int]] = set()
@@ -79,7 +101,9 @@ class Peer(ABC):
         self._session_id = secrets.randbits(62)
         self._version = 0
         self._negotiated = asyncio.Event()
+        self._reached = asyncio.Event()
         self._connected = asyncio.Event()
+        self._was_up = False
         self._gone = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -134,24 +158,47 @@ class Peer(ABC):
     async def run(self) -> None:
         """Watch the connection, from before negotiation if need be; never returns.
 
-        Raises the error type of the peer when the connection is not up `CONNECT_TIMEOUT_S` after negotiation, fails, or
-        is closed by the far end.
+        Raises the error type of the peer when ICE or DTLS is not done in time after negotiation, when the connection
+        fails, is closed by the far end or carries nothing any more.
         """
         await self._negotiated.wait()
         assert self._pc is not None
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await self._connected.wait()
-        except TimeoutError:
+        if not await _in_time(self._reached, CONNECT_TIMEOUT_S):
+            raise self._lost(self._unreached(), reason="media")
+        if not await _in_time(self._connected, DTLS_TIMEOUT_S):
             raise self._lost(
-                f"no media connection after {CONNECT_TIMEOUT_S:.0f} s (ICE is {self._pc.iceConnectionState}):"
-                " is UDP blocked, or a TURN server needed?",
+                f"no media connection: the far end was reached ({self.path}), and did not finish its DTLS hand-shake"
+                f" within {DTLS_TIMEOUT_S:g} s: it is the far end's turn, or a firewall on the way takes STUN alone",
                 reason="media",
-            ) from None
-        await self._gone.wait()
-        if self._pc.connectionState == "closed":
+            )
+        if self.is_connected:
+            await race(self._gone.wait(), self._watch())
+        state = self._pc.connectionState
+        if state == "closed":
             raise self._lost("the far end closed the media connection", reason="media")
+        if not self._was_up and self._pc.iceConnectionState == "completed":
+            raise self._lost(
+                "the DTLS hand-shake failed: the far end does not show the certificate that it has announced, or takes"
+                " none of our ciphers",
+                reason="media",
+            )
         raise self._lost(f"the media connection failed (ICE is {self._pc.iceConnectionState})", reason="media")
+
+    def _unreached(self) -> str:
+        """Why ICE has come to nothing."""
+        n_addresses = len(self._remote_addresses)
+        why = (
+            f"none of its {n_addresses} addresses answers: let UDP through the firewall, or name a TURN server in"
+            " ice.servers"
+            if n_addresses
+            else "it has named no address that could be tried, and none of its own checks came through: has it no"
+            " network, or should it have trickled candidates?"
+        )
+        return f"no media connection after {CONNECT_TIMEOUT_S:g} s: ICE has not reached the far end: {why}"
+
+    async def _watch(self) -> Any:
+        """Look after a connection that is up. Raises the error of the peer; never returns."""
+        await asyncio.Event().wait()
 
     async def add_candidate(self, candidate: str, sdp_mid: str | None, sdp_mline_index: int | None) -> None:
         """Take a candidate that the far end trickled (RFC 8838); an empty one, its end mark, needs nothing.
@@ -180,19 +227,21 @@ class Peer(ABC):
             self.rejected_candidates += 1
             return
         self._remote_addresses.add(address)
-        if self._bundle_mid is not None:
-            # One transport serves all sections, and aiortc would drop candidates for any but the first.
-            candidate.sdpMid = self._bundle_mid
-        elif mid is None and index is None:
-            candidate.sdpMLineIndex = 0
-        else:
-            candidate.sdpMid, candidate.sdpMLineIndex = mid, index
+        # One transport serves all bundled sections, and aiortc would drop candidates for any but the first.
+        candidate.sdpMid = self._bundle_mid or mid or self._mid_at(index or 0)
         await self._pc.addIceCandidate(candidate)
+
+    def _mid_at(self, index: int) -> str:
+        """The section that has this index in the far end's description; empty: none."""
+        outline = self._remote.outline if self._remote is not None else ()
+        return outline[index].mid if 0 <= index < len(outline) else ""
 
     def _open(self, servers: Sequence[IceServer], bundle: RTCBundlePolicy) -> RTCPeerConnection:
         if self._pc is not None:
             raise LocalProtocolError("a second connection of one peer")
-        self._pc = ClosablePeerConnection(RTCConfiguration(self._ice.rtc_servers(servers), bundlePolicy=bundle))
+        self._servers = self._ice.rtc_servers(servers)
+        self._pc = ClosablePeerConnection(RTCConfiguration([], bundlePolicy=bundle))
+        self._pc.on("iceconnectionstatechange", self._on_ice_state)
         self._pc.on("connectionstatechange", self._on_state)
         return self._pc
 
@@ -208,7 +257,7 @@ class Peer(ABC):
         a new connection or crosses an offer of ours, ConfigError when an interface of the settings is missing, and the
         error type of the peer when gathering candidates takes too long.
         """
-        offer = parse_description(offer_sdp, "offer")
+        offer = self._read_offer(offer_sdp, "offer")
         self._check_codecs(offer, "offer")
         if self._pc is None:
             # A transport per section, until the offer's BUNDLE joins those that it names.
@@ -218,6 +267,8 @@ class Peer(ABC):
         self._add_transceivers(offer)
         await self._set_remote(offer, "offer")
         answer = offer.complete_answer(await self._describe())
+        for section in offer.declined:
+            log.info("media_section_declined", kind=section.kind, codecs=section.codecs)
         self._negotiated.set()
         return answer
 
@@ -227,10 +278,17 @@ class Peer(ABC):
         False for one that cannot be read; `answer` and `accept` say what is wrong with it.
         """
         try:
-            description = parse_description(sdp, "description")
+            description = self._read_offer(sdp, "description")
         except RemoteProtocolError:
             return False
         return self._remote is not None and description.continues(self._remote)
+
+    def _read_offer(self, sdp: str, what: str) -> Description:
+        return parse_description(sdp, what, self._takes, self._remote.mids if self._remote is not None else ())
+
+    @abstractmethod
+    def _takes(self, section: Section) -> bool:
+        """Whether there is a use for a section of an offer that is no data channel; others are declined."""
 
     def _check_renegotiation(self, offer: Description) -> None:
         assert self._pc is not None
@@ -255,11 +313,13 @@ class Peer(ABC):
         }
         for media in offer.session.media:
             mid, kind = media.rtp.muxId, media.kind
+            if mid in transceivers and mid not in offer.rejected:
+                self._follow(transceivers[mid], media)
             if kind == "application" or mid in transceivers:
                 continue
             if kind not in carried and mid not in offer.rejected and self._wants(media):
                 carried.add(kind)
-                self._add_transceiver("video" if kind == "video" else "audio")
+                self._add_transceiver("video" if kind == "video" else "audio", media)
             else:
                 self._pc.addTransceiver(kind, "inactive")
 
@@ -271,9 +331,12 @@ class Peer(ABC):
     def _carries(self, transceiver: RTCRtpTransceiver) -> bool:
         """Whether it is one that `_add_transceiver` has added."""
 
+    def _follow(self, transceiver: RTCRtpTransceiver, offered: MediaDescription) -> None:  # noqa: B027  some do nothing
+        """A section that there is already is offered again, perhaps with other codecs."""
+
     @abstractmethod
-    def _add_transceiver(self, kind: Kind) -> None:
-        """Let a further section carry media of this kind."""
+    def _add_transceiver(self, kind: Kind, offered: MediaDescription | None = None) -> None:
+        """Let a further section carry media of this kind, the one that is offered or one of ours."""
 
     @abstractmethod
     def _check_codecs(self, description: Description, what: str) -> None:
@@ -294,13 +357,18 @@ class Peer(ABC):
     async def _describe(self) -> str:
         """Our offer, or our answer where an offer waits for one, with all candidates. Raises `lost`."""
         assert self._pc is not None
-        self._choose_interfaces()
+        self._prepare_gathering()
         try:
-            async with asyncio.timeout(NEGOTIATE_TIMEOUT_S):
+            async with asyncio.timeout(GATHER_TIMEOUT_S):
                 await self._pc.setLocalDescription()
         except TimeoutError:
-            message = f"gathering ICE candidates took more than {NEGOTIATE_TIMEOUT_S:.0f} s"
-            raise self._lost(message, reason="media") from None
+            raise self._lost(
+                f"gathering ICE candidates took more than {GATHER_TIMEOUT_S:g} s: the name server of this machine does"
+                " not answer, or the machine is overloaded",
+                reason="media",
+            ) from None
+        except PortsTaken as error:
+            raise self._lost(str(error), reason="ports") from None
         if self._remote is None:
             self._bundle_mid = self._pc.getTransceivers()[0].mid
         self._version += 1
@@ -308,16 +376,15 @@ class Peer(ABC):
         origin = f"o=- {self._session_id} {self._version} IN IP4 0.0.0.0"
         return re.sub(r"^o=[^\r\n]*", origin, str(self._pc.localDescription.sdp), count=1, flags=re.MULTILINE)
 
-    def _choose_interfaces(self) -> None:
+    def _prepare_gathering(self) -> None:
         assert self._pc is not None
         transports = {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}
         if self._pc.sctp is not None:
             transports.add(self._pc.sctp.transport)
         self._connections = [transport.transport._connection for transport in transports]
         addresses = self._ice.host_addresses()
-        if addresses is not None:
-            for connection in self._connections:
-                limit_to_addresses(connection, addresses)
+        for connection in self._connections:
+            gather_with(connection, self._ice, self._servers, addresses)
 
     async def _set_remote(self, description: Description, kind: str) -> None:
         assert self._pc is not None
@@ -333,6 +400,11 @@ class Peer(ABC):
         while self._early_candidates:
             await self.add_candidate(*self._early_candidates.popleft())
 
+    def _on_ice_state(self) -> None:
+        assert self._pc is not None
+        if self._pc.iceConnectionState == "completed":
+            self._reached.set()
+
     def _on_state(self) -> None:
         assert self._pc is not None
         state = self._pc.connectionState
@@ -341,8 +413,10 @@ class Peer(ABC):
             self._on_connected()
             for transport in self._connected_transports():
                 count_refusals(transport, guard_of(transport.transport._connection).rejected)
+            self._was_up = True
             self._connected.set()
         elif state in ("failed", "closed"):
+            self._reached.set()
             self._connected.set()
             self._gone.set()
 

@@ -2,16 +2,16 @@
 
 import ipaddress
 import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from aiortc import RTCIceCandidate
-from aiortc.sdp import DTLS_ROLE_SETUP, MediaDescription, SessionDescription, candidate_from_sdp
+from aiortc.sdp import MediaDescription, SessionDescription, candidate_from_sdp
 
 from bridge.errors import RemoteProtocolError
 from bridge.media.access_unit import Kind
 
 PRIVATE_NAMES = (
-    "aiortc.sdp:DTLS_ROLE_SETUP",
     "aiortc.sdp:SessionDescription.parse",
     "aiortc.sdp:candidate_from_sdp",
 )
@@ -24,8 +24,11 @@ AIORTC_SDP_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, StopI
 # End of candidates would let ICE give up before a peer-reflexive pair has formed; a deadline of ours ends it instead.
 _CANDIDATE_LINES = re.compile(r"^a=(?:end-of-candidates|candidate:).*\n?", re.MULTILINE)
 _MID = re.compile(r"[!-~]+")  # RFC 5888 §4: a token
+_TRANSPORT_LINES = re.compile(r"^a=(?:ice-ufrag|ice-pwd|fingerprint|setup):.*\r\n", re.MULTILINE)
 _BUNDLE_LINE = re.compile(r"^a=group:BUNDLE.*\r\n", re.MULTILINE)
 _DEFAULT_DESTINATION = re.compile(r"^(m=\w+) \d+ (.*\r\n)c=.*\r\n", re.MULTILINE)
+_MEDIA = ("audio", "video")
+_DATA_CHANNEL = "DTLS/SCTP webrtc-datachannel"  # RFC 8841 §4.1
 # Stands in for a section that is rejected (port 0), which aiortc does not know: nothing flows in it.
 _IDLE_FORMATS = {
     "audio": "UDP/TLS/RTP/SAVPF 111\r\na=rtpmap:111 opus/48000/2\r\n",
@@ -40,15 +43,36 @@ def unusable(message: str) -> RemoteProtocolError:
 
 
 @dataclass(frozen=True, slots=True)
+class Section:
+    """A media section as it was described. codecs: names, each once, retransmission and redundancy left out."""
+
+    mid: str
+    kind: str
+    text: str
+    codecs: tuple[str, ...] = ()
+
+    def declined(self, transport: str) -> str:
+        """What an answer says about it that has no use for it (RFC 3264 §6): port 0.
+
+        aiortc at the far end insists on the lines of a transport.
+        """
+        media = re.sub(r"^(m=\S+) \S+", r"\1 0", self.text.partition("\r\n")[0])
+        return f"{media}\r\nc=IN IP4 0.0.0.0\r\na=mid:{self.mid}\r\na=inactive\r\na=rtcp-mux\r\n{transport}"
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """A session description that has passed our checks.
 
     text        the description spelled out for aiortc. Without candidates: aiortc would keep those of the last bundled
-                section only, and use them unchecked. With rejected sections as idle ones.
+                section only, and use them unchecked. Without sections that nobody here has a use for, unless it knows
+                them already; those and rejected ones are idle.
     session     the same, parsed.
     candidates  what was taken out, each with the mid and the index of its section.
     bundle      mids of the sections that share a transport, the one that stands for it first (RFC 9143 §7.3).
     rejected    mids of the sections that are not in use (port 0, RFC 3264 §6 and §8.2).
+    outline     all sections, as they were described.
+    declined    those that there is no use for.
     """
 
     text: str
@@ -56,6 +80,8 @@ class Description:
     candidates: list[tuple[RTCIceCandidate, str, int]]
     bundle: tuple[str, ...]
     rejected: frozenset[str]
+    outline: tuple[Section, ...]
+    declined: tuple[Section, ...]
 
     @property
     def bundle_mid(self) -> str | None:
@@ -63,9 +89,9 @@ class Description:
         return self.bundle[0] if self.bundle else None
 
     @property
-    def sections(self) -> list[tuple[str, str]]:
-        """Mid and kind of each section, rejected ones included."""
-        return [(media.rtp.muxId, media.kind) for media in self.session.media]
+    def mids(self) -> frozenset[str]:
+        """The sections that aiortc knows of."""
+        return frozenset(media.rtp.muxId for media in self.session.media)
 
     @property
     def transports(self) -> frozenset[tuple[str, str, frozenset[str]]]:
@@ -87,12 +113,12 @@ class Description:
 
     def check_follows(self, former: "Description") -> None:
         """Raises RemoteProtocolError unless sections were only added, and to the bundle (RFC 8829 §5.2.2)."""
-        known = former.sections
-        if self.sections[: len(known)] != known:
-            raise unusable(f"the offer takes away sections that there were: {known} became {self.sections}")
-        loose = [mid for mid, _ in self.sections[len(known) :] if mid not in (*self.bundle, *self.rejected)]
+        known, now = ([(s.mid, s.kind) for s in each.outline] for each in (former, self))
+        if now[: len(known)] != known:
+            raise unusable(f"the offer takes away sections that there were: {known} became {now}")
+        loose = self.mids - former.mids - self.rejected - set(self.bundle)
         if loose:
-            raise unusable(f"the offer adds sections outside of the bundle: {' '.join(loose)}")
+            raise unusable(f"the offer adds sections outside of the bundle: {' '.join(sorted(loose))}")
 
     def text_led_by(self, carrier: str | None) -> str:
         """The text with one bundle of all that is bundled or rejected, and the section `carrier` standing for it.
@@ -103,61 +129,86 @@ class Description:
         return _BUNDLE_LINE.sub(f"a=group:BUNDLE {' '.join(members)}\r\n", self.text)
 
     def codecs(self, kind: Kind) -> list[str]:
-        """Codec names that the sections in use offer for a kind."""
-        return [
-            name
-            for media in self.session.media
-            if media.kind == kind and media.rtp.muxId not in self.rejected
-            for name in offered_codecs(media)
-        ]
+        """Codec names that are described for a kind, also in sections that are declined for them."""
+        in_use = [section for section in self.outline if section.mid not in self.rejected or section in self.declined]
+        return [name for section in in_use if section.kind == kind for name in section.codecs]
 
     def complete_answer(self, sdp: str) -> str:
-        """aiortc's answer to this offer, with what is rejected and bundled as in the offer."""
+        """aiortc's answer to this offer, with every section of the offer, and rejected and bundled what is to be."""
         bundle = " ".join(self.bundle)
-        head, *sections = _split(_BUNDLE_LINE.sub(f"a=group:BUNDLE {bundle}\r\n" if bundle else "", sdp))
-        for index, (mid, _) in enumerate(self.sections):
-            if mid in self.rejected:
-                sections[index] = re.sub(r"^(m=\w+) \d+", r"\1 0", _CANDIDATE_LINES.sub("", sections[index]))
+        head, *answered = _split(_BUNDLE_LINE.sub(f"a=group:BUNDLE {bundle}\r\n" if bundle else "", sdp))
+        by_mid = dict(zip((media.rtp.muxId for media in self.session.media), answered, strict=True))
+        transport = "".join(_TRANSPORT_LINES.findall(answered[0]))
+        sections = []
+        for section in self.outline:
+            text = by_mid.get(section.mid)
+            if text is None:
+                text = section.declined(transport)
+            elif section.mid in self.rejected:
+                text = re.sub(r"^(m=\w+) \d+", r"\1 0", _CANDIDATE_LINES.sub("", text))
+            sections.append(text)
         return head + "".join(sections)
 
 
-def parse_description(sdp: str, what: str) -> Description:
+def parse_description(
+    sdp: str,
+    what: str,
+    takes: Callable[[Section], bool] = lambda section: True,
+    known: Collection[str] | None = None,
+) -> Description:
     """Read a description; `what` names it in errors.
 
+    takes  whether there is a use for a section of sound or pictures. Of others there is for a bundled data channel
+           alone: a far end that is built on aiortc takes a declined one for a connection that does not come up.
+    known  mids of the sections that aiortc knows of; None: all.
+
     Raises RemoteProtocolError when it cannot be parsed or lacks what WebRTC needs (RFC 8829): in every section a mid
-    of its own and, unless it is rejected, ICE credentials, a DTLS fingerprint and RTCP multiplexing.
+    of its own and, unless it is rejected or of no use, ICE credentials, a DTLS fingerprint and RTCP multiplexing; and
+    when there is a use for none of it.
     """
     if len(sdp) > MAX_SDP_BYTES:
         raise unusable(f"the {what} has {len(sdp)} bytes, {MAX_SDP_BYTES} are allowed")
     # One kind of line end: aiortc splits at characters that are none in SDP.
     text = "".join(f"{line}\r\n" for line in sdp.splitlines())
-    session = _parse(text, what)
-    if not session.media:
+    head, *texts = _split(text)
+    # aiortc need not be able to read sections of kinds that it does not know.
+    session = _parse(head + "".join(text for text in texts if _kind(text) in _MEDIA), what)
+    outline = _outline(texts, session)
+    if not outline:
         raise unusable(f"the {what} has no media section")
-    mids = [media.rtp.muxId for media in session.media]
-    if len(set(mids)) < len(mids) or not all(_MID.fullmatch(mid or "") for mid in mids):
+    mids = [section.mid for section in outline]
+    if len(set(mids)) < len(mids) or not all(map(_MID.fullmatch, mids)):
         raise unusable(f"the {what} has sections without a mid of their own: {mids}")
-    if [media.kind for media in session.media].count("application") > 1:
-        raise unusable(f"the {what} has more than one section for data channels")
-    for media in session.media:
-        if media.kind not in _IDLE_FORMATS:
-            raise unusable(f"the {what} has a media section {media.kind!r}, which cannot be answered")
     # RFC 9143 §6: port 0 of a section that is bundled only is no rejection.
-    rejected = frozenset(
-        media.rtp.muxId
-        for media, section in zip(session.media, _split(text)[1:], strict=True)
-        if media.port == 0 and "\na=bundle-only\r" not in section
-    )
+    rejected = {
+        section.mid
+        for section in outline
+        if re.match(r"m=\S+ 0[ /]", section.text) and "\na=bundle-only\r" not in section.text
+    }
     groups = [group.items for group in session.group if group.semantic == "BUNDLE" and group.items]
-    bundle = tuple(str(mid) for mid in groups[0] if mid not in rejected) if groups else ()
-    if bundle and bundle[0] not in mids:
-        raise unusable(f"the {what} bundles its sections with {bundle[0]!r}, which is none of them")
-    if len(rejected) == len(mids) or (rejected and not bundle):
-        raise unusable(f"the {what} rejects sections {' '.join(sorted(rejected))} and bundles none")
-    candidates = [
-        (candidate, media.rtp.muxId, i) for i, media in enumerate(session.media) for candidate in media.ice_candidates
+    bundled = [str(mid) for mid in groups[0] if mid not in rejected] if groups else []
+    if bundled and bundled[0] not in mids:
+        raise unusable(f"the {what} bundles its sections with {bundled[0]!r}, which is none of them")
+    data = next(
+        (s.mid for s in outline if s.mid in bundled and s.text.partition("\r\n")[0].endswith(_DATA_CHANNEL)), ""
+    )
+    declined = [
+        section
+        for section in outline
+        if section.mid not in rejected and not (section.mid == data if section.kind not in _MEDIA else takes(section))
     ]
-    text = _spell_out(text, session, bundle, rejected)
+    if len(rejected) + len(declined) == len(outline):
+        there_is = ", ".join(f"{s.kind} ({', '.join(s.codecs)})" if s.codecs else s.kind for s in declined)
+        raise unusable(f"the {what} has nothing that can be used: {there_is or 'it rejects all its sections'}")
+    carrier = next((section.text for section in outline if section.mid in bundled[:1]), "")
+    idle = rejected | {section.mid for section in declined}
+    bundle = tuple(mid for mid in bundled if mid not in idle)
+    is_known = set(mids if known is None else known).__contains__
+    left_out = {s.mid for s in outline if s.mid in idle and (s.kind not in _IDLE_FORMATS or not is_known(s.mid))}
+    if idle - left_out and not bundle:
+        raise unusable(f"the {what} rejects sections {' '.join(sorted(idle - left_out))} and bundles none")
+    kept = [section for section in outline if section.mid not in left_out]
+    text = head + "".join(_spell_out(section, bundled, idle, carrier) for section in kept)
     session = _parse(text, what)
     for media in session.media:
         if media.ice is None or not (media.ice.usernameFragment and media.ice.password):
@@ -166,7 +217,28 @@ def parse_description(sdp: str, what: str) -> Description:
             raise unusable(f"the {what} has no DTLS fingerprint for {media.kind}")
         if media.kind != "application" and not media.rtcp_mux:
             raise unusable(f"the {what} does not multiplex RTCP for {media.kind}")
-    return Description(text, session, candidates, bundle, rejected)
+    candidates = [
+        (candidate, section.mid, i)
+        for i, section in enumerate(outline)
+        for line in re.findall(r"^a=candidate:(.*)\r\n", section.text, re.MULTILINE)
+        if (candidate := parse_candidate(line)) is not None
+    ]
+    return Description(text, session, candidates, bundle, frozenset(idle - left_out), tuple(outline), tuple(declined))
+
+
+def _kind(section: str) -> str:
+    return section[2:].split(maxsplit=1)[0] if section[2:].strip() else ""
+
+
+def _outline(texts: Iterable[str], session: SessionDescription) -> list[Section]:
+    parsed = iter(session.media)
+    outline = []
+    for text in texts:
+        mid = re.search(r"^a=mid:(.*)\r$", text, re.MULTILINE)
+        kind = _kind(text)
+        codecs = offered_codecs(next(parsed)) if kind in _MEDIA else []
+        outline.append(Section(mid[1] if mid else "", kind, text, tuple(codecs)))
+    return outline
 
 
 def _parse(text: str, what: str) -> SessionDescription:
@@ -181,32 +253,21 @@ def _split(sdp: str) -> list[str]:
     return re.split(r"^(?=m=)", sdp, flags=re.MULTILINE)
 
 
-def _spell_out(text: str, session: SessionDescription, bundle: tuple[str, ...], rejected: frozenset[str]) -> str:
-    """The text as aiortc can take it: see `Description.text`, and with all that a section leaves to defaults."""
-    head, *sections = _split(_CANDIDATE_LINES.sub("", text))
-    carriers = [media for media in session.media if media.rtp.muxId in bundle[:1]]
-    for index, media in enumerate(session.media):
-        mid = media.rtp.muxId
-        if mid in rejected:
-            sections[index] = (
-                f"m={media.kind} 9 {_IDLE_FORMATS[media.kind]}a=mid:{mid}\r\na=inactive\r\na=rtcp-mux\r\n"
-                + _transport_lines(carriers[0])
-            )
-            continue
-        if media.direction is None:
-            sections[index] += "a=sendrecv\r\n"  # RFC 8866 §6.7
-        if mid in bundle[1:] and media.dtls is None and not (media.ice and media.ice.usernameFragment):
-            sections[index] += _transport_lines(carriers[0])  # RFC 9143 §7.1.3
-    return head + "".join(sections)
+def _spell_out(section: Section, bundled: Sequence[str], idle: Collection[str], carrier: str) -> str:
+    """A section as aiortc can take it: see `Description.text`, and with all that it leaves to defaults.
 
-
-def _transport_lines(media: MediaDescription) -> str:
-    if media.ice is None or media.dtls is None:
-        return ""
-    lines = [f"ice-ufrag:{media.ice.usernameFragment}", f"ice-pwd:{media.ice.password}"]
-    lines += [f"fingerprint:{f.algorithm} {f.value}" for f in media.dtls.fingerprints]
-    lines.append(f"setup:{DTLS_ROLE_SETUP[media.dtls.role]}")
-    return "".join(f"a={line}\r\n" for line in lines)
+    carrier  the section that stands for the bundle.
+    """
+    transport = "".join(_TRANSPORT_LINES.findall(carrier))
+    if section.mid in idle:
+        formats = _IDLE_FORMATS[section.kind]
+        return f"m={section.kind} 9 {formats}a=mid:{section.mid}\r\na=inactive\r\na=rtcp-mux\r\n{transport}"
+    text = _CANDIDATE_LINES.sub("", section.text)
+    if not re.search(r"^a=(?:sendrecv|sendonly|recvonly|inactive)\r$", text, re.MULTILINE):
+        text += "a=sendrecv\r\n"  # RFC 8866 §6.7
+    if section.mid in bundled[1:] and not re.search(r"^a=(?:setup|ice-ufrag):", text, re.MULTILINE):
+        text += transport  # RFC 9143 §7.1.3
+    return text
 
 
 def without_candidates(sdp: str) -> str:

@@ -15,7 +15,7 @@ from bridge.net.impairment import Impairment
 from bridge.net.media_path import MediaExit
 from bridge.net.packetize import VP8_PICTURE_IDS, packetize_h264, packetize_vp8
 from bridge.net.peer_connection import Peer
-from bridge.net.sdp import Description, candidates_of, offered_codecs, unusable, without_candidates
+from bridge.net.sdp import Description, Section, candidates_of, offered_codecs, unusable, without_candidates
 
 
 class SendingPeer(Peer):
@@ -122,6 +122,9 @@ class SendingPeer(Peer):
             return False
         return True
 
+    def _takes(self, section: Section) -> bool:
+        return self._codecs["video" if section.kind == "video" else "audio"] in map(str.lower, section.codecs)
+
     def _wants(self, media: MediaDescription) -> bool:
         codec = self._codecs["video" if media.kind == "video" else "audio"]
         return media.direction in ("recvonly", "sendrecv") and codec in map(str.lower, offered_codecs(media))
@@ -129,7 +132,7 @@ class SendingPeer(Peer):
     def _carries(self, transceiver: RTCRtpTransceiver) -> bool:
         return isinstance(transceiver.sender, EncodedSender)
 
-    def _add_transceiver(self, kind: Kind) -> None:
+    def _add_transceiver(self, kind: Kind, offered: MediaDescription | None = None) -> None:
         assert self._pc is not None
         transceiver = self._pc.addTransceiver(kind, "sendonly")
         sender = self._senders[kind] = EncodedSender(

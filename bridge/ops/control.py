@@ -95,12 +95,16 @@ class MediaView(View):
     n_lost_packets: int
     first_picture_s: float | None
     ignores_keyframe_requests: bool
+    concealment: str | None
+    concealed_s: float
+    restored_s: float
 
 
 class SessionView(View):
     """A session; see `bridge.session.SessionStatus`.
 
     on_air        live, held or slate: what viewers see.  slate_reason: why the operator wants it; empty: no slate.
+    slate_cause   why they see it: starting, avatar, operator, codec or no_video; empty: they do not.
     capabilities  what its avatar service can do: say, interrupt, image, history, tools.
     """
 
@@ -109,6 +113,7 @@ class SessionView(View):
     error: Shown
     on_air: str
     slate_reason: Shown
+    slate_cause: str
     is_muted: bool
     capabilities: Annotated[list[str], BeforeValidator(sorted)]
     media: MediaView

@@ -133,7 +133,8 @@ def status(context: typer.Context, session: Session) -> None:
 
 
 def _session_row(session: dict[str, Any]) -> dict[str, str]:
-    on_air = session["on_air"] + (f" ({session['slate_reason']})" if session["slate_reason"] else "")
+    why = session["slate_reason"] or session["slate_cause"]
+    on_air = session["on_air"] + (f" ({why})" if why else "")
     publishing = sum(output["state"] == "publishing" for output in session["outputs"])
     return {
         "session": session["name"],

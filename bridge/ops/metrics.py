@@ -112,14 +112,16 @@ class Metrics:
         )
 
         self.audio_concealed_seconds_total = counter(
-            "audio_concealed_seconds_total", "Sound that was lost on the way and replaced.", _SESSION
+            "audio_concealed_seconds_total",
+            "Sound that was lost or broken and made up; what in-band FEC restored is not counted.",
+            _SESSION,
         )
 
         # What its viewers get.
         self.slate_active = gauge("slate_active", "1 while a slate stands in for the avatar.", _SESSION)
         self.slate_seconds_total = counter(
             "slate_seconds_total",
-            "Time on slates; reason is starting, avatar or operator.",
+            "Time on slates; reason is starting, avatar, operator, codec or no_video.",
             (*_SESSION, "reason"),
         )
         self.freezes_total = counter("freezes_total", "Times the pictures paused for half a second or more.", _SESSION)

@@ -1,6 +1,7 @@
 """Stage 6, publishing: `open_output` turns a configured output into what its runner opens for every attempt."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def _opener(
         if config.ice_servers is not None:
             own = tuple(IceServer(s.urls, s.username or "", s.password) for s in config.ice_servers)
             own, strange = ((), own) if is_strange else (own, ())
-            settings = IceSettings(settings.interfaces, own)
+            settings = replace(settings, servers=own)
         return lambda: WhipOutput(
             config.address.reveal(),
             config.bearer,

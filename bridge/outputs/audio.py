@@ -3,37 +3,25 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import structlog
-from av.error import FFmpegError
-from numpy.typing import NDArray
 
 from bridge.media.access_unit import AccessUnit, Codec
-from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, ns_to_ticks, ticks_to_ns
-from bridge.media.opus import PRE_SKIP_SAMPLES
+from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, ticks_to_ns
+from bridge.outputs.libopus import LibopusDecoder, find_libopus
+from bridge.outputs.opus_decoder import N_CHANNELS, OpusDecoder, Samples
+from bridge.outputs.opus_sound import MAX_FILL_NS, OpusSound, is_stand_in
+from bridge.outputs.pitch_repeat import PitchRepeatDecoder
 from bridge.worker import SharedWorker
 
 AAC_FRAME_SAMPLES = 1024  # AAC-LC: ISO 14496-3 §4.5.2.1.1
-LOOKAHEAD_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)
-# Where session time and the count of samples differ by more than this, sound is missing or too much, and is filled
-# or cut at once: just less than one of the 20 ms packets that WebRTC senders make, so that a lost one is always filled,
-# and stamps may jitter by half a packet. Where the unit itself says that something is missing, half a packet is enough.
-GAP_NS = 18 * NS_PER_MS
-# Differences between this and GAP_NS are the timeline's slewing: the sound follows by stretching, without a crack.
-# Below it nothing is done; ITU-R BT.1359 puts the threshold of detection at 45 ms.
-DEAD_ZONE_NS = NS_PER_MS
-# One sample in 128 is 7.8 ms a second, more than the 5 ms a second a timeline slews, and 13 cents of pitch.
-STRETCH_DIVISOR = 128
-# A longer gap is left open: the count starts anew behind it.
-MAX_FILL_NS = 10 * NS_PER_S
-# Sound that breaks off or sets in beside a gap fades over 5 ms instead of clicking.
-FADE_SAMPLES = 240
 # Without sound from the avatar, silence follows the pictures at this distance, because players wait for sound. Sound
-# that came later than this would be lost: the receiver gives audio up after 60 ms, the rest is the tracks' skew.
+# that came later than this would be lost: the receiver waits 120 ms for a packet at most, the rest is the tracks' skew.
 SILENCE_BEHIND_NS = 500 * NS_PER_MS
 SILENCE_UNIT_NS = 100 * NS_PER_MS
 # The codecs are cheap, but each wake-up of the thread costs half a millisecond of cold caches: sound goes through them
@@ -47,49 +35,44 @@ _codecs = SharedWorker("opus to aac")
 
 log = structlog.get_logger()
 
-Samples = NDArray[np.float32]  # shape (2, n_samples), nominal range [-1, 1]
+
+class Repairs(NamedTuple):
+    """What became of sound that was lost on the way, broken or dropped here, in seconds.
+
+    concealed_s  made up, or silent.  restored_s: brought by the packet behind it (in-band FEC).
+    """
+
+    concealed_s: float = 0.0
+    restored_s: float = 0.0
 
 
 class AacTranscoder:
     """Opus packets on session time in, AAC-LC frames of 48 kHz stereo on session time out. Blocks.
 
-    The count of samples keeps to session time: gaps up to `MAX_FILL_NS` become silence, surplus is cut, differences
-    up to `GAP_NS` are slewed. The delays of both codecs are taken off: an Opus packet is stamped with what its
-    encoder heard and decodes `PRE_SKIP_SAMPLES` late, the AAC encoder's first frame decodes to the time before its
-    input. So sound lies where the avatar's encoder heard it. Timestamps are never negative and strictly increase.
+    Sound lies where the avatar's encoder heard it: the delay of Opus is taken off by `OpusSound`, the AAC encoder's
+    first frame decodes to the time before its input. Timestamps are never negative and strictly increase.
     """
 
     def __init__(self, bit_rate: int) -> None:
         self._bit_rate = bit_rate
-        self._decoder = av.AudioCodecContext.create("libopus", "r")
-        self._decoder.sample_rate = OPUS_CLOCK_HZ
-        self._decoder.layout = "stereo"
-        self._decoder.thread_count = 1
+        decoder = open_decoder()
+        self.concealment = decoder.name
+        self.sound = OpusSound(decoder)
         self._encoder: av.AudioCodecContext | None = None
         self._codec_config = b""
         self._anchor_ns = 0  # session time of the encoder's first sample
-        self._n_counted = 0  # samples since the anchor, of which the encoder has had
-        self._n_encoded = 0
-        self._pending: Samples = _silence(0)
-        self._last_sample: Samples = _silence(1)
-        self._is_silent = True
+        self._n_encoded = 0  # samples since the anchor
+        self._pending: Samples = np.zeros((N_CHANNELS, 0), np.float32)
         self._arrival_ns = 0
-        self.broken_packets = 0
-        self.concealed_samples = 0
 
     def push(self, unit: AccessUnit) -> list[AccessUnit]:
-        """The frames that this packet completes. An empty or broken packet is silence of the unit's duration."""
-        sound = self._decode(unit)
-        starts_ns = unit.pts_ns - LOOKAHEAD_NS
+        """The frames that this packet completes. An empty packet stands for sound that did not come."""
         units: list[AccessUnit] = []
-        if self._encoder is None or starts_ns - self._ends_ns > MAX_FILL_NS:
+        if self._encoder is None or self.sound.is_out_of_reach(unit):
             units += self.flush()
-            self._begin(starts_ns)
+            self._begin(self.sound.begin(unit))
         self._arrival_ns = unit.arrival_ns
-        if sound is None:
-            self._append_silence(starts_ns + unit.duration_ns)
-        else:
-            self._append_sound(self._fit(sound, starts_ns, unit.is_discontinuity))
+        self._append(self.sound.push(unit))
         return units + self._encode_pending()
 
     def push_all(self, units: Iterable[AccessUnit]) -> list[AccessUnit]:
@@ -99,14 +82,11 @@ class AacTranscoder:
         """The frames that were waiting for more; the next packet starts a new count."""
         if self._encoder is None:
             return []
-        self._append(_silence(-self._pending.shape[1] % AAC_FRAME_SAMPLES))
+        self._append(self.sound.rest())
+        self._append(np.zeros((N_CHANNELS, -self._pending.shape[1] % AAC_FRAME_SAMPLES), np.float32))
         units = self._encode_pending() + self._units_of(self._encoder.encode(None))
         self._encoder = None
         return units
-
-    @property
-    def _ends_ns(self) -> int:
-        return self._anchor_ns + ticks_to_ns(self._n_counted, OPUS_CLOCK_HZ)
 
     def _begin(self, anchor_ns: int) -> None:
         encoder = av.AudioCodecContext.create("aac", "w")
@@ -124,58 +104,11 @@ class AacTranscoder:
         self._encoder = encoder
         self._codec_config = bytes(encoder.extradata or b"")
         self._anchor_ns = anchor_ns
-        self._n_counted = self._n_encoded = 0
-        self._pending = _silence(0)
-
-    def _decode(self, unit: AccessUnit) -> Samples | None:
-        if not unit.payload:
-            return None
-        try:
-            frames = self._decoder.decode(av.Packet(unit.payload))
-        except FFmpegError:
-            self.broken_packets += 1
-            return None
-        # Packed 16-bit samples: shape (1, 2 n_samples).
-        packed = [frame.to_ndarray().reshape(-1, 2) for frame in frames]
-        return np.concatenate(packed).T.astype(np.float32) / np.float32(32768) if packed else None
-
-    def _fit(self, sound: Samples, starts_ns: int, is_discontinuity: bool) -> Samples:
-        """Bring the count and session time together; what is missing before `starts_ns` is filled first."""
-        n_samples = sound.shape[1]
-        late_ns = starts_ns - self._ends_ns
-        gap_ns = min(GAP_NS, ticks_to_ns(n_samples, OPUS_CLOCK_HZ) // 2) if is_discontinuity else GAP_NS
-        if late_ns > gap_ns:
-            self._append_silence(starts_ns)
-            return sound
-        n_late = ns_to_ticks(late_ns, OPUS_CLOCK_HZ)
-        if late_ns < -gap_ns:
-            return sound[:, -n_late:]
-        if abs(late_ns) <= DEAD_ZONE_NS:
-            return sound
-        n_most = n_samples // STRETCH_DIVISOR
-        return _stretch(sound, n_samples + max(-n_most, min(n_most, n_late)))
-
-    def _append_silence(self, until_ns: int) -> None:
-        silence = _silence(max(0, ns_to_ticks(until_ns - self._ends_ns, OPUS_CLOCK_HZ)))
-        self.concealed_samples += silence.shape[1]
-        if not self._is_silent:
-            n_faded = min(FADE_SAMPLES, silence.shape[1])
-            silence[:, :n_faded] = self._last_sample * np.linspace(1, 0, n_faded, dtype=np.float32)
-            self._is_silent = True
-        self._append(silence)
-
-    def _append_sound(self, sound: Samples) -> None:
-        if self._is_silent:
-            n_faded = min(FADE_SAMPLES, sound.shape[1])
-            sound[:, :n_faded] *= np.linspace(0, 1, n_faded, dtype=np.float32)
-            self._is_silent = False
-        self._append(sound)
+        self._n_encoded = 0
+        self._pending = self._pending[:, :0]
 
     def _append(self, samples: Samples) -> None:
-        if samples.shape[1]:
-            self._last_sample = samples[:, -1:]
-            self._n_counted += samples.shape[1]
-            self._pending = np.concatenate((self._pending, samples), axis=1)
+        self._pending = np.concatenate((self._pending, samples), axis=1)
 
     def _encode_pending(self) -> list[AccessUnit]:
         assert self._encoder is not None
@@ -211,23 +144,21 @@ class AacTranscoder:
         return units
 
 
-def _silence(n_samples: int) -> Samples:
-    return np.zeros((2, n_samples), np.float32)
-
-
-def _stretch(samples: Samples, n_samples: int) -> Samples:
-    positions = np.linspace(0, samples.shape[1] - 1, n_samples)
-    known = np.arange(samples.shape[1])
-    return np.stack([np.interp(positions, known, channel) for channel in samples]).astype(np.float32)
+def open_decoder() -> OpusDecoder:
+    """libopus, else what makes do without."""
+    libopus = find_libopus()
+    return PitchRepeatDecoder() if libopus is None else LibopusDecoder(libopus)
 
 
 class OpusToAac:
     """One session's sound as AAC: takes the session's units, gives AAC units to `emit` on the event loop.
 
     Where the avatar sends no sound, silence follows its pictures. What waits is bounded by `INBOX_NS`; what a thread
-    that cannot keep up loses, the oldest first, becomes silence and is counted.
+    that cannot keep up loses, the oldest first, is concealed like any loss, and counted.
 
-    concealed_s  sound that is silence because packets were lost, dropped, broken or never sent.
+    concealment  what makes up sound that was lost: libopus and its version, or what makes do without; empty: not
+                 known yet.
+    repairs      what was lost so far.
     """
 
     def __init__(self, emit: Callable[[AccessUnit], None], bit_rate: int) -> None:
@@ -238,7 +169,8 @@ class OpusToAac:
         self._is_finished = False
         self._covered_until_ns: int | None = None
         self.dropped_units = 0
-        self.concealed_s = 0.0
+        self.concealment = ""
+        self.repairs = Repairs()
 
     def put(self, unit: AccessUnit) -> None:
         """Take Opus to be transcoded, and pictures to know how far the session has come; never waits."""
@@ -256,7 +188,8 @@ class OpusToAac:
         """Transcode until `finish` and the last packet."""
         async with _codecs as worker:
             transcoder = await worker.call(AacTranscoder, self._bit_rate)
-            seen = (0, 0)
+            self.concealment = transcoder.concealment
+            sound, seen = transcoder.sound, (0, 0)
             while self._waiting or not self._is_finished:
                 await self._is_ready.wait()
                 if not self._is_finished:
@@ -264,9 +197,9 @@ class OpusToAac:
                 batch, self._waiting = self._waiting, deque()
                 for ready in await worker.call(transcoder.push_all, batch):
                     self._emit(ready)
-                self.concealed_s = transcoder.concealed_samples / OPUS_CLOCK_HZ
-                if (transcoder.broken_packets, self.dropped_units) != seen:
-                    seen = transcoder.broken_packets, self.dropped_units
+                self.repairs = Repairs(sound.concealed_samples / OPUS_CLOCK_HZ, sound.restored_samples / OPUS_CLOCK_HZ)
+                if (sound.broken_packets, self.dropped_units) != seen:
+                    seen = sound.broken_packets, self.dropped_units
                     log.warning("sound_concealed", broken_packets=seen[0], dropped_units=seen[1])
             for ready in await worker.call(transcoder.flush):
                 self._emit(ready)
@@ -275,8 +208,10 @@ class OpusToAac:
         self._waiting.append(unit)
         ends_ns = unit.pts_ns + unit.duration_ns
         while ends_ns - self._waiting[0].pts_ns > INBOX_NS:
-            self._waiting.popleft()
+            dropped = self._waiting.popleft()
             self.dropped_units += 1
+            lost_ns = dropped.lost_ns + (0 if is_stand_in(dropped) else dropped.duration_ns)
+            self._waiting[0] = replace(self._waiting[0], lost_ns=self._waiting[0].lost_ns + lost_ns)
         if ends_ns - self._waiting[0].pts_ns >= BATCH_NS:
             self._is_ready.set()
 

@@ -10,7 +10,7 @@ import structlog
 
 from bridge.errors import ConfigError
 from bridge.media.access_unit import AccessUnit, Codec
-from bridge.outputs.audio import OpusToAac
+from bridge.outputs.audio import OpusToAac, Repairs
 from bridge.outputs.runner import OutputRunner
 from bridge.outputs.status import OutputState
 
@@ -44,10 +44,10 @@ class _Member:
 
 @dataclass(slots=True)
 class _Sound:
-    """AAC of one bit rate, for who takes it. `concealed_before_s`: what the session had concealed when it began."""
+    """AAC of one bit rate, for who takes it. `before`: what the session had repaired when it began."""
 
     bit_rate: int
-    concealed_before_s: float
+    before: Repairs
     takers: list[OutputRunner] = field(default_factory=list)
     transcoder: OpusToAac = field(init=False)
     task: asyncio.Task[None] | None = None
@@ -60,8 +60,8 @@ class _Sound:
             runner.queue.put(unit)
 
     @property
-    def concealed_s(self) -> float:
-        return self.concealed_before_s + self.transcoder.concealed_s
+    def repairs(self) -> Repairs:
+        return Repairs(*map(sum, zip(self.before, self.transcoder.repairs, strict=True)))
 
     async def run(self) -> None:
         try:
@@ -87,7 +87,7 @@ class Hub:
         self._members: dict[str, _Member] = {}
         self._takers: list[OutputRunner] = []  # those that run
         self._sounds: dict[int, _Sound] = {}
-        self._concealed_s = 0.0
+        self._repairs = Repairs()
         self._bugs: list[Exception] = []
         self._tasks: asyncio.TaskGroup | None = None
         # What is started by another task than the session's logs in the session's name all the same.
@@ -111,9 +111,14 @@ class Hub:
         return min((runner.keyframe_s for runner in self.runners if runner.keyframe_s is not None), default=None)
 
     @property
-    def audio_concealed_s(self) -> float:
-        """Sound that AAC outputs got as silence, because it was lost, broken or never sent."""
-        return max((self._concealed_s, *(sound.concealed_s for sound in self._sounds.values())))
+    def repairs(self) -> Repairs:
+        """What AAC outputs got in place of lost sound. Others get it with its gaps, which the far decoder conceals."""
+        return Repairs(*map(max, zip(self._repairs, *(sound.repairs for sound in self._sounds.values()), strict=True)))
+
+    @property
+    def concealment(self) -> str | None:
+        """What makes up lost sound for AAC outputs; None: no output needs it."""
+        return next((sound.transcoder.concealment for sound in self._sounds.values()), "") or None
 
     def put(self, unit: AccessUnit) -> None:
         """Offer a unit to every output that runs; never waits."""
@@ -252,14 +257,14 @@ class Hub:
 
     def _sound(self, bit_rate: int) -> _Sound:
         if bit_rate not in self._sounds:
-            sound = self._sounds[bit_rate] = _Sound(bit_rate, self.audio_concealed_s)
+            sound = self._sounds[bit_rate] = _Sound(bit_rate, self.repairs)
             sound.task = self._spawn(sound.run, f"aac {bit_rate}", transcoder=f"aac {bit_rate}")
             sound.task.add_done_callback(lambda _: self._retire(sound))
         return self._sounds[bit_rate]
 
     def _retire(self, sound: _Sound) -> None:
         if self._sounds.get(sound.bit_rate) is sound:
-            self._concealed_s = self.audio_concealed_s
+            self._repairs = self.repairs
             del self._sounds[sound.bit_rate]
         if sound.task is not None:
             sound.task.cancel()

@@ -37,7 +37,8 @@ def ice_settings(config: IceConfig) -> "IceSettings":
     """What the operator says about ICE, as the network takes it."""
     from bridge.net.ice import IceSettings
 
-    return IceSettings(config.interfaces, tuple(map(ice_server, config.servers)))
+    servers = tuple(map(ice_server, config.servers))
+    return IceSettings(config.interfaces, servers, config.public_address, config.udp_ports)
 
 
 def ice_server(config: IceServerConfig) -> "IceServer":

@@ -11,14 +11,14 @@ from bridge.media.access_unit import Kind
 from bridge.media.rtp import RtpPacket, SenderReport
 from bridge.net.ice import IceServer, IceSettings
 from bridge.net.peer import ReceivingPeer
+from bridge.net.receiving_peer import MEDIA_LOST_S
 from bridge.ports import AvatarEvent, AvatarListener, RemoteTrack, TrackSink
 from bridge.protocols import navtalk
 from bridge.providers.navtalk_ends import naming
 from bridge.providers.navtalk_knowledge import Knowledge
 from bridge.redact import mask
 
-# Signalling, ICE and DTLS take five to seven round trips: 2 s on a bad path. The session itself gives up 5 s after the
-# last packet, and this has to be decided before.
+# Signalling, ICE and DTLS take five to seven round trips: 2 s on a bad path. Gathering has a deadline of its own.
 RECOVER_S = 3.0
 # A service whose media fails a fourth time is better off with a new session.
 MAX_RECOVERIES = 3
@@ -34,7 +34,8 @@ class Media:
     """The peer connections of one session. The newest offer counts; what is on air stays there until its successor
     carries media: pictures, or sound where only that is offered.
 
-    A connection lost while the WebSocket lives is replaced by one that we offer, if the service takes offers.
+    A connection that is lost, or silent, while the WebSocket lives is closed and replaced by one that we offer, if the
+    service takes offers. That one has to bring media as soon as it is up: the avatar was there before.
 
     ice_servers  for the next connection.
     datagrams_rejected, path: as `AvatarLink` has them.
@@ -127,8 +128,8 @@ class Media:
         self._answer = asyncio.get_running_loop().create_future()
         is_unanswered = False
         try:
+            offer = await connection.peer.offer(self.ice_servers)
             async with asyncio.timeout(RECOVER_S):
-                offer = await connection.peer.offer(self.ice_servers)
                 await self._send(navtalk.Offer(offer))
                 is_unanswered = True
                 answer = await self._answer
@@ -229,7 +230,7 @@ class _Connection:
     """
 
     def __init__(self, ice: IceSettings, media: Media, lost: ProviderUnavailable | None) -> None:
-        self.peer = ReceivingPeer(ice, self._on_track)
+        self.peer = ReceivingPeer(ice, self._on_track, first_media_s=None if lost is None else MEDIA_LOST_S)
         self.negotiation = asyncio.Lock()
         self.task: asyncio.Task[None] | None = None
         self.lost = lost

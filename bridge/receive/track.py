@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 from bridge.media.access_unit import Codec, Kind, ReceivedUnit
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.media.rtp import RtpPacket, SenderReport
-from bridge.receive.depacketize import Depacketizer, H264Depacketizer, OpusDepacketizer, SenderClock
+from bridge.receive.depacketize import Depacketizer, open_depacketizer
 from bridge.receive.jitter import JitterBuffer, ReceiveStats
+from bridge.receive.sender_clock import SenderClock
 
 KeyframeReason = Literal["start", "loss", "stall", "demand", "periodic"]
 
@@ -117,7 +118,8 @@ class KeyframeRequests:
 class TrackReceiver:
     """Receives one track: `push` every packet, `poll` whenever `next_deadline_ns` has come.
 
-    codecs  payload type to codec. Packets of other types take their place in the order and are dropped.
+    codecs  payload type to codec. Packets of other types take their place in the order and are dropped. A track that
+            goes on in another codec begins anew with a keyframe.
     now_ns  `time.monotonic_ns` at which the track was negotiated; a packet's `arrival_ns` is on the same clock.
 
     Every packet can move `next_deadline_ns`, to the past as well: then `poll` is due at once.
@@ -128,13 +130,9 @@ class TrackReceiver:
         self._codecs = codecs
         self._jitter = JitterBuffer(kind, self.stats)
         self._clock = SenderClock()
-        self._depacketizer: Depacketizer
-        self._keyframes: KeyframeRequests | None = None
-        if kind == "video":
-            self._depacketizer = H264Depacketizer(self._clock, self.stats)
-            self._keyframes = KeyframeRequests(now_ns)
-        else:
-            self._depacketizer = OpusDepacketizer(self._clock, self.stats)
+        self._codec: Codec | None = None
+        self._depacketizer: Depacketizer | None = None  # of the codec; None before the first packet of any
+        self._keyframes = KeyframeRequests(now_ns) if kind == "video" else None
 
     def push(self, packet: RtpPacket) -> Sequence[ReceivedUnit]:
         """Take one packet; return the units it completes."""
@@ -182,14 +180,19 @@ class TrackReceiver:
     def _depacketize(self, packets: Sequence[RtpPacket]) -> Sequence[ReceivedUnit]:
         units: list[ReceivedUnit] = []
         for packet in packets:
-            if packet.payload_type not in self._codecs:
+            codec = self._codecs.get(packet.payload_type)
+            if codec is None:
                 self.stats.invalid += 1
                 packet = packet._replace(payload=b"", marker=False)
-            units += self._depacketizer.push(packet)
+            elif codec is not self._codec:
+                self._codec = codec
+                self._depacketizer = open_depacketizer(codec, self._clock, self.stats)
+            if self._depacketizer is not None:
+                units += self._depacketizer.push(packet)
         if self._keyframes is not None:
             for unit in units:
                 if unit.is_keyframe:
                     self._keyframes.on_keyframe(unit.arrival_ns)
-            if self._depacketizer.lacks_keyframe:
+            if self._depacketizer is not None and self._depacketizer.lacks_keyframe:
                 self._keyframes.want("loss")
         return units

@@ -166,17 +166,24 @@ async def test_a_service_that_ignores_keyframe_requests_is_told_of(nginx: NginxR
     assert sum(packet.is_keyframe for packet in picture.packets) == 1
 
 
-async def test_an_offer_without_h264_is_named_and_tried_again(tmp_path: Path) -> None:
+async def test_an_avatar_of_vp8_alone_is_heard_over_the_slate(nginx: NginxRtmp, tmp_path: Path) -> None:
     async with faulty_avatar(tmp_path, "vp8-only") as (_, url):
-        setting = Setting(tmp_path, url)
-        setting.recording()
+        setting = Setting(tmp_path, url).rtmp("live", nginx.rtmp_url)
+        recording = setting.recording()
         async with setting.daemon() as daemon:
-            lost = await daemon.logged("avatar_lost", 2, level="warning")
+            unusable = await daemon.logged("avatar_pictures_unusable", level="warning")
+            await daemon.logged("on_air_slate", cause="codec")
+            await daemon.metric_reaches(3, "slate_seconds_total", reason="codec")
             metrics = await daemon.metrics()
             assert await daemon.stop() == 0
-    assert "H.264" in lost["error"]
-    assert url in lost["error"]
-    assert metrics.total("provider_reconnects_total", reason="media") >= 1
+    assert "no output can carry the avatar's VP8 pictures" in unusable["error"]
+    assert not daemon.events("avatar_lost") and metrics.total("provider_reconnects_total") == 0
+    # Keyframes that nobody could show are not asked for again and again.
+    assert metrics.total("pli_total", direction="sent") <= 6
+    for path in (recording, await asyncio.to_thread(nginx.finished_recording, STREAM_KEY)):
+        picture, sound = recorded.tracks(path)
+        assert recorded.n_pictures(path) == len(picture.packets) >= 60
+        assert picture.longest_gap_s < NO_GAP_S and sound.longest_gap_s < NO_GAP_S
 
 
 async def test_a_broadcast_goes_on_evenly_across_the_wraps_of_rtp(

@@ -36,20 +36,32 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 PAYLOADS = st.one_of(st.sampled_from(PIECES), damaged(), st.binary(max_size=40))
-Step = tuple[bytes, int, int, bool, int, int, int]
-# Steps of a sequence number, a timestamp and the arrival that a packet makes from the one before.
-PACKETS = st.lists(
-    st.tuples(
-        PAYLOADS,
-        st.sampled_from([1] * 8 + [0, 2, 3, -1, -2, 300, 40_000]),
-        st.sampled_from([0, 0, 0, 3600, 3600, -3600, 2**31, 2**20]),
-        st.booleans(),
-        st.sampled_from([1] * 12 + [2]),
-        st.sampled_from([H264_TYPE] * 8 + [OPUS_TYPE, 0]),
-        st.integers(0, 200_000_000),
+# A descriptor, whole or not, before a keyframe's or another frame's beginning.
+VP8_PAYLOADS = st.one_of(
+    st.binary(max_size=12),
+    st.builds(
+        bytes.__add__,
+        st.one_of(st.sampled_from([b"\x10", b"\x00", b"\x90\x80\x91\x22"]), st.binary(max_size=6)),
+        st.sampled_from([b"\x10\x02\x00\x9d\x01\x2a\xa0\x00\x78\x00" + bytes(9), b"\x11\x02\x00" + bytes(9)]),
     ),
-    max_size=60,
 )
+Step = tuple[bytes, int, int, bool, int, int, int]
+
+
+# Steps of a sequence number, a timestamp and the arrival that a packet makes from the one before.
+def packets(payloads: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[Step]]:
+    return st.lists(
+        st.tuples(
+            payloads,
+            st.sampled_from([1] * 8 + [0, 2, 3, -1, -2, 300, 40_000]),
+            st.sampled_from([0, 0, 0, 3600, 3600, -3600, 2**31, 2**20]),
+            st.booleans(),
+            st.sampled_from([1] * 12 + [2]),
+            st.sampled_from([H264_TYPE] * 8 + [OPUS_TYPE, 0]),
+            st.integers(0, 200_000_000),
+        ),
+        max_size=60,
+    )
 
 
 def receive(kind: Kind, codec: Codec, payload_type: int, steps: list[Step]) -> None:
@@ -78,6 +90,10 @@ def check(unit: ReceivedUnit, codec: Codec) -> None:
     if codec is Codec.OPUS:
         assert unit.payload and unit.duration_ns > 0
         return
+    if codec is Codec.VP8:
+        assert unit.payload and unit.is_keyframe == (not unit.payload[0] & 1)
+        assert not unit.is_keyframe or unit.payload[3:6] == b"\x9d\x01\x2a"
+        return
     types = [nal_type(nal) for nal in split_avcc(unit.payload)]
     assert any(1 <= each <= 5 for each in types)
     assert not {NAL_SPS, NAL_PPS} & set(types)
@@ -89,12 +105,18 @@ def check(unit: ReceivedUnit, codec: Codec) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(PACKETS)
+@given(packets(PAYLOADS))
 def test_no_h264_packet_breaks_the_receiver(steps: list[Step]) -> None:
     receive("video", Codec.H264, H264_TYPE, steps)
 
 
 @settings(max_examples=100, deadline=None)
-@given(PACKETS)
+@given(packets(PAYLOADS))
 def test_no_opus_packet_breaks_the_receiver(steps: list[Step]) -> None:
     receive("audio", Codec.OPUS, H264_TYPE, steps)
+
+
+@settings(max_examples=150, deadline=None)
+@given(packets(VP8_PAYLOADS))
+def test_no_vp8_packet_breaks_the_receiver(steps: list[Step]) -> None:
+    receive("video", Codec.VP8, H264_TYPE, steps)

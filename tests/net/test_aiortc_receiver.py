@@ -283,6 +283,13 @@ async def test_stopping_twice_or_before_the_start_is_harmless() -> None:
     await bench.receiver.stop()
 
 
+async def test_what_was_closed_while_it_came_up_does_not_begin() -> None:
+    bench = Bench()
+    await bench.receiver.stop()
+    await bench.receiver.receive(bench.parameters)
+    assert bench.transport.registered == []
+
+
 # ------------------------------------------------------------------------------------------- reception statistics
 
 

@@ -6,18 +6,29 @@ import os
 import random
 import re
 import secrets
-from contextlib import suppress
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from weakref import ref
 
 import av
 import numpy as np
 import pytest
-from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDtlsTransport,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
 from aiortc.rtcrtpsender import RTCRtpSender
 
+import bridge.net.ice
 import bridge.net.peer_connection
+import bridge.net.receiving_peer
 from bridge.errors import ConfigError, OutputLost, ProviderUnavailable, RemoteProtocolError
+from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS
 from bridge.media.h264 import split_annexb
 from bridge.media.rtp import RtpPacket
@@ -206,6 +217,25 @@ async def test_sections_of_any_order_and_a_data_channel_are_answered(kinds: tupl
     assert answer.count("a=recvonly") == len(kinds)
 
 
+async def test_a_stock_peer_with_a_data_channel_is_up_on_all_its_transports() -> None:
+    pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    is_up = asyncio.Event()
+    pc.on("connectionstatechange", lambda: is_up.set() if pc.connectionState == "connected" else None)
+    try:
+        transports = [pc.addTransceiver("video", "sendonly").receiver.transport]
+        pc.createDataChannel("events")
+        assert pc.sctp is not None
+        for transport in (*transports, pc.sctp.transport):
+            limit_to_addresses(transport.transport._connection, ["127.0.0.1"])
+        await pc.setLocalDescription()
+        async with ReceivingPeer(LOOPBACK, Tracks().on_track) as receiving, asyncio.timeout(PATIENCE_S):
+            answer = await receiving.answer(pc.localDescription.sdp)
+            await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+            await is_up.wait()
+    finally:
+        await pc.close()
+
+
 async def test_a_second_video_section_is_answered_but_not_received() -> None:
     async with ReceivingPeer(LOOPBACK, Sink) as receiving:
         answer = await receiving.answer(await stock_offer("H264", kinds=("video", "video")))
@@ -213,26 +243,60 @@ async def test_a_second_video_section_is_answered_but_not_received() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codecs", "kinds", "complaint"),
+    ("offered", "answered"),
+    [(("VP8", "H264"), "H264"), (("H264", "VP8"), "H264"), (("VP8",), "VP8")],
+    ids=["VP8 first", "H.264 first", "VP8 alone"],
+)
+async def test_h264_is_preferred_and_vp8_taken_where_there_is_nothing_else(
+    offered: tuple[str, ...], answered: str
+) -> None:
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        answer = await receiving.answer(await stock_offer(*offered))
+    assert {*re.findall(r"a=rtpmap:\d+ (\w+)/90000", answer)} == {answered, "rtx"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "edit"),
     [
-        (("VP8",), ("video", "audio"), r"the offer has no H\.264 video \(it offers VP8\)"),
-        ((), ("audio",), r"the offer has no H\.264 video \(it offers no video at all\)"),
+        ("video", lambda sdp: sdp.replace("VP8/90000", "AV1/90000")),
+        ("audio", lambda sdp: sdp.replace("opus/48000/2", "speex/48000/2")),
     ],
 )
-async def test_an_offer_without_h264_is_refused_with_what_it_has(
-    codecs: tuple[str, ...], kinds: tuple[str, ...], complaint: str
+async def test_a_section_of_unknown_codecs_is_declined_and_the_other_flows(
+    kind: Kind, edit: Callable[[str], str]
 ) -> None:
-    offer = await stock_offer(*codecs, kinds=kinds)
+    offer = edit(await stock_offer("VP8"))
     async with ReceivingPeer(LOOPBACK, Sink) as receiving:
-        with pytest.raises(RemoteProtocolError, match=complaint):
+        answer = await receiving.answer(offer)
+    assert {*re.findall(r"^m=(\w+) 0 ", answer, re.MULTILINE)} == {kind}
+    assert answer.count("a=recvonly") == 1 and re.findall(r"^m=(\w+)", answer, re.MULTILINE) == ["video", "audio"]
+
+
+async def test_an_offer_of_nothing_that_is_known_is_refused_with_what_it_has() -> None:
+    offer = (await stock_offer("VP8")).replace("VP8/90000", "AV1/90000").replace("opus/48000/2", "speex/48000/2")
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        with pytest.raises(RemoteProtocolError, match=r"video \(AV1\), audio \(speex, G722, PCMU, PCMA\)"):
             await receiving.answer(offer)
 
 
-async def test_an_offer_whose_sound_is_not_opus_is_refused() -> None:
-    offer = (await stock_offer("H264")).replace("opus/48000/2", "speex/48000/2")
-    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
-        with pytest.raises(RemoteProtocolError, match=r"no Opus audio \(it offers speex, G722, PCMU, PCMA\)"):
-            await receiving.answer(offer)
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_media_flows_beside_sections_of_kinds_that_nobody_knows(is_first: bool) -> None:
+    text = "m=text 9 RTP/AVP 98\r\na=mid:t\r\na=rtpmap:98 t140/1000\r\na=fmtp:99 what\r\n"
+
+    def with_text(sdp: str) -> str:
+        return sdp.replace("m=audio", text + "m=audio") if is_first else sdp + text
+
+    tracks = Tracks()
+    async with ReceivingPeer(LOOPBACK, tracks.on_track) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        answer = await receiving.answer(with_text(await sending.offer()))
+        (declined,) = re.findall(r"^m=text 0 RTP/AVP 98\r\n(?:(?!m=).*\r\n)*", answer, re.MULTILINE)
+        assert "a=mid:t\r\n" in declined
+        await sending.accept(answer.replace(declined, ""))
+        sink = await tracks.sink("video")
+        async with asyncio.timeout(PATIENCE_S):
+            await sending.connected()
+        await sending.send_video([b"\x41x"], 0)
+        await sink.arrived(1)
 
 
 @pytest.mark.parametrize("garbage", ["", "no sdp", "v=0\r\nm=video 9 RTP/AVP 96\r\n", "m=video\0"])
@@ -426,13 +490,126 @@ async def test_the_end_of_the_receiver_is_noticed_and_named() -> None:
         await line.sending.send_video([b"\x41x"], 0)
 
 
-async def test_a_path_that_is_not_there_fails_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("candidates", "advice"),
+    [
+        ("", "it has named no address that could be tried"),
+        ("a=candidate:1 1 udp 2130706431 127.0.0.1 9 typ host\r\n", "none of its 1 addresses answers: let UDP through"),
+    ],
+)
+async def test_a_path_that_is_not_there_fails_at_the_deadline_of_ice(
+    candidates: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bridge.net.peer_connection, "CONNECT_TIMEOUT_S", 0.2)
     async with ReceivingPeer(LOOPBACK, Sink) as receiving:
-        await receiving.answer(without_candidates(await stock_offer("H264")))
+        await receiving.answer(without_candidates(await stock_offer("H264")) + candidates)
         error = await outcome(receiving)
         assert isinstance(error, ProviderUnavailable)
-        assert "no media connection after" in str(error) and error.reason == "media"
+        assert str(error).startswith("no media connection after 0.2 s: ICE has not reached") and advice in str(error)
+        assert error.reason == "media"
+
+
+async def test_a_far_end_that_does_not_shake_hands_fails_at_the_deadline_of_dtls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bridge.net.peer_connection, "DTLS_TIMEOUT_S", 0.2)
+
+    async def stay_mute(self: RTCDtlsTransport, remote: object) -> None: ...
+
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        answer = await receiving.answer(await sending.offer())
+        assert sending._pc is not None
+        transport = sending._pc.getTransceivers()[0].receiver.transport
+        monkeypatch.setattr(transport, "start", stay_mute.__get__(transport))
+        await sending.accept(answer)
+        error = await outcome(receiving)
+        assert "did not finish its DTLS hand-shake within 0.2 s" in str(error) and "127.0.0.1" in str(error)
+
+
+async def test_a_gathering_that_does_not_end_fails_at_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge.net.peer_connection, "GATHER_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(bridge.net.ice, "_bind", lambda *_: asyncio.sleep(60))
+    async with ReceivingPeer(LOOPBACK, Sink) as receiving:
+        with pytest.raises(
+            ProviderUnavailable, match=r"gathering ICE candidates took more than 0\.1 s: the name server"
+        ):
+            await receiving.answer(await stock_offer("H264"))
+
+
+async def test_a_connection_that_carries_nothing_any_more_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge.net.receiving_peer, "MEDIA_LOST_S", 0.3)
+    monkeypatch.setattr(bridge.net.receiving_peer, "LOOK_FOR_MEDIA_S", 0.02)
+    async with connected_line() as line:
+        watching = asyncio.create_task(outcome(line.receiving))
+        await asyncio.sleep(0.4)
+        assert not watching.done(), "a service may load its avatar with the connection up"
+        for index in range(10):
+            # Either track will do: a still avatar is heard, one that is silent may be seen.
+            await (line.sending.send_audio(b"x", index) if index % 2 else line.sending.send_video([b"\x41x"], index))
+            await asyncio.sleep(0.1)
+        assert not watching.done()
+        error = await watching
+        assert isinstance(error, ProviderUnavailable) and error.reason == "media"
+        assert str(error) == "no media for 0.3 s over a connection that is up"
+
+
+async def test_a_replacement_has_to_bring_media_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge.net.receiving_peer, "LOOK_FOR_MEDIA_S", 0.02)
+    async with (
+        ReceivingPeer(LOOPBACK, Tracks().on_track, first_media_s=0.1) as receiving,
+        SendingPeer(LOOPBACK, nothing) as sending,
+    ):
+        await negotiate(sending, receiving)
+        assert "no media for 0.1 s" in str(await outcome(receiving))
+
+
+# ---------------------------------------------------------------------------------------------- what the operator says
+
+
+async def test_host_candidates_carry_the_public_address_and_media_flows() -> None:
+    tracks = Tracks()
+    mapped = IceSettings(("lo",), public_address="198.51.100.7")
+    async with ReceivingPeer(mapped, tracks.on_track) as receiving, SendingPeer(LOOPBACK, nothing) as sending:
+        answer = await receiving.answer(await sending.offer())
+        v4 = {line.split()[4] for line in candidate_lines(answer) if ":" not in line.split()[4]}
+        assert v4 == {"198.51.100.7"} and "c=IN IP4 198.51.100.7\r\n" in answer
+        await sending.accept(answer)
+        sink = await tracks.sink("audio")
+        async with asyncio.timeout(PATIENCE_S):
+            await sending.connected()
+        await sending.send_audio(b"x", 0)
+        await sink.arrived(1)
+
+
+def free_ports(count: int) -> range:
+    """A range of UDP ports that nobody uses on loopback."""
+    for first in range(42_000, 60_000, 97):
+        with ExitStack() as sockets:
+            try:
+                for port in range(first, first + count):
+                    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+                        sockets.enter_context(socket.socket(family, socket.SOCK_DGRAM)).bind((host, port))
+            except OSError:
+                continue
+            return range(first, first + count)
+    raise AssertionError("no range is free")
+
+
+async def test_sockets_lie_in_the_range_of_ports_until_it_is_used_up() -> None:
+    ports = free_ports(2)
+    settings = IceSettings(("lo",), udp_ports=ports)
+    async with SendingPeer(settings, nothing) as first, SendingPeer(settings, nothing) as second:
+        offers = [await first.offer(), await second.offer()]
+        for host in ("127.0.0.1", "::1"):
+            found = [int(line.split()[5]) for sdp in offers for line in candidate_lines(sdp) if line.split()[4] == host]
+            assert sorted(set(found)) in ([], [*ports])
+        async with ReceivingPeer(settings, Sink) as third:
+            with pytest.raises(
+                ProviderUnavailable, match=rf"ice\.udp_ports: every port of {ports[0]}-{ports[1]} is in"
+            ):
+                await third.answer(offers[0])
+    async with SendingPeer(settings, nothing) as again:
+        assert await again.offer(), "the ports are free again"
 
 
 async def test_a_certificate_other_than_the_announced_one_ends_the_connection() -> None:

@@ -280,21 +280,48 @@ async def test_nothing_continues_before_there_is_a_connection() -> None:
     [
         (
             lambda sdp: re.sub(r"^m=video(.|\n|\r)*", "", sdp, flags=re.MULTILINE).replace("BUNDLE 0 1", "BUNDLE 0"),
-            "no H.264",
+            "takes away sections",
         ),
         (lambda sdp: sdp.replace("a=mid:1", "a=mid:x").replace("BUNDLE 0 1", "BUNDLE 0 x"), "takes away sections"),
         (lambda sdp: sdp + sdp[sdp.index("m=video") :].replace("a=mid:1", "a=mid:2"), "another connection|bundle"),
         (lambda sdp: sdp.replace("a=setup:actpass", "a=setup:active"), "both ends the DTLS client"),
-        (lambda sdp: rejecting(sdp, "video"), "no H.264"),
-        (lambda sdp: sdp.replace("H264/90000", "VP9/90000"), r"no H\.264 video \(it offers VP9\)"),
+        (
+            lambda sdp: sdp.replace("H264/90000", "VP9/90000").replace("opus/48000", "lyra/48000"),
+            r"nothing that can be used: audio \(lyra\), video \(VP9\)",
+        ),
     ],
-    ids=["fewer sections", "other mid", "outside of the bundle", "other DTLS role", "no video", "other codec"],
+    ids=["fewer sections", "other mid", "outside of the bundle", "other DTLS role", "other codecs"],
 )
 async def test_a_change_that_cannot_be_followed_is_refused(edit: Callable[[str], str], complaint: str) -> None:
     async with connected_line() as line:
         offer = edit(await line.sending.renegotiate())
         with pytest.raises(RemoteProtocolError, match=complaint):
             await line.receiving.answer(offer)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [lambda sdp: rejecting(sdp, "video"), lambda sdp: sdp.replace("H264/90000", "VP9/90000")],
+    ids=["rejected", "of another codec"],
+)
+async def test_sound_goes_on_where_there_are_no_pictures_any_more(edit: Callable[[str], str]) -> None:
+    async with connected_line() as line:
+        await flows(line, "video")
+        answer = await line.receiving.answer(edit(await line.sending.renegotiate()))
+        assert "m=video 0 " in answer and "m=audio 0 " not in answer
+        await settle()
+        await flows(line, "audio")
+
+
+async def test_pictures_go_on_in_another_codec() -> None:
+    async with connected_line() as line:
+        await flows(line, "video")
+        offer = await line.sending.renegotiate()
+        answer = await line.receiving.answer(offer.replace("H264/90000", "VP8/90000"))
+        assert "VP8/90000" in answer and "H264" not in answer
+        await settle()
+        codecs = line.tracks.sinks["video"].track.codecs
+        assert codecs[await flows(line, "video")] is Codec.VP8
 
 
 async def test_a_further_offer_waits_for_the_answer_to_the_first() -> None:
@@ -350,8 +377,9 @@ async def test_an_offer_that_does_not_take_our_codec_is_refused() -> None:
         SendingPeer(LOOPBACK, nothing, profile_level_id="640c1f") as high,
     ):
         offer = await receiving.offer()
-        with pytest.raises(RemoteProtocolError, match="takes no VP8 video, only H264"):
-            await vp8.answer(offer)
+        assert {*re.findall(r"(\w+)/90000", await vp8.answer(offer))} == {"VP8", "rtx"}
+        with pytest.raises(RemoteProtocolError, match="takes no H264 video, only VP8"):
+            await high.answer(re.sub(r"a=(rtpmap:\d+ H264|fmtp:\d+ level).*\r\n", "", offer))
         with pytest.raises(RemoteProtocolError):
             await high.answer(re.sub(r"a=(rtpmap|fmtp):105 .*\r\n", "", offer).replace("640c1f", "42e01f"))
 
@@ -359,8 +387,8 @@ async def test_an_offer_that_does_not_take_our_codec_is_refused() -> None:
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
-        (lambda sdp: sdp.replace("H264/90000", "VP8/90000"), r"the answer has no H\.264 video"),
-        (lambda sdp: rejecting(sdp, "video"), r"no H\.264 video \(it offers no video at all\)"),
+        (lambda sdp: sdp.replace("H264/90000", "VP9/90000"), "cannot be used"),
+        (lambda sdp: rejecting(rejecting(sdp, "video"), "audio"), "it rejects all its sections"),
         (lambda sdp: re.sub(r"a=ice-ufrag.*\r\n", "", sdp), "no ICE credentials"),
         (lambda sdp: sdp.replace("a=setup:active", "a=setup:actpass"), "cannot be used"),
     ],

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-from bridge.errors import LocalProtocolError, RemoteProtocolError
+from bridge.errors import LocalProtocolError
 from bridge.media.access_unit import Codec, Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.net.aiortc_sender import RtpOrigin, SenderClock
 from bridge.net.ice import limit_to_addresses
 from bridge.net.impairment import RandomLoss, Reordering
 from bridge.net.peer import ReceivingPeer, SendingPeer
+from bridge.receive.track import TrackReceiver
 from tests.net.loopback import LOOPBACK, PATIENCE_S, Line, Sink, Tracks, connected_line, unchanged
 
 KINDS: tuple[Kind, ...] = ("audio", "video")
@@ -220,13 +221,18 @@ async def test_there_are_no_candidates_before_the_offer() -> None:
 # ---------------------------------------------------------------------------------------------- VP8
 
 
-async def test_an_offer_of_vp8_alone_is_refused_by_its_name() -> None:
-    async with SendingPeer(LOOPBACK, nothing, codec=Codec.VP8) as sending, ReceivingPeer(LOOPBACK, Sink) as receiving:
-        offer = await sending.offer()
-        assert set(re.findall(r"a=rtpmap:\d+ (\w+)/90000", offer)) == {"VP8", "rtx"}
-        with pytest.raises(RemoteProtocolError, match=r"no H\.264 video \(it offers VP8\)") as caught:
-            await receiving.answer(offer)
-        assert caught.value.reason == "media"
+async def test_vp8_arrives_frame_by_frame_where_nothing_else_is_offered() -> None:
+    frames = vp8_frames(5)
+    async with connected_line(codec=Codec.VP8) as line:
+        sink = await line.tracks.sink("video")
+        assert set(sink.track.codecs.values()) == {Codec.VP8}
+        for index, frame in enumerate(frames):
+            await line.sending.send_vp8(frame, index * 40 * NS_PER_MS)
+        await sink.until(lambda: sum(packet.marker for packet in sink.packets) == len(frames))
+        receiver = TrackReceiver(sink.track.codecs, "video", 0)
+        units = [unit for packet in sink.packets for unit in receiver.push(packet)]
+    assert [unit.payload for unit in units] == frames
+    assert [unit.is_keyframe for unit in units] == [True, False, False, False, False]
 
 
 def vp8_frames(count: int) -> list[bytes]:

@@ -7,7 +7,10 @@ from bridge import check
 from bridge.config import Config, SessionConfig
 from bridge.config_file import load_config
 from bridge.errors import BridgeError, ProviderRejected
+from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.h264 import decoder_configuration
 from bridge.redact import Secret
+from tests.unit.receive.streams import PPS, SPS
 
 CONFIG = """\
 sessions:
@@ -54,3 +57,11 @@ async def test_a_history_is_read_and_its_mistakes_are_findings(
     history.write_text("Dear diary\n")
     assert not await check.check_connections(config)
     assert f"FAILED  leo.avatar.history_file: avatar.history_file {history}: line 1 is no" in capsys.readouterr().out
+
+
+def test_pictures_that_no_output_carries_are_found() -> None:
+    assert check._pictures(AccessUnit(Codec.VP8, b"keyframe", 0)) == (
+        "VP8, which no output can carry (viewers will hear it, and see the slate)"
+    )
+    config = decoder_configuration(SPS, PPS)
+    assert check._pictures(AccessUnit(Codec.H264, b"", 0, codec_config=config)) == "H.264 baseline 3.1 1280x720"

@@ -81,6 +81,26 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "ice: {servers: [{urls: 'stun:a', usernam: b}]}\nsessions:\n",
         "bridge.yaml:1: ice.servers.0.usernam: unknown key; did you mean `username`?",
     ),
+    "a name for a public address": (
+        "sessions:\n",
+        "ice: {public_address: bridge.example}\nsessions:\n",
+        "bridge.yaml:1: ice.public_address: must be an IP address, such as 203.0.113.7",
+    ),
+    "a public address that is everybody's": (
+        "sessions:\n",
+        "ice: {public_address: '0.0.0.0'}\nsessions:\n",
+        "bridge.yaml:1: ice.public_address: is no address of one machine",
+    ),
+    "a range of ports that runs backwards": (
+        "sessions:\n",
+        "ice: {udp_ports: 50100-50000}\nsessions:\n",
+        "bridge.yaml:1: ice.udp_ports: must be FIRST-LAST, such as 50000-50100, within 1024 and 65535",
+    ),
+    "a single port": (
+        "sessions:\n",
+        "ice: {udp_ports: 50100}\nsessions:\n",
+        "bridge.yaml:1: ice.udp_ports: must be FIRST-LAST, such as 50000-50100, within 1024 and 65535",
+    ),
     "missing key": ("    inputs:\n      question:", "    outputs2:\n      question:", "leo.inputs: is missing"),
     "no choice": (
         "name: navtalk.Leo",

@@ -1,4 +1,5 @@
 import asyncio
+import time
 import wave
 from pathlib import Path
 
@@ -17,15 +18,19 @@ from bridge.errors import (
     SourceRejected,
 )
 from bridge.inputs.file import FileSource
+from bridge.media.access_unit import Codec
 from bridge.media.live_queue import LiveQueue
-from bridge.ports import AvatarEvent, AvatarListener, OutputListener, ToolCall
+from bridge.ports import AvatarEvent, AvatarListener, OutputListener, RemoteTrack, ToolCall
 from bridge.redact import Secret
 from bridge.session import SessionState
+from bridge.timeline.splice import OnAir
 from tests.unit.outputs.fakes import FakeOutput
+from tests.unit.receive.streams import OPUS_20_MS, OPUS_TYPE, Sender, opus_sender
 from tests.unit.stage import (
     FakeProvider,
     FakeSlateMaker,
     FakeSource,
+    NoFeedback,
     Service,
     Stage,
     ended,
@@ -119,6 +124,55 @@ async def test_until_there_is_a_track_silence_is_the_provider_s_to_judge(
     running = asyncio.create_task(session.run())
     await until(lambda: session.has_been_live)
     assert provider.n_connections == 1
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def send_vp8(provider: FakeProvider, listener: AvatarListener) -> None:
+    """A VP8 keyframe every 5 ms (RFC 7741 §4.2, RFC 6386 §9.1)."""
+    sink = listener.on_track(RemoteTrack("video", {98: Codec.VP8}, NoFeedback()))
+    listener.on_ready(provider.link)
+    video = Sender(unit_ms=5, payload_type=98, at_ms=time.monotonic() * 1000)
+    while True:
+        for packet in video.unit([b"\x10\x10\x02\x00\x9d\x01\x2a\xa0\x00\x78\x00picture"]):
+            sink.on_packet(packet)
+        await asyncio.sleep(0.005)
+
+
+async def only_speak(provider: FakeProvider, listener: AvatarListener) -> None:
+    """Sound, and no track of pictures."""
+    sink = listener.on_track(RemoteTrack("audio", {OPUS_TYPE: Codec.OPUS}, NoFeedback()))
+    listener.on_ready(provider.link)
+    sound = opus_sender(at_ms=round(time.monotonic() * 1000))
+    while True:
+        for packet in sound.unit([OPUS_20_MS]):
+            sink.on_packet(packet)
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("service", "cause", "words"),
+    [
+        (send_vp8, "codec", "no output can carry the avatar's VP8 pictures: viewers hear it, and see the slate"),
+        (only_speak, "no_video", "offers no pictures that can be received (H.264): viewers hear it, and see the slate"),
+    ],
+)
+async def test_an_avatar_whose_pictures_cannot_be_shown_is_spoken_to_and_heard_over_the_slate(
+    service: Service, cause: str, words: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "NO_PICTURES_S", 0.05)
+    session, provider = stage.session(service)
+    running = asyncio.create_task(session.run())
+    await until(lambda: session.status().slate_cause == cause)
+    await until(lambda: provider.link.n_sent)
+    await until(lambda: len(stage.outputs[0].written) > 20)
+    status = session.status()
+    assert (status.state, status.on_air) == (SessionState.LIVE, OnAir.SLATE)
+    assert status.error.endswith(words) and provider.n_connections == 1
+    written = stage.outputs[0].written
+    assert {unit.payload for unit in written if unit.codec.kind == "video"} == {b"slate idr", b"slate p"}
+    if service is only_speak:
+        await until(lambda: any(unit.payload == OPUS_20_MS for unit in written))
     await session.drain(within_s=0.0)
     await ended(running)
 

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bridge.media.clock import NS_PER_MS
-from bridge.media.opus import SILENCE_20_MS, packet_duration_ns
+from bridge.media.opus import SILENCE_20_MS, packet_duration_ns, redundancy_ns
 from bridge.samples import SPEECH
 from tests.unit.outputs.coded_media import opus_units
 
@@ -93,3 +93,30 @@ def test_a_decoder_fades_by_itself_from_loud_speech_to_the_constant_silence_and_
         assert np.abs(np.diff(back)).max() <= largest_step
         # It is silent after a third of the first packet.
         assert not sound[10, 320:].any() and not sound[11:20].any()
+
+
+# Configuration 9: SILK, one frame of 20 ms, whose voice activity flag comes first.
+@pytest.mark.parametrize(
+    ("packet", "restores_ms"),
+    [
+        pytest.param(bytes([toc(9), 0x40]), 20, id="flag behind one SILK frame's"),
+        pytest.param(bytes([toc(9), 0xBF]), 0, id="every bit but the flag"),
+        pytest.param(bytes([toc(8), 0x40]), 10, id="10 ms"),
+        pytest.param(bytes([toc(11), 0x10]), 60, id="60 ms: the flag is behind three SILK frames'"),
+        pytest.param(bytes([toc(11), 0xEF]), 0, id="60 ms without"),
+        pytest.param(bytes([toc(9) | 4, 0x10]), 20, id="of the second channel"),
+        pytest.param(bytes([toc(13), 0x40]), 20, id="hybrid"),
+        pytest.param(bytes([toc(17), 0x40]), 0, id="CELT has none"),
+        pytest.param(bytes([toc(9, 1), 0x40, 0x00]), 20, id="two frames: the first one's"),
+        pytest.param(bytes([toc(9, 2), 1, 0x40, 0x00]), 20, id="two frames of different lengths"),
+        pytest.param(bytes([toc(9, 2), 0, 0x40]), 0, id="an empty first frame"),
+        pytest.param(bytes([toc(9, 3), 0x40 | 1, 2, 0x40, 0, 0]), 20, id="padding"),
+        pytest.param(bytes([toc(9, 3), 0x40 | 1, 1, 0x40]), 0, id="padding only"),
+        pytest.param(bytes([toc(9, 3), 0x80 | 2, 1, 0x40, 0]), 20, id="counted frames of different lengths"),
+        pytest.param(bytes([toc(9)]), 0, id="nothing sent (DTX)"),
+        pytest.param(bytes([toc(9, 3), 7]), 0, id="more than 120 ms"),
+        pytest.param(b"", 0, id="empty"),
+    ],
+)
+def test_a_flag_tells_how_much_of_the_sound_before_a_packet_restores(packet: bytes, restores_ms: int) -> None:
+    assert redundancy_ns(packet) == restores_ms * NS_PER_MS

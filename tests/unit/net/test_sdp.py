@@ -1,10 +1,12 @@
 import re
+from collections.abc import Iterable
 
 import pytest
 
 from bridge.errors import RemoteProtocolError
 from bridge.net.sdp import (
     MAX_SDP_BYTES,
+    Section,
     candidates_of,
     is_usable,
     offered_codecs,
@@ -23,6 +25,10 @@ a=sendonly
 DATA = f"""m=application 9 UDP/DTLS/SCTP webrtc-datachannel
 a=mid:d
 {SECTION}"""
+TEXT = """m=text 9 RTP/AVP 98 what:ever
+a=mid:t
+a=fmtp:97 no such format
+"""
 OFFER = f"""v=0
 o=- 1 1 IN IP4 0.0.0.0
 s=-
@@ -116,12 +122,11 @@ def test_candidates_that_ice_must_not_try_are_told_apart(line: str) -> None:
         (OFFER.replace("a=fingerprint:sha-256 AA:BB\n", ""), "no DTLS fingerprint for video"),
         (OFFER.replace("a=setup:actpass\n", ""), "no DTLS fingerprint for video"),
         (OFFER.replace("a=rtcp-mux\n", ""), "does not multiplex RTCP for video"),
-        (OFFER.replace("m=audio", "m=text"), "media section 'text'"),
         (OFFER.replace("a=mid:a", "a=mid:v"), "sections without a mid of their own"),
         (OFFER.replace("a=mid:a", "a=mid"), "sections without a mid of their own"),
         (OFFER.replace("a=mid:a", "a=mid:a b"), "sections without a mid of their own"),
         (OFFER.replace("a=group:BUNDLE v a", "a=group:BUNDLE x a"), "bundles its sections with 'x'"),
-        (OFFER + DATA.replace("mid:d", "mid:e") + DATA, "more than one section for data channels"),
+        (f"v=0\n{DATA}{TEXT}", r"nothing that can be used: application, text"),
         ("v=0\n" + "a=x\n" * (MAX_SDP_BYTES // 4), "bytes, 131072 are allowed"),
     ],
 )
@@ -130,14 +135,63 @@ def test_a_description_that_cannot_work_is_refused_by_what_is_wrong(broken: str,
         parse_description(broken, "offer")
 
 
+def takes_vp8(section: Section) -> bool:
+    return section.kind == "video" and "VP8" in section.codecs
+
+
+def mids_of(sections: Iterable[Section]) -> list[str]:
+    return [section.mid for section in sections]
+
+
+def test_what_nobody_has_a_use_for_is_left_out_and_declined_in_its_place() -> None:
+    sdp = OFFER.replace("m=video", TEXT + "m=video") + DATA
+    offer = parse_description(sdp, "offer", takes_vp8, known=())
+    assert mids_of(offer.declined) == ["t", "a", "d"]
+    assert (offer.mids, offer.bundle, offer.rejected) == ({"v"}, ("v",), set())
+    answer = offer.complete_answer(offer.text_led_by(None))
+    assert re.findall(r"^m=(\w+) (\d+) (\S+)", answer, re.MULTILINE) == [
+        ("text", "0", "RTP/AVP"),
+        ("video", "9", "UDP/TLS/RTP/SAVPF"),
+        ("audio", "0", "UDP/TLS/RTP/SAVPF"),
+        ("application", "0", "UDP/DTLS/SCTP"),
+    ]
+    assert re.findall(r"^a=mid:(\w+)", answer, re.MULTILINE) == ["t", "v", "a", "d"]
+    assert "a=group:BUNDLE v\r\n" in answer
+
+
+def test_the_transport_of_a_section_that_is_left_out_serves_the_others() -> None:
+    video, audio = OFFER.split("m=audio")
+    bare = TRANSPORT.sub("", "m=audio" + audio)
+    offer = parse_description(video + bare, "offer", lambda section: section.kind == "audio", known=())
+    assert offer.bundle == ("a",)
+    media = offer.session.media[0]
+    assert media.ice is not None and media.ice.password == "a" * 22
+    assert [(c.ip, mid) for c, mid, _ in offer.candidates] == [("4f0d.local", "v"), ("192.0.2.1", "v")]
+
+
+def test_a_section_that_aiortc_knows_becomes_idle_when_it_is_of_no_use_any_more() -> None:
+    offer = parse_description(OFFER, "offer", takes_vp8, known={"v", "a"})
+    assert offer.rejected == {"a"} and mids_of(offer.declined) == ["a"]
+    assert offer.session.media[1].direction == "inactive"
+    assert "m=audio 0 " in offer.complete_answer(offer.text_led_by(None))
+
+
+def test_a_bundled_data_channel_is_answered_and_a_second_one_declined() -> None:
+    second = DATA.replace("mid:d", "mid:e")
+    sdp = OFFER.replace("BUNDLE v a", "BUNDLE v a d e") + DATA + second
+    offer = parse_description(sdp, "offer", known=())
+    assert offer.bundle == ("v", "a", "d") and mids_of(offer.declined) == ["e"]
+
+
 REJECTED = "m=audio 0 UDP/TLS/RTP/SAVPF 0\na=mid:gone\na=inactive\n"
 TRANSPORT = re.compile(r"a=(ice-|fingerprint|setup).*\n")
 
 
-def test_a_rejected_section_needs_nothing_and_is_idle_for_aiortc() -> None:
+def test_a_rejected_section_needs_nothing_and_is_idle_for_aiortc_that_knows_it() -> None:
+    assert parse_description(OFFER + REJECTED, "offer", known={"v", "a"}).mids == {"v", "a"}
     offer = parse_description(OFFER + REJECTED, "offer")
     assert offer.rejected == {"gone"} and offer.bundle == ("v", "a")
-    assert offer.sections == [("v", "video"), ("a", "audio"), ("gone", "audio")]
+    assert mids_of(offer.outline) == ["v", "a", "gone"]
     idle = offer.session.media[2]
     assert (idle.direction, idle.port) == ("inactive", 9)
     assert idle.ice is not None and idle.ice.usernameFragment == "abcd"
@@ -157,7 +211,7 @@ def test_an_answer_rejects_and_bundles_what_the_offer_does() -> None:
     assert re.findall(r"m=(\w+) (\d+)", answer) == [("video", "9"), ("audio", "9"), ("audio", "0")]
     assert "a=group:BUNDLE v a\r\n" in answer
     loose = parse_description(OFFER.replace("a=group:BUNDLE v a\n", ""), "offer")
-    assert "BUNDLE" not in loose.complete_answer(answer)
+    assert "BUNDLE" not in loose.complete_answer(loose.text)
 
 
 def test_port_0_of_a_section_that_is_bundled_only_is_no_rejection() -> None:
@@ -174,7 +228,7 @@ def test_port_0_of_a_section_that_is_bundled_only_is_no_rejection() -> None:
     ids=["all", "without a bundle"],
 )
 def test_rejected_sections_stand_beside_bundled_ones(sdp: str) -> None:
-    with pytest.raises(RemoteProtocolError, match="rejects sections"):
+    with pytest.raises(RemoteProtocolError, match=r"rejects (all its )?sections"):
         parse_description(sdp, "offer")
 
 

@@ -49,6 +49,9 @@ class FakeMedia:
     n_lost_packets: int = 0
     first_picture_s: float | None = 0.5
     ignores_keyframe_requests: bool = False
+    concealment: str | None = None
+    concealed_s: float = 0.0
+    restored_s: float = 0.0
 
 
 @dataclass
@@ -60,6 +63,7 @@ class FakeStatus:
     error: str = ""
     on_air: str = "live"
     slate_reason: str = ""
+    slate_cause: str = ""
     is_muted: bool = False
     capabilities: frozenset[str] = frozenset({"say", "interrupt", "image", "tools"})
     media: FakeMedia = field(default_factory=FakeMedia)

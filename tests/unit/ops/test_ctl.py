@@ -20,6 +20,7 @@ SESSION: dict[str, Any] = {
     "error": "",
     "on_air": "slate",
     "slate_reason": "break",
+    "slate_cause": "operator",
     "is_muted": True,
     "capabilities": ["image", "say"],
     "media": {"fps": 25.0, "video_bps": 9e5, "added_latency_s": 0.0012, "av_offset_s": None},

@@ -58,14 +58,20 @@ def opus_units(
     n_packet_samples: int = 960,
     layout: str = "stereo",
     bits_per_s: int = 96_000,
+    expected_loss_percent: int = 0,
 ) -> list[AccessUnit]:
-    """Opus packets stamped as WebRTC senders stamp them: with the time of the encoder's input."""
+    """Opus packets stamped as WebRTC senders stamp them: with the time of the encoder's input.
+
+    expected_loss_percent: above 0 they have in-band FEC.
+    """
     encoder = av.AudioCodecContext.create("libopus", "w")
     encoder.sample_rate = RATE_HZ
     encoder.layout = layout
     encoder.format = "s16"
     encoder.bit_rate = bits_per_s
     encoder.options = {"application": application, "frame_duration": str(n_packet_samples * 1000 // RATE_HZ)}
+    if expected_loss_percent:
+        encoder.options |= {"fec": "1", "packet_loss": str(expected_loss_percent)}
     units: list[AccessUnit] = []
     n_channels = encoder.layout.nb_channels
     for start in range(0, len(samples) - n_packet_samples + 1, n_packet_samples):
@@ -75,8 +81,21 @@ def opus_units(
         frame.pts = start
         for packet in encoder.encode(frame):
             pts_ns = starts_ns + ticks_to_ns(len(units) * n_packet_samples, RATE_HZ)
-            units.append(AccessUnit(Codec.OPUS, bytes(packet), pts_ns, ticks_to_ns(n_packet_samples, RATE_HZ)))
+            duration_ns = ticks_to_ns(n_packet_samples, RATE_HZ)
+            units.append(AccessUnit(Codec.OPUS, bytes(packet), pts_ns, duration_ns, arrival_ns=1 + pts_ns))
     return units
+
+
+def without(units: Sequence[AccessUnit], lost: Iterable[int]) -> list[AccessUnit]:
+    """The units but those of these numbers; the next one each time knows how much was lost."""
+    lost, lost_ns, kept = set(lost), 0, []
+    for number, unit in enumerate(units):
+        if number in lost:
+            lost_ns += unit.duration_ns
+        else:
+            kept.append(replace(unit, is_discontinuity=lost_ns > 0, lost_ns=lost_ns))
+            lost_ns = 0
+    return kept
 
 
 def pictures(

@@ -9,9 +9,9 @@ from structlog.testing import capture_logs
 from bridge.errors import OutputLost, OutputRejected
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_S
-from bridge.outputs.audio import AacTranscoder
+from bridge.outputs.audio import AacTranscoder, Repairs
 from bridge.outputs.hub import Hub
-from tests.unit.outputs.coded_media import clicks, opus_units
+from tests.unit.outputs.coded_media import clicks, opus_units, without
 from tests.unit.outputs.fakes import Rig, fail, opus, picture, publish, settle, wedge
 
 
@@ -45,28 +45,30 @@ async def test_outputs_that_take_aac_share_one_transcoder_and_get_all_of_it_befo
     assert all(a is b for a, b in zip(rigs[0].written, rigs[1].written, strict=True))
 
 
-async def test_silence_in_place_of_lost_and_broken_sound_is_counted_once_for_all_bit_rates() -> None:
+async def test_what_was_made_up_for_lost_and_broken_sound_is_counted_once_for_all_bit_rates() -> None:
     rigs = [Rig(publish, name=str(rate), audio_codec=Codec.AAC, audio_bitrate=rate) for rate in (64_000, 192_000)]
     hub = Hub([rig.runner for rig in rigs])
-    assert hub.audio_concealed_s == 0.0
+    assert hub.repairs == Repairs()
     task = asyncio.create_task(hub.run())
     await settle()
     sound = opus_units(clicks(1.0, []))
     sound[10] = replace(sound[10], payload=b"\xff")
     with capture_logs() as logs:
-        for unit in (*sound[:30], *sound[35:]):
+        for unit in without(sound, range(30, 35)):
             hub.put(unit)
         hub.finish()
         await task
 
     # One broken packet of 20 ms, five lost ones.
-    assert hub.audio_concealed_s == pytest.approx(0.12, abs=0.001)
+    assert hub.repairs.concealed_s == pytest.approx(0.12, abs=0.001)
     (warning, _) = (entry for entry in logs if entry["event"] == "sound_concealed")
     assert (warning["broken_packets"], warning["dropped_units"]) == (1, 0)
 
 
 async def test_no_transcoder_conceals_nothing() -> None:
-    assert Hub([Rig(publish).runner]).audio_concealed_s == 0.0
+    hub = Hub([Rig(publish).runner])
+    assert hub.repairs == Repairs()
+    assert hub.concealment is None
 
 
 async def test_different_bit_rates_of_aac_are_encoded_apart() -> None:

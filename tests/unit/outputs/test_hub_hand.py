@@ -15,7 +15,7 @@ from bridge.outputs import hub as hub_module
 from bridge.outputs.hub import Hub, UnknownOutput
 from bridge.outputs.status import OutputState
 from bridge.ports import OutputListener
-from tests.unit.outputs.coded_media import clicks, opus_units
+from tests.unit.outputs.coded_media import clicks, opus_units, without
 from tests.unit.outputs.fakes import FakeOutput, Rig, fail, opus, picture, publish, settle, wedge
 
 LOST = OutputLost("away")
@@ -292,13 +292,14 @@ async def test_sound_that_was_concealed_stays_counted_when_its_transcoder_goes()
     rig = Rig(publish, audio_codec=Codec.AAC)
     async with running(rig, Rig(publish, name="archive")) as (hub, _):
         sound = opus_units(clicks(1.0, []))
-        for unit in (*sound[:30], *sound[35:]):
+        for unit in without(sound, range(30, 35)):
             hub.put(unit)
-        while hub.audio_concealed_s == 0.0:  # noqa: ASYNC110  a thread at work has no event for tests
+        while hub.repairs.concealed_s == 0.0:  # noqa: ASYNC110  a thread at work has no event for tests
             await asyncio.sleep(0.001)
-        before_s = hub.audio_concealed_s
+        assert hub.concealment
+        before_s = hub.repairs.concealed_s
         await hub.restart("twitch")
-        assert hub.audio_concealed_s == before_s > 0.0
+        assert hub.repairs.concealed_s == before_s > 0.0
 
 
 async def test_what_is_done_to_one_output_delays_no_unit_to_another() -> None:

@@ -101,7 +101,14 @@ class FakePeer:
 
     made: list["FakePeer"]
 
-    def __init__(self, ice: IceSettings, on_track: Callable[[RemoteTrack], TrackSink]) -> None:
+    def __init__(
+        self,
+        ice: IceSettings,
+        on_track: Callable[[RemoteTrack], TrackSink],
+        *,
+        first_media_s: float | None = None,
+    ) -> None:
+        self.first_media_s = first_media_s
         self.offers: list[str] = []
         self.ice_servers: Sequence[IceServer] = ()
         self.candidates: list[str] = []

@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from bridge.errors import ProviderUnavailable, RemoteProtocolError
+from bridge.net.receiving_peer import MEDIA_LOST_S
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk import End, Ended
 from bridge.providers import navtalk_media
@@ -237,6 +238,7 @@ async def test_a_lost_connection_is_replaced_by_one_that_we_offer() -> None:
         old, new = await lost(it)
         assert ours(it) == ["offer of peer 1"]
         assert old.is_closed
+        assert (old.first_media_s, new.first_media_s) == (None, MEDIA_LOST_S)
         await it.socket.say(navtalk.Answer("answer of the service"))
         assert new.accepted == ["answer of the service"]
         new.connect("audio", "video")

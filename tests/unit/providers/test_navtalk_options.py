@@ -99,3 +99,6 @@ def test_what_is_configured_about_ice_reaches_the_network() -> None:
         ("lo",),
         (IceServer(("turn:t:3478",), "u", Secret("turn-password")), IceServer(("stun:a", "stun:b"))),
     )
+    config = IceConfig.model_validate({"public_address": "203.0.113.7", "udp_ports": "50000-50100"})
+    assert ice_settings(config) == IceSettings(public_address="203.0.113.7", udp_ports=range(50_000, 50_101))
+    assert config.model_dump(mode="json")["udp_ports"] == "50000-50100"

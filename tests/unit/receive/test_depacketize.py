@@ -19,6 +19,7 @@ from tests.unit.receive.streams import (
     IDR,
     IDR_GOES_ON,
     OPUS_20_MS,
+    OPUS_TYPE,
     PPS,
     SLICE,
     SPS,
@@ -30,6 +31,7 @@ from tests.unit.receive.streams import (
     idr_with_pps,
     ms,
     opus_sender,
+    packet,
     pps_with_ids,
     sps_with_id,
     stap_a,
@@ -450,15 +452,63 @@ def test_every_opus_packet_is_a_unit_with_its_duration(opus: Rig) -> None:
 def test_a_lost_opus_packet_is_a_discontinuity(opus: Rig) -> None:
     sender = opus_sender()
     packets = [packet for _ in range(4) for packet in sender.unit([OPUS_20_MS])]
-    assert [unit.is_discontinuity for unit in opus.push(without(packets, 1))] == [False, True, False]
+    units = opus.push(without(packets, 1))
+    assert [unit.is_discontinuity for unit in units] == [False, True, False]
+    assert [unit.lost_ns // NS_PER_MS for unit in units] == [0, 20, 0]
 
 
-def test_silence_that_was_not_sent_is_a_discontinuity(opus: Rig) -> None:
+def test_as_much_sound_is_lost_as_is_missing(opus: Rig) -> None:
+    sender = opus_sender(sequence_number=65_530, timestamp=2**32 - 5 * 960)
+    packets = [packet for _ in range(12) for packet in sender.unit([OPUS_20_MS])]
+    assert [unit.lost_ns // NS_PER_MS for unit in opus.push([packets[0], *packets[8:]])] == [0, 140, 0, 0, 0]
+
+
+def test_silence_that_was_not_sent_is_no_loss(opus: Rig) -> None:
     sender = opus_sender()
     opus.push(sender.unit([OPUS_20_MS]))
     sender.timestamp += 19 * 960
     (unit,) = opus.push(sender.unit([OPUS_20_MS]))
-    assert unit.is_discontinuity
+    assert not unit.is_discontinuity
+    assert unit.lost_ns == 0
+
+
+def test_a_packet_that_was_lost_in_silence_that_was_not_sent_held_no_more_than_its_neighbours(opus: Rig) -> None:
+    sender = opus_sender()
+    opus.push(sender.unit([OPUS_20_MS]))
+    sender.timestamp += 19 * 960
+    sender.unit([OPUS_20_MS])
+    sender.timestamp += 19 * 960
+    (unit,) = opus.push(sender.unit([OPUS_20_MS]))
+    assert unit.lost_ns == 20 * NS_PER_MS
+
+
+def test_a_broken_opus_packet_is_lost_sound(opus: Rig) -> None:
+    sender = opus_sender()
+    opus.push(sender.unit([OPUS_20_MS]))
+    assert opus.push(sender.unit([b"\x03"])) == []
+    (unit,) = opus.push(sender.unit([OPUS_20_MS]))
+    assert unit.lost_ns == 20 * NS_PER_MS
+
+
+def test_a_missing_packet_that_held_no_sound_is_no_loss(opus: Rig) -> None:
+    sender = opus_sender()
+    opus.push(sender.unit([OPUS_20_MS]))
+    sender.sequence_number += 3
+    (unit,) = opus.push(sender.unit([OPUS_20_MS]))
+    assert unit.lost_ns == 0
+    opus.push([packet(sender.sequence_number, timestamp=sender.timestamp, payload=b"", payload_type=OPUS_TYPE)])
+    sender.sequence_number += 1
+    (unit,) = opus.push(sender.unit([OPUS_20_MS]))
+    assert unit.lost_ns == 0
+
+
+@pytest.mark.parametrize(("sequence_step", "ssrc"), [(4_000, SSRC), (-4_000, SSRC), (3, SSRC + 1)])
+def test_sound_that_begins_anew_follows_no_loss(opus: Rig, sequence_step: int, ssrc: int) -> None:
+    sender = opus_sender()
+    opus.push(sender.unit([OPUS_20_MS]))
+    again = opus_sender(sequence_number=sender.sequence_number + sequence_step, timestamp=10**6, ssrc=ssrc)
+    (unit,) = opus.push(again.unit([OPUS_20_MS]))
+    assert not unit.is_discontinuity
 
 
 def test_empty_opus_packets_are_tolerated_and_broken_ones_counted(opus: Rig) -> None:

@@ -23,6 +23,7 @@ class Source:
     pictures: bool = True
     sound: bool = True
     keyframe_every: int = 50
+    codec: Codec = Codec.H264
     behind_ms: int = 0
     shown: int = 0
 
@@ -61,7 +62,7 @@ class Broadcast:
             is_keyframe = source.shown % source.keyframe_every == 0
             source.shown += 1
             unit = AccessUnit(
-                Codec.H264, name, pts_ns, is_keyframe=is_keyframe, codec_config=name if is_keyframe else b""
+                source.codec, name, pts_ns, is_keyframe=is_keyframe, codec_config=name if is_keyframe else b""
             )
             self.splice.put(source.number, unit, self.now_ns)
 
@@ -452,3 +453,95 @@ def test_a_muted_sender_of_long_packets_is_silent_without_holes(broadcast: Broad
         broadcast.splice.put(1, AccessUnit(Codec.OPUS, b"long", pts_ns, 60 * MS), pts_ns)
     assert set(gaps_ms(broadcast.sound)) == {20.0}
     assert {unit.payload for unit in broadcast.sound} == {SILENCE_20_MS}
+
+
+# ---------------------------------------------------------------------------------------------- nothing to be shown
+
+
+def vp8(number: int = 1) -> Source:
+    return Source(number, codec=Codec.VP8)
+
+
+def test_pictures_that_no_output_carries_are_heard_over_the_slate(broadcast: Broadcast) -> None:
+    broadcast.splice.follow(1)
+    broadcast.run(2000, vp8())
+    assert (broadcast.splice.state, broadcast.splice.cause) == (OnAir.SLATE, "codec")
+    assert broadcast.story == ["slate"] and broadcast.pictures[0].pts_ns < 200 * MS
+    assert {unit.payload for unit in broadcast.sound} <= {b"live 1", SILENCE_20_MS}
+    assert sum(unit.payload == b"live 1" for unit in broadcast.sound) > 80
+    assert not broadcast.splice.wants_keyframe, "it would be asked for what cannot be shown, again and again"
+    assert broadcast.splice.slate_total_ns(broadcast.now_ns)["codec"] > 1800 * MS
+    broadcast.check()
+
+
+def test_sound_waits_for_the_first_slate() -> None:
+    broadcast = Broadcast(slate=None)
+    broadcast.splice.follow(1)
+    source = vp8()
+    broadcast.run(1000, source)
+    assert broadcast.units == []
+    broadcast.splice.slate = SLATE
+    broadcast.run(1000, source)
+    assert broadcast.units[0].codec.kind == "video" and b"live 1" in [unit.payload for unit in broadcast.sound]
+    broadcast.check()
+
+
+def test_a_connection_without_pictures_is_heard(broadcast: Broadcast) -> None:
+    source = Source(1, pictures=False)
+    broadcast.splice.follow(1)
+    broadcast.run(500, source)
+    assert broadcast.sound == []
+    broadcast.splice.hear(1, broadcast.now_ns)
+    broadcast.run(2000, source)
+    assert (broadcast.splice.state, broadcast.splice.cause) == (OnAir.SLATE, "no_video")
+    assert sum(unit.payload == b"live 1" for unit in broadcast.sound) > 80
+    broadcast.check()
+
+
+def test_a_successor_whose_pictures_cannot_be_shown_takes_over_with_the_slate(broadcast: Broadcast) -> None:
+    on_air(broadcast)
+    broadcast.splice.follow(2)
+    broadcast.run(1000, vp8(2))
+    assert broadcast.story == ["1", "slate"]
+    assert (broadcast.splice.state, broadcast.splice.cause) == (OnAir.SLATE, "codec")
+    assert broadcast.sound[-1].payload == b"live 2"
+    broadcast.check()
+
+
+def test_pictures_that_can_be_shown_again_come_back(broadcast: Broadcast) -> None:
+    broadcast.splice.follow(1)
+    broadcast.run(1000, vp8())
+    broadcast.splice.follow(2)
+    broadcast.run(1000, Source(2))
+    assert broadcast.story == ["slate", "2"] and broadcast.splice.state is OnAir.LIVE
+    assert not broadcast.splice.wants_keyframe
+    broadcast.check()
+
+
+@pytest.mark.parametrize("source", [vp8(), Source(1, pictures=False)], ids=["codec", "no_video"])
+def test_the_slate_of_an_avatar_that_goes_away_says_so(broadcast: Broadcast, source: Source) -> None:
+    broadcast.splice.follow(1)
+    if not source.pictures:
+        broadcast.splice.hear(1, broadcast.now_ns)
+    broadcast.run(1000, source)
+    broadcast.run(2000)
+    assert (broadcast.splice.state, broadcast.splice.cause) == (OnAir.SLATE, "avatar")
+    assert broadcast.splice.slate_total_ns(broadcast.now_ns).keys() == {
+        "codec" if source.pictures else "no_video",
+        "avatar",
+    }
+    assert set(gaps_ms(broadcast.pictures)) <= {40.0}
+    broadcast.check()
+
+
+def test_the_operators_slate_goes_before(broadcast: Broadcast) -> None:
+    source = vp8()
+    broadcast.splice.follow(1)
+    broadcast.splice.show_slate("break", 0)
+    broadcast.run(1000, source)
+    assert broadcast.splice.cause == "operator"
+    assert {unit.payload for unit in broadcast.sound} == {SILENCE_20_MS}
+    broadcast.splice.show_slate("", broadcast.now_ns)
+    broadcast.run(1000, source)
+    assert broadcast.splice.cause == "codec" and broadcast.sound[-1].payload == b"live 1"
+    broadcast.check()
