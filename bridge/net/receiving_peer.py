@@ -1,6 +1,7 @@
 """The peer that receives an avatar: it answers the service's offers, or makes the offer itself."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from aiortc import RTCBundlePolicy, RTCRtpTransceiver
 from aiortc.sdp import MediaDescription
@@ -66,7 +67,11 @@ class ReceivingPeer(Peer):
         assert self._pc is not None
         transceiver = self._pc.addTransceiver(kind, "recvonly")
         transceiver.setCodecPreferences(h264_preferences() if kind == "video" else preferences(Codec.OPUS))
-        install_encoded_receiver(transceiver, self._on_track)
+        install_encoded_receiver(transceiver, self._announce)
+
+    def _announce(self, track: RemoteTrack) -> TrackSink:
+        round_trip_ns = max((guard_of(connection).round_trip_ns for connection in self._connections), default=0)
+        return self._on_track(replace(track, round_trip_ns=round_trip_ns))
 
     def _on_connected(self) -> None:
         assert self._pc is not None

@@ -74,7 +74,9 @@ class Metrics:
             "av_offset_seconds", "Sound against picture as published; above 0 sound is early (ITU-R BT.1359).", _SESSION
         )
         self.jitter_buffer_seconds = gauge(
-            "jitter_buffer_seconds", "How long the oldest packet has waited for a missing one.", (*_SESSION, "kind")
+            "jitter_buffer_seconds",
+            "Longest that a packet was held back for a missing one, in the second before.",
+            (*_SESSION, "kind"),
         )
         self.time_to_first_frame_seconds = wait(
             "time_to_first_frame_seconds", "Start of the session to the phase's end.", (*_SESSION, "phase")

@@ -76,6 +76,10 @@ class Depacketizer(Protocol):
 
     def push(self, packet: RtpPacket) -> Sequence[ReceivedUnit]: ...
 
+    def starts_keyframe(self, payload: bytes) -> bool:
+        """Whether a packet begins a picture that can be decoded without anything before it."""
+        ...
+
 
 @dataclass(slots=True)
 class _Picture:
@@ -224,6 +228,13 @@ class H264Depacketizer:
             self._picture = None
         return units
 
+    def starts_keyframe(self, payload: bytes) -> bool:
+        # One that follows a loss has to bring its parameter sets, and they come first.
+        return payload[:1] != b"" and (
+            nal_type(payload) == NAL_SPS
+            or (nal_type(payload) == _STAP_A and len(payload) > 3 and nal_type(payload[3:]) == NAL_SPS)
+        )
+
     def _drop(self, picture: _Picture) -> None:
         """The picture cannot be decoded, and with it all that refer to it."""
         picture.is_broken = True
@@ -300,6 +311,9 @@ class OpusDepacketizer:
         self._clock = clock
         self._stats = stats
         self._expected_ticks: int | None = None
+
+    def starts_keyframe(self, payload: bytes) -> bool:
+        return False
 
     def push(self, packet: RtpPacket) -> Sequence[ReceivedUnit]:
         payload = packet.payload
