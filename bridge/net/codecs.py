@@ -58,7 +58,15 @@ def _register_h264_profiles() -> None:
             payload_type += 2
 
 
+def _register_full_intra_requests() -> None:
+    """FIR (RFC 5104 §4.3.1) is agreed on too: a few senders know it and no PLI, and ours answers both."""
+    for codec in CODECS["video"]:
+        if not is_rtx(codec):
+            codec.rtcpFeedback.append(RTCRtcpFeedback(type="ccm", parameter="fir"))
+
+
 _register_h264_profiles()
+_register_full_intra_requests()
 
 
 def h264_preferences(
