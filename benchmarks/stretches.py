@@ -41,6 +41,9 @@ class Stretch:
     is_live: bool
     pictures: list[Picture] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        return f"{'live' if self.is_live else 'not live'} from {self.start_s:.3f} to {self.end_s:.3f} s"
+
     @property
     def start_s(self) -> float:
         return self.pictures[0].time_s

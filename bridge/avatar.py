@@ -285,6 +285,9 @@ class Avatar:
         self._metrics.provider_events_total(type=event.kind).inc()
         if event.kind != "ended":
             self._note_start(connection)
+        if event.kind == "response_started" and self._has_been_heard(connection):
+            # An answer, whether or not the service says that it has heard anybody.
+            connection.is_greeting = False
         if event.kind == "response_started" and self._is_greeting_again(connection) and connection.link is not None:
             aside = asyncio.create_task(_hush(connection), name="avatar hush")
             self._asides.add(aside)
@@ -300,14 +303,16 @@ class Avatar:
             self._metrics.tool_calls_total(result="unsent").inc()
 
     def _is_greeting_again(self, connection: Connection) -> bool:
-        """Viewers have been greeted once; whoever takes over in the middle does not begin with it.
-
-        A mirror greets nobody, and what follows speech of ours is an answer, whether or not the service says that it
-        has heard it.
+        """Viewers have been greeted once; whoever takes over in the middle does not begin with it. A mirror greets
+        nobody.
         """
-        has_been_heard = connection is self.current and self._uplink.spoken_s > self._spoken_before_s
         is_again = self.has_been_live and connection.number > 1 and self._config.role == "conversation"
-        return is_again and connection.is_greeting and not has_been_heard
+        return is_again and connection.is_greeting
+
+    def _has_been_heard(self, connection: Connection) -> bool:
+        """Whether it was spoken to, and speech has paused since: nobody answers in the middle of a sentence."""
+        has_heard = connection is self.current and self._uplink.spoken_s > self._spoken_before_s
+        return has_heard and self._uplink.is_pausing
 
 
 async def _discard(renewing: asyncio.Task[Served]) -> None:

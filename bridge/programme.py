@@ -199,9 +199,10 @@ class Programme:
 
     def _set_timer(self, now_ns: int) -> None:
         due_ns = self._splice.next_deadline_ns()
-        if due_ns <= now_ns:
-            # Due, and nothing could be done: there is no slate yet. It comes by itself.
-            due_ns = now_ns + NS_PER_S
+        if due_ns is None:
+            return
+        # One deadline may pass while another is dealt with.
+        due_ns = max(due_ns, now_ns)
         if self._timer is not None:
             if self._timer_at_ns <= due_ns:
                 return  # most deadlines only move away: waking too early is cheaper than a timer per unit

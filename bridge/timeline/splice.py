@@ -165,22 +165,25 @@ class Splice:
         present = {self.cause: now_ns - self._slate_began_ns} if self.state is OnAir.SLATE else {}
         return self._slate_ns + Counter(present)
 
-    def next_deadline_ns(self) -> int:
-        """When `poll` is needed, unless live media comes before."""
-        # Without sound there has been no picture either: what is due then is due when there is a slate.
-        silence_ns = (
-            None if self._sound_ends_ns is None else self._sound_ends_ns + SILENCE_NS + SILENCE_BEHIND_NS + self._lag_ns
-        )
-        match self.state:
-            case OnAir.LIVE:
-                picture_ns = self._pictured_ns + HOLD_NS
-            case OnAir.SLATE if self.slate is not None:
-                picture_ns = self._slate_due_ns(self.slate) + SLATE_BEHIND_NS + self._lag_ns
-            case OnAir.STARTING:
-                picture_ns = self._pictured_ns + START_NS
-            case _:
-                picture_ns = self._pictured_ns + self._slate_after_ns
-        return picture_ns if silence_ns is None else min(picture_ns, silence_ns)
+    def next_deadline_ns(self) -> int | None:
+        """When `poll` is needed, unless live media comes before; it may have passed. None: not before there is a slate.
+
+        Without sound there has been no picture either: what is due then is due when there is a slate.
+        """
+        due_ns: list[int] = []
+        if self._sound_ends_ns is not None:
+            due_ns.append(self._sound_ends_ns + SILENCE_NS + SILENCE_BEHIND_NS + self._lag_ns)
+        if self.state is OnAir.LIVE:
+            due_ns.append(self._pictured_ns + HOLD_NS)
+        elif self.slate is not None:
+            match self.state:
+                case OnAir.SLATE:
+                    due_ns.append(self._slate_due_ns(self.slate) + SLATE_BEHIND_NS + self._lag_ns)
+                case OnAir.STARTING:
+                    due_ns.append(self._pictured_ns + START_NS)
+                case OnAir.HELD:
+                    due_ns.append(self._pictured_ns + self._slate_after_ns)
+        return min(due_ns, default=None)
 
     def _slate_cause(self, paused_ns: int) -> str:
         if self.operator_reason:

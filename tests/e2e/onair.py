@@ -51,7 +51,7 @@ async def whole(path: Path, show: Show, *shows: list[bool], anew_s: float | None
     """
     found = await asyncio.to_thread(read_recording, path)
     parts = stretches(found.pictures)
-    assert [part.is_live for part in parts] in shows, f"{path.name}: {parts}"
+    assert [part.is_live for part in parts] in shows, f"{path.name}: {', '.join(map(str, parts))}"
     await asyncio.to_thread(assert_plays, path)
     # Where streams begin anew packets may be taken for lost, of which up to three are left to the decoder.
     assert_goes_on(path, found, 1 if anew_s is None else 3)

@@ -232,7 +232,8 @@ async def colours(path: Path, first_s: float, last_s: float) -> list[NDArray[np.
             return [
                 picture.to_ndarray(format="rgb24", width=9, height=16).astype(np.float64)
                 for picture in container.decode(video=0)
-                if picture.time is not None and first_s - 0.001 <= picture.time <= last_s + 0.001
+                # Live may come back a millisecond after the slate, which is also Matroska's unit.
+                if picture.time is not None and first_s - 0.0005 <= picture.time <= last_s + 0.0005
             ]
 
     return await asyncio.to_thread(read)

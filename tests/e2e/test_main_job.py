@@ -43,6 +43,8 @@ async def test_speech_becomes_a_broadcast_and_a_recording(
 
     spacings_s = recorded.tracks(broadcast)[0].keyframe_spacings_s
     show(f"keyframe spacing on RTMP: {', '.join(f'{spacing_s:.2f}' for spacing_s in spacings_s)} s")
+    if spacings_s[0] < 0.5:
+        del spacings_s[0]  # the server accepted just as a keyframe was on its way, and so asked for another one
     assert len(spacings_s) >= 3
     assert all(abs(spacing_s - 2.0) <= 0.2 for spacing_s in spacings_s)
 

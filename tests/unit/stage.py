@@ -32,18 +32,19 @@ PATIENCE_S = 5.0
 
 
 class FakeSource:
-    """A tone that lasts, or an error at once."""
+    """A tone of so many tenths of a second, or an error at once."""
 
     name = "speech"
     is_live = False
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, n_blocks: int = 3) -> None:
         self._error = error
+        self._n_blocks = n_blocks
 
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
         if self._error is not None:
             raise self._error
-        for index in range(3):
+        for index in range(self._n_blocks):
             await emit(AudioBlock(np.full((2_400, 1), 8_000, np.int16), 24_000, index * 100 * NS_PER_MS))
 
 

@@ -13,7 +13,7 @@ from bridge.session import SessionState
 from bridge.timeline import splice as splice_module
 from bridge.timeline.splice import OnAir
 from bridge.uplink import Uplink
-from tests.unit.stage import FakeProvider, Stage, ended, refusing, saying, show, until
+from tests.unit.stage import FakeProvider, FakeSource, Stage, ended, refusing, saying, show, until
 
 
 @pytest.fixture
@@ -107,12 +107,34 @@ async def test_refusals_cost_no_budget(stage: Stage) -> None:
 
 
 async def test_viewers_are_greeted_once(stage: Stage) -> None:
-    greeting = AvatarEvent("response_started", "t")
-    session, provider = stage.session(leave_after_a_picture, saying(greeting), role="conversation")
+    greeting, sentence = AvatarEvent("response_started", "t"), FakeSource(n_blocks=100)
+    session, provider = stage.session(leave_after_a_picture, saying(greeting), source=sentence, role="conversation")
     running = asyncio.create_task(session.run())
     await until(lambda: provider.link.n_interrupts)
     await session.drain(within_s=0.0)
     await ended(running)
+
+
+async def test_what_follows_a_sentence_of_ours_is_no_greeting(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Uplink, "is_pausing", property(lambda uplink: True))
+    has_answered = asyncio.Event()
+
+    async def answer(provider: FakeProvider, listener: AvatarListener) -> None:
+        showing = asyncio.create_task(show(provider, listener))
+        try:
+            await until(lambda: session.status().spoken_s >= 0.3)
+            listener.on_event(AvatarEvent("response_started", "t"))
+            has_answered.set()
+            await showing
+        finally:
+            showing.cancel()
+
+    session, provider = stage.session(leave_after_a_picture, answer, role="conversation")
+    running = asyncio.create_task(session.run())
+    await has_answered.wait()
+    await session.drain(within_s=0.0)
+    await ended(running)
+    assert not provider.link.n_interrupts
 
 
 async def test_the_first_greeting_is_heard(stage: Stage) -> None:

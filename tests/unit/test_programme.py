@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -73,6 +74,21 @@ async def test_the_slate_goes_on_air_by_itself_when_pictures_stop(studio: Studio
         await until(lambda: len(studio.units) > 5)
     assert studio.states == [OnAir.LIVE, OnAir.HELD, OnAir.SLATE]
     assert studio.units[1].payload == b"slate idr"
+
+
+async def test_what_falls_due_while_something_else_is_done_is_done_next(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with studio.programme() as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        await until(lambda: studio.states[-1] is OnAir.SLATE)
+        # Two looks at the clock in a row are further apart than two pictures of the slate.
+        steps_ns, real_ns = itertools.count(0, 50 * NS_PER_MS), time.monotonic_ns
+        monkeypatch.setattr(programme_module.time, "monotonic_ns", lambda: real_ns() + next(steps_ns))
+        shown = len(studio.units)
+        async with asyncio.timeout(0.9):  # a second is how long it once slept
+            await until(lambda: len(studio.units) > shown + 10)
 
 
 async def test_the_slate_is_made_anew_for_each_decoder_configuration(studio: Studio) -> None:

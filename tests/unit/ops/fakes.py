@@ -29,6 +29,8 @@ class FakeOutput:
     last_error: str = ""
     retry_in_s: float | None = None
     reconnects: dict[str, int] = field(default_factory=dict)
+    retries: int = 0
+    last_retry_s: float | None = None
     accepted: int = 1
     bytes_total: int = 2
     last_progress_s: float | None = None

@@ -48,7 +48,8 @@ class Broadcast:
             self.now_ns += 20 * MS
             for source in sources:
                 self._deliver(source)
-            if self.now_ns >= self.splice.next_deadline_ns():
+            due_ns = self.splice.next_deadline_ns()
+            if due_ns is not None and self.now_ns >= due_ns:
                 self.splice.poll(self.now_ns)
 
     def _deliver(self, source: Source) -> None:
@@ -344,6 +345,17 @@ def test_the_hold_is_no_shorter_than_its_definition() -> None:
     splice = Splice(0, 0, lambda unit: None)
     splice.follow(1)
     splice.put(1, AccessUnit(Codec.H264, b"", 0, codec_config=b"c"), 0)
+    assert splice.next_deadline_ns() == HOLD_NS
+
+
+def test_nothing_is_due_that_needs_a_slate_before_there_is_one() -> None:
+    splice = Splice(0, 0, lambda unit: None)
+    assert splice.next_deadline_ns() is None
+    splice.follow(1)
+    splice.put(1, AccessUnit(Codec.H264, b"", 0, codec_config=b"c"), 0)
+    splice.poll(HOLD_NS)
+    assert (splice.state, splice.next_deadline_ns()) == (OnAir.HELD, None)
+    splice.slate = SLATE
     assert splice.next_deadline_ns() == HOLD_NS
 
 
