@@ -173,8 +173,8 @@ class TrackReceiver:
 
     def _skip_to_keyframe(self, packet: RtpPacket) -> Sequence[RtpPacket]:
         """What a keyframe sets free that is whole while something before it is still missing: viewers need no more."""
-        if packet.ssrc != self._held_keyframe[0] or self._depacketizer.starts_keyframe(packet.payload):
-            starts = self._depacketizer.starts_keyframe(packet.payload)
+        starts = packet.payload_type in self._codecs and self._depacketizer.starts_keyframe(packet.payload)
+        if starts or packet.ssrc != self._held_keyframe[0]:
             self._held_keyframe = packet.ssrc, packet.sequence_number if starts else None
         _, sequence_number = self._held_keyframe
         if sequence_number is None or not self._jitter.has_whole_picture(sequence_number):
