@@ -14,9 +14,23 @@ def write_configuration(
     directory: Path, avatar_url: str, outputs: Mapping[str, str], *, speech: Path = SPEECH, loop: bool = True
 ) -> Path:
     """A file for `avatar-bridge run`: one session whose avatar says what it is sent. outputs: a URL for each name."""
+    return write_sessions(directory, avatar_url, {SESSION: outputs}, speech=speech, loop=loop)
+
+
+def write_sessions(
+    directory: Path,
+    avatar_url: str,
+    sessions: Mapping[str, Mapping[str, str]],
+    *,
+    speech: Path = SPEECH,
+    loop: bool = True,
+    idle_audio: str = "silence",
+) -> Path:
+    """The same of several sessions. sessions: for each name its outputs."""
     licence, path = directory / "licence", directory / "bridge.yaml"
     licence.touch(0o600)
     licence.write_text("any licence will do")
+    avatar = {"url": avatar_url, "license_file": str(licence), "name": "navtalk.Leo", "role": "speak"}
     settings = {
         "http": {"listen": "127.0.0.1:0"},
         "log": {"level": "warning"},
@@ -24,11 +38,12 @@ def write_configuration(
         "ice": {"interfaces": ["lo"]},
         "drain_s": 5,
         "sessions": {
-            SESSION: {
-                "avatar": {"url": avatar_url, "license_file": str(licence), "name": "navtalk.Leo", "role": "speak"},
+            name: {
+                "avatar": avatar | {"idle_audio": idle_audio},
                 "inputs": {"speech": {"url": f"file:{speech}", "loop": loop}},
-                "outputs": {name: {"url": url} for name, url in outputs.items()},
+                "outputs": {output: {"url": url} for output, url in outputs.items()},
             }
+            for name, outputs in sessions.items()
         },
     }
     path.write_text(yaml.safe_dump(settings))

@@ -6,7 +6,7 @@ handed to the sender: in place of the moment when a live encoder would have been
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -21,6 +21,9 @@ from bridge.protocols.navtalk_json import dump, parse_request
 from bridge.signals import STOP_SIGNALS, on_signals
 
 _PATH = "/wss/v2/realtime-chat"
+# libwebrtc makes at most one keyframe in 300 ms because of requests (encoder_rtcp_feedback.cc): in pictures of 30 a
+# second.
+MIN_KEYFRAME_SPACING = 9
 
 
 async def serve_until_stopped() -> None:
@@ -37,13 +40,42 @@ async def serve_until_stopped() -> None:
             await stopped.wait()
 
 
+class Reel:
+    """Which recorded picture is shown next: one after the other, and at a request the next keyframe.
+
+    A request soon after a keyframe waits, as with libwebrtc's encoders.
+    """
+
+    def __init__(self, pictures: Sequence[Sequence[bytes]]) -> None:
+        self._keyframes = [i for i, nals in enumerate(pictures) if any(nal_type(nal) == NAL_IDR for nal in nals)]
+        self._n_pictures = len(pictures)
+        self._position = -1
+        self._since_keyframe = 0
+        self._is_asked = False
+
+    def ask_for_keyframe(self) -> None:
+        self._is_asked = True
+
+    def next(self) -> int:
+        """The index of the picture to show now."""
+        position = (self._position + 1) % self._n_pictures
+        self._since_keyframe += 1
+        if self._is_asked and self._since_keyframe >= MIN_KEYFRAME_SPACING:
+            position = next((i for i in self._keyframes if i >= position), self._keyframes[0])
+        if position in self._keyframes:
+            self._is_asked, self._since_keyframe = False, 0
+        self._position = position
+        return position
+
+
 class _Session:
-    """One client, from greeting to farewell. Keyframes come every two seconds, and never because of a request."""
+    """One client, from greeting to farewell. Keyframes come every two seconds, and when they are asked for."""
 
     def __init__(self, socket: ServerConnection, media: Media) -> None:
         self._socket = socket
         self._media = media
-        self._peer = SendingPeer(IceSettings(interfaces=("lo",)), lambda: None)
+        self._reel = Reel(media.pictures)
+        self._peer = SendingPeer(IceSettings(interfaces=("lo",)), self._reel.ask_for_keyframe)
 
     async def run(self) -> None:
         async with self._peer, asyncio.TaskGroup() as tasks:
@@ -71,7 +103,7 @@ class _Session:
             tasks.create_task(_pace(self._say, began_ns, SAMPLE_RATE_HZ, SAMPLES_PER_PACKET))
 
     async def _show(self, number: int, pts_ns: int) -> None:
-        nals = self._media.pictures[number % len(self._media.pictures)]
+        nals = self._media.pictures[self._reel.next()]
         first_slice = next(i for i, nal in enumerate(nals) if nal_type(nal) in (NAL_SLICE, NAL_IDR))
         (stamp,) = split_avcc(insert_stamp(b"", number, time.monotonic_ns()))
         await self._peer.send_video([*nals[:first_slice], stamp, *nals[first_slice:]], pts_ns)
