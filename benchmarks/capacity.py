@@ -1,9 +1,9 @@
 """How many sessions one process carries, and what a session costs beside others.
 
-Each session takes 720p30 of 2.5 Mb/s and records it as FLV with AAC; the source replays to all of them from another
-process, pinned to the last core. Sessions are added in steps until the added latency of the pictures of one run has a
-99th percentile above 10 ms, by the daemon's own histogram. The prototype writes its FLV tags to /dev/null, the daemon
-to files in memory, with everything that makes a recording of them.
+Each session takes 720p30 of 2.5 Mb/s and publishes it as FLV tags with AAC, over RTMP, to a server that throws them
+away; the source replays to all of them. Both have the last core; the daemon goes where the system puts it. There are
+more sessions from run to run until the added latency of the pictures of one has a 99th percentile above 10 ms, by the
+daemon's own histogram. The prototype throws its FLV tags away itself, into /dev/null, and has no way up to the avatar.
 """
 
 import argparse
@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.configuration import write_configuration
+from benchmarks.configuration import SESSION, write_sessions
 from benchmarks.media import FPS, load_media
 from benchmarks.processes import Child, cpu_cores, ending_properly, python
 from benchmarks.report import Findings, median
@@ -39,9 +40,17 @@ COMPLETE = 0.98
 MEMORY = Path("/dev/shm")
 PROTOTYPE = Path(__file__).parents[2] / "shared" / "prototypes" / "rtc"
 
-TITLE = "capacity: 720p30 sessions of 2.5 Mb/s in one process, recorded as FLV with AAC"
+TITLE = "capacity: 720p30 sessions of 2.5 Mb/s in one process, published as FLV with AAC"
 AT_LEAST = {"sessions_at_p99_10ms": 20}
 AT_MOST = {"prototype_ratio": 1.2, "memory_per_session_mib": 12.0, "whip_cpu_per_session_at_8_core": 0.03}
+
+
+class Sink(Enum):
+    """Where a session publishes."""
+
+    RTMP = "RTMP"
+    FILE = "FLV file"
+    WHIP = "WHIP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,7 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
     load_media()  # encoded before anything is measured
     at_rest = _run(N_AT_REST)
     prototype_cores, why_no_prototype = _measure_prototype(prototype)
-    whip = _run(N_AT_REST, to_whip=True)
+    whip, files = _run(N_AT_REST, Sink.WHIP), _run(N_AT_REST, Sink.FILE)
     runs = [_run(STEPS[0])]
     for n_sessions in STEPS[1:]:
         if not runs[-1].is_carried:
@@ -90,6 +99,7 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
             "prototype_ratio": ours / theirs if ours and theirs else None,
             "memory_per_session_mib": _memory_per_session_mib(at_rest, runs[0]),
             "whip_cpu_per_session_at_8_core": (median(whip.cores) or 0.0) / N_AT_REST,
+            "file_cpu_per_session_at_8_core": (median(files.cores) or 0.0) / N_AT_REST,
             "source_cpu_per_session_core": (median(runs[0].source_cores) or 0.0) / runs[0].n_sessions,
             "added_latency_p99_at_8_ms": None if at_rest.p99_s is None else 1000 * at_rest.p99_s,
         },
@@ -108,22 +118,24 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
     )
 
 
-def _run(n_sessions: int, *, to_whip: bool = False) -> Run:
+def _run(n_sessions: int, sink: Sink = Sink.RTMP) -> Run:
     """One daemon with so many sessions, from start to end."""
     memory = MEMORY if MEMORY.is_dir() else None
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-", dir=memory)))
-        source = stack.enter_context(Child(python("benchmarks.source")))
-        source.run_on(max(os.sched_getaffinity(0)))
-        outputs = {"record": "file:{session}.flv"}
-        if to_whip:
-            server = stack.enter_context(Child(python("benchmarks.whip_server")))
-            outputs = {"whip": server.first_line()}
-            server.run_on(max(os.sched_getaffinity(0)))
+        source = _other_core(stack, "benchmarks.source")
+        avatar_url = source.first_line()
+        match sink:
+            case Sink.RTMP:
+                url = f"{_other_core(stack, 'benchmarks.rtmp_sink').first_line()}/{{session}}"
+            case Sink.WHIP:
+                url = _other_core(stack, "benchmarks.whip_server").first_line()
+            case Sink.FILE:
+                url = "file:{session}.flv"
+        names = [f"{SESSION}-{number}" for number in range(n_sessions)]
+        outputs = {name: {"out": url.replace("{session}", name)} for name in names}
         port = _free_port()
-        config = write_configuration(
-            directory, source.first_line(), outputs, n_sessions=n_sessions, listen=f"127.0.0.1:{port}"
-        )
+        config = write_sessions(directory, avatar_url, outputs, listen=f"127.0.0.1:{port}")
         bridge = stack.enter_context(Child(python("benchmarks.bridge_child", str(config))))
         time.sleep(WARM_UP_S + WARM_UP_PER_SESSION_S * n_sessions)
         began_s, before = time.monotonic(), _scrape(port)
@@ -134,6 +146,13 @@ def _run(n_sessions: int, *, to_whip: bool = False) -> Run:
         is_complete = seen[float("inf")] >= COMPLETE * n_sessions * FPS * elapsed_s
         p99_s = quantile(seen, 0.99) if is_complete else None
         return Run(n_sessions, cores, source_cores, rss_bytes, p99_s)
+
+
+def _other_core(stack: ExitStack, module: str, *arguments: str) -> Child:
+    """A program on the last core."""
+    child = stack.enter_context(Child(python(module, *arguments)))
+    child.run_on(max(os.sched_getaffinity(0)))
+    return child
 
 
 def _measure_prototype(directory: Path) -> tuple[list[float], str]:
@@ -147,9 +166,7 @@ def _measure_prototype(directory: Path) -> tuple[list[float], str]:
         with ExitStack() as stack:
             receiver = stack.enter_context(Child(python("benchmarks.prototype_child", str(directory), *arguments)))
             receiver.first_line()
-            source = stack.enter_context(Child(python("benchmarks.offerer", str(port), str(N_AT_REST))))
-            source.run_on(max(os.sched_getaffinity(0)))
-            source.first_line()
+            _other_core(stack, "benchmarks.offerer", str(port), str(N_AT_REST)).first_line()
             time.sleep(PROTOTYPE_WARM_UP_S)
             (cores,) = cpu_cores([receiver], N_WINDOWS, WINDOW_S)
             return cores, ""

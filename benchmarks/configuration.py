@@ -11,23 +11,27 @@ SESSION = "bench"
 
 
 def write_configuration(
+    directory: Path, avatar_url: str, outputs: Mapping[str, str], *, speech: Path = SPEECH, loop: bool = True
+) -> Path:
+    """A file for `avatar-bridge run`: one session whose avatar says what it is sent. outputs: a URL for each name."""
+    return write_sessions(directory, avatar_url, {SESSION: outputs}, speech=speech, loop=loop)
+
+
+def write_sessions(
     directory: Path,
     avatar_url: str,
-    outputs: Mapping[str, str],
+    sessions: Mapping[str, Mapping[str, str]],
     *,
     speech: Path = SPEECH,
     loop: bool = True,
-    n_sessions: int = 1,
+    idle_audio: str = "silence",
     listen: str = "127.0.0.1:0",
 ) -> Path:
-    """A file for `avatar-bridge run`: sessions whose avatars say what they are sent, the first one named `SESSION`.
-
-    outputs  a URL for each name; `{session}` in it becomes the session's.
-    """
+    """The same of several sessions. sessions: for each name its outputs."""
     licence, path = directory / "licence", directory / "bridge.yaml"
     licence.touch(0o600)
     licence.write_text("any licence will do")
-    names = [SESSION, *(f"{SESSION}-{number}" for number in range(2, n_sessions + 1))]
+    avatar = {"url": avatar_url, "license_file": str(licence), "name": "navtalk.Leo", "role": "speak"}
     settings = {
         "http": {"listen": listen},
         "log": {"level": "warning"},
@@ -36,11 +40,11 @@ def write_configuration(
         "drain_s": 5,
         "sessions": {
             name: {
-                "avatar": {"url": avatar_url, "license_file": str(licence), "name": "navtalk.Leo", "role": "speak"},
+                "avatar": avatar | {"idle_audio": idle_audio},
                 "inputs": {"speech": {"url": f"file:{speech}", "loop": loop}},
-                "outputs": {output: {"url": url.replace("{session}", name)} for output, url in outputs.items()},
+                "outputs": {output: {"url": url} for output, url in outputs.items()},
             }
-            for name in names
+            for name, outputs in sessions.items()
         },
     }
     path.write_text(yaml.safe_dump(settings))

@@ -1,7 +1,8 @@
 """One session of the GStreamer peer, measured as the bridge's is: signalled from here, published through a tap."""
 
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
@@ -29,6 +30,8 @@ PACKAGES = (
 )
 # 60 MB to fetch and unpack.
 INSTALL_S = 120.0
+# A peer that fails on this machine must not take the bridge's figures with it.
+FAILURES = (RuntimeError, OSError, WebSocketException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +53,34 @@ def measure_session(
     avatar_url: str, rtmp_port: int, *, warm_up_s: float, n_windows: int, window_s: float
 ) -> GstSession:
     """Connect to the avatar, publish to the RTMP server of that port, and look on."""
-    if not PYTHON.exists():
-        return GstSession([], [], f"there is no {PYTHON}")
     try:
         with ExitStack() as stack:
             tap = stack.enter_context(Child(python("benchmarks.tap", str(rtmp_port))))
             url = f"rtmp://127.0.0.1:{tap.first_line()}/live/gstreamer"
-            gstreamer = stack.enter_context(Child([str(PYTHON), "-I", str(PROGRAM), url]))
-            if missing := json.loads(gstreamer.first_line())["missing"]:
-                advice = f"Debian: apt-get install {' '.join(PACKAGES)}"
-                return GstSession([], [], f"{', '.join(missing)} ({advice})")
-            socket = stack.enter_context(connect(avatar_url, compression=None, close_timeout=1.0))
-            _signal(socket, gstreamer)
+            gstreamer = stack.enter_context(running("fast", avatar_url, url))
             sleep(warm_up_s)
             (cores,) = cpu_cores([gstreamer], n_windows, window_s)
             gstreamer.finish()
             (connection,) = json.loads(tap.finish())
-    # A peer that fails on this machine must not take the bridge's figures with it.
-    except (RuntimeError, OSError, WebSocketException) as error:
-        return GstSession([], [], f"it failed: {error}")
+    except FAILURES as error:
+        return GstSession([], [], str(error))
     path_ms = path_latencies_ms(connection["pictures"])
     return GstSession(cores, path_ms) if path_ms else GstSession([], [], "it published no picture")
+
+
+@contextmanager
+def running(pipeline: str, avatar_url: str, rtmp_url: str) -> Iterator[Child]:
+    """One session of a pipeline of `benchmarks.gstreamer`. Raises one of `FAILURES` where that cannot be."""
+    if not PYTHON.exists():
+        raise RuntimeError(f"there is no {PYTHON}")
+    with ExitStack() as stack:
+        gstreamer = stack.enter_context(Child([str(PYTHON), "-I", str(PROGRAM), pipeline, rtmp_url]))
+        if missing := json.loads(gstreamer.first_line())["missing"]:
+            advice = f"Debian: apt-get install {' '.join(PACKAGES)}"
+            raise RuntimeError(f"{', '.join(missing)} ({advice})")
+        socket = stack.enter_context(connect(avatar_url, compression=None, close_timeout=1.0))
+        _signal(socket, gstreamer)
+        yield gstreamer
 
 
 def _signal(socket: ClientConnection, gstreamer: Child) -> None:

@@ -9,7 +9,7 @@ import json
 import sys
 
 from benchmarks.media import Media, load_media
-from benchmarks.replay import replay
+from benchmarks.replay import Reel, replay
 from bridge.net.ice import IceSettings
 from bridge.net.peer import SendingPeer
 from bridge.signals import STOP_SIGNALS, on_signals
@@ -30,13 +30,14 @@ async def offer_until_stopped(port: int, n_sessions: int) -> None:
 
 
 async def _session(port: int, media: Media, answered: asyncio.Event) -> None:
-    async with SendingPeer(IceSettings(interfaces=("lo",)), lambda: None) as peer:
+    reel = Reel(media.pictures)
+    async with SendingPeer(IceSettings(interfaces=("lo",)), reel.ask_for_keyframe) as peer:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(json.dumps({"sdp": await peer.offer(), "type": "offer"}).encode() + b"\n")
         answer = json.loads(await reader.readline())
         await peer.accept(answer["sdp"])
         answered.set()
-        await replay(peer, media)
+        await replay(peer, media, reel)
 
 
 if __name__ == "__main__":

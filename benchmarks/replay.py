@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from benchmarks.media import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_PACKET, Media
 from bridge.local_avatar.timecode import insert_stamp
@@ -10,12 +10,44 @@ from bridge.media.clock import NS_PER_S
 from bridge.media.h264 import NAL_IDR, NAL_SLICE, nal_type, split_avcc
 from bridge.net.peer import SendingPeer
 
+# libwebrtc makes at most one keyframe in 300 ms because of requests (encoder_rtcp_feedback.cc): in pictures of 30 a
+# second.
+MIN_KEYFRAME_SPACING = 9
 
-async def replay(peer: SendingPeer, media: Media) -> None:
-    """Send for ever, from when the peer is connected. Keyframes come every two seconds, never because of a request."""
+
+class Reel:
+    """Which recorded picture is shown next: one after the other, and at a request the next keyframe.
+
+    A request soon after a keyframe waits, as with libwebrtc's encoders.
+    """
+
+    def __init__(self, pictures: Sequence[Sequence[bytes]]) -> None:
+        self._keyframes = [i for i, nals in enumerate(pictures) if any(nal_type(nal) == NAL_IDR for nal in nals)]
+        self._n_pictures = len(pictures)
+        self._position = -1
+        self._since_keyframe = 0
+        self._is_asked = False
+
+    def ask_for_keyframe(self) -> None:
+        self._is_asked = True
+
+    def next(self) -> int:
+        """The index of the picture to show now."""
+        position = (self._position + 1) % self._n_pictures
+        self._since_keyframe += 1
+        if self._is_asked and self._since_keyframe >= MIN_KEYFRAME_SPACING:
+            position = next((i for i in self._keyframes if i >= position), self._keyframes[0])
+        if position in self._keyframes:
+            self._is_asked, self._since_keyframe = False, 0
+        self._position = position
+        return position
+
+
+async def replay(peer: SendingPeer, media: Media, reel: Reel) -> None:
+    """Send for ever, from when the peer is connected. Keyframes come every two seconds, and when they are asked for."""
 
     async def show(number: int, pts_ns: int) -> None:
-        nals = media.pictures[number % len(media.pictures)]
+        nals = media.pictures[reel.next()]
         first_slice = next(i for i, nal in enumerate(nals) if nal_type(nal) in (NAL_SLICE, NAL_IDR))
         (stamp,) = split_avcc(insert_stamp(b"", number, time.monotonic_ns()))
         await peer.send_video([*nals[:first_slice], stamp, *nals[first_slice:]], pts_ns)

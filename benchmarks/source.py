@@ -9,7 +9,7 @@ import asyncio
 from websockets.asyncio.server import ServerConnection, serve
 
 from benchmarks.media import Media, load_media
-from benchmarks.replay import replay
+from benchmarks.replay import Reel, replay
 from bridge.net.ice import IceSettings
 from bridge.net.peer import SendingPeer
 from bridge.protocols import navtalk
@@ -34,12 +34,13 @@ async def serve_until_stopped() -> None:
 
 
 class _Session:
-    """One client, from greeting to farewell."""
+    """One client, from greeting to farewell. Keyframes come every two seconds, and when they are asked for."""
 
     def __init__(self, socket: ServerConnection, media: Media) -> None:
         self._socket = socket
         self._media = media
-        self._peer = SendingPeer(IceSettings(interfaces=("lo",)), lambda: None)
+        self._reel = Reel(media.pictures)
+        self._peer = SendingPeer(IceSettings(interfaces=("lo",)), self._reel.ask_for_keyframe)
 
     async def run(self) -> None:
         async with self._peer, asyncio.TaskGroup() as tasks:
@@ -47,7 +48,7 @@ class _Session:
             greeting = (navtalk.Connected("replay"), offer, navtalk.SessionCreated(), navtalk.SessionUpdated())
             for message in greeting:
                 await self._socket.send(dump(message))
-            replaying = tasks.create_task(replay(self._peer, self._media))
+            replaying = tasks.create_task(replay(self._peer, self._media, self._reel))
             async for frame in self._socket:
                 await self._hear(parse_request(str(frame)))
             replaying.cancel()

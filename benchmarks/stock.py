@@ -1,7 +1,7 @@
 """The peer: what a Python user writes without the bridge. Stock aiortc, decoded, x264 ultrafast, AAC, PyAV to RTMP.
 
-`python -m benchmarks.stock WEBSOCKET_URL RTMP_URL` runs until SIGTERM, then prints one JSON list: for each picture
-the milliseconds from its stamp to the return of `track.recv()`.
+`python -m benchmarks.stock WEBSOCKET_URL [RTMP_URL]` runs until SIGTERM, then prints one JSON list: for each picture
+when `track.recv()` returned it, and its stamp if it has one. Without an RTMP URL nothing is encoded.
 """
 
 import asyncio
@@ -52,10 +52,13 @@ class Transcoder:
 
 
 class Client:
-    """One session: the tracks of a NavTalk service, transcoded to RTMP."""
+    """One session: the tracks of a NavTalk service, transcoded to RTMP if there is somebody to do so.
 
-    def __init__(self, transcoder: Transcoder, thread: ThreadPoolExecutor) -> None:
-        self.latencies_ms: list[float] = []
+    pictures: when each was there, and its stamp.
+    """
+
+    def __init__(self, transcoder: Transcoder | None, thread: ThreadPoolExecutor) -> None:
+        self.pictures: list[tuple[int, int | None]] = []
         self._transcoder = transcoder
         self._thread = thread
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
@@ -94,17 +97,18 @@ class Client:
                 if isinstance(frame, av.VideoFrame):
                     # FFmpeg's decoder keeps the stamp beside the picture: reading it costs next to nothing.
                     message = frame.side_data.get(SideDataType.SEI_UNREGISTERED)
-                    if message is not None and (stamp := read_stamp(bytes(message))):
-                        self.latencies_ms.append((now_ns - stamp[1]) / 1e6)
-                    await loop.run_in_executor(self._thread, self._transcoder.show, frame)
-                else:
+                    stamp = read_stamp(bytes(message)) if message is not None else None
+                    self.pictures.append((now_ns, stamp[1] if stamp else None))
+                    if self._transcoder is not None:
+                        await loop.run_in_executor(self._thread, self._transcoder.show, frame)
+                elif self._transcoder is not None:
                     await loop.run_in_executor(self._thread, self._transcoder.say, frame)
 
 
-async def run_until_stopped(websocket_url: str, rtmp_url: str) -> list[float]:
+async def run_until_stopped(websocket_url: str, rtmp_url: str | None = None) -> list[tuple[int, int | None]]:
     stopped = asyncio.Event()
     with ThreadPoolExecutor(1) as thread, on_signals(STOP_SIGNALS, stopped.set):
-        transcoder = thread.submit(Transcoder, rtmp_url).result()
+        transcoder = thread.submit(Transcoder, rtmp_url).result() if rtmp_url is not None else None
         client = Client(transcoder, thread)
         async with connect(websocket_url, compression=None) as socket:
             running = asyncio.create_task(client.run(socket))
@@ -113,9 +117,10 @@ async def run_until_stopped(websocket_url: str, rtmp_url: str) -> list[float]:
             for task in (running, stopping):
                 task.cancel()
             await asyncio.gather(running, stopping, return_exceptions=True)
-        thread.submit(transcoder.close).result()
-    return client.latencies_ms
+        if transcoder is not None:
+            thread.submit(transcoder.close).result()
+    return client.pictures
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(run_until_stopped(sys.argv[1], sys.argv[2]))))
+    print(json.dumps(asyncio.run(run_until_stopped(*sys.argv[1:]))))

@@ -9,11 +9,14 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+from zlib import crc32
 
 from bridge.errors import RemoteProtocolError
 from bridge.local_avatar.timecode import read_stamp
+from bridge.media.h264 import NAL_IDR, NAL_SLICE, nal_type, split_avcc
 from bridge.protocols.rtmp_chunks import MAX_MESSAGE_BYTES, ChunkReader, Message, MessageType
 from bridge.signals import STOP_SIGNALS, on_signals
 
@@ -21,15 +24,41 @@ from bridge.signals import STOP_SIGNALS, on_signals
 SKIPPED_S = 3.0
 _READ_BYTES = 262_144
 _HANDSHAKE_BYTES = 1 + 2 * 1536  # C0, C1 and C2: RTMP Specification 1.0 §5.2
-_CODED_PICTURE = 1  # AVCPacketType, the second byte of a video tag (FLV Specification 10.1, E.4.3.1)
+# FLV Specification 10.1, E.4.3.1: a video tag is frame type and codec, AVCPacketType, three bytes of composition time.
+_KEYFRAME = 1
+_CODED_PICTURE = 1
+_TAG_HEADER_BYTES = 5
+
+
+class Picture(NamedTuple):
+    """One coded picture: when it was read, its stamp if it has one, both on `time.monotonic_ns`, and what it holds.
+
+    number    counts what its sender sent; None without a stamp.
+    checksum  of its slices, see `slices_checksum`.
+    """
+
+    read_ns: int
+    stamp_ns: int | None
+    number: int | None = None
+    checksum: int = 0
+    is_keyframe: bool = False
 
 
 @dataclass
 class Connection:
-    """One client. pictures: when each was read, and its stamp if it has one; both on `time.monotonic_ns`."""
+    """One client, and its pictures in order."""
 
     accepted_ns: int
-    pictures: list[tuple[int, int | None]] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+
+
+def slices_checksum(nals: Iterable[bytes]) -> int:
+    """Of the coded slices of one picture: senders and receivers may add and leave out what stands around them."""
+    checksum = 0
+    for nal in nals:
+        if nal_type(nal) in (NAL_SLICE, NAL_IDR):
+            checksum = crc32(nal, checksum)
+    return checksum
 
 
 class Publisher:
@@ -53,8 +82,10 @@ class Publisher:
 
     def _note(self, message: Message, now_ns: int) -> None:
         if message.type_id == MessageType.VIDEO and message.payload[1:2] == bytes([_CODED_PICTURE]):
-            stamp = read_stamp(message.payload)
-            self._connection.pictures.append((now_ns, stamp[1] if stamp else None))
+            number, stamp_ns = read_stamp(message.payload) or (None, None)
+            checksum = slices_checksum(split_avcc(message.payload[_TAG_HEADER_BYTES:]))
+            is_keyframe = message.payload[0] >> 4 == _KEYFRAME
+            self._connection.pictures.append(Picture(now_ns, stamp_ns, number, checksum, is_keyframe))
 
 
 async def serve_until_stopped(port: int) -> list[Connection]:
@@ -79,9 +110,12 @@ async def serve_until_stopped(port: int) -> list[Connection]:
     return connections
 
 
-def path_latencies_ms(pictures: Sequence[tuple[int, int | None]]) -> list[float]:
-    """Milliseconds from the stamp to the tap for each picture of a connection that has one, but for its beginning."""
-    stamped = [(read_ns, stamp_ns) for read_ns, stamp_ns in pictures if stamp_ns is not None]
+def path_latencies_ms(pictures: Sequence[Sequence[Any]]) -> list[float]:
+    """Milliseconds from the stamp to the tap for each picture of a connection that has one, but for its beginning.
+
+    Of each picture it takes the time at which it was read and the stamp, the first two of what JSON makes a list of.
+    """
+    stamped = [(read_ns, stamp_ns) for read_ns, stamp_ns, *_ in pictures if stamp_ns is not None]
     return [(read_ns - stamp_ns) / 1e6 for read_ns, stamp_ns in stamped if read_ns > stamped[0][0] + SKIPPED_S * 1e9]
 
 

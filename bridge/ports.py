@@ -99,11 +99,16 @@ class TrackSink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RemoteTrack:
-    """A track that the avatar service sends. `codecs`: payload type to codec, retransmission types left out."""
+    """A track that the avatar service sends.
+
+    codecs         payload type to codec, retransmission types left out.
+    round_trip_ns  to the sender and back, as the connection's own checks have measured it; 0: not known.
+    """
 
     kind: Kind
     codecs: Mapping[int, Codec]
     feedback: TrackFeedback
+    round_trip_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.media.rtp import RtpPacket, SenderReport
 from bridge.ports import RemoteTrack, TrackSink
 from bridge.receive.jitter import ReceiveStats
-from bridge.receive.track import UNANSWERED_LIMIT, TrackReceiver
+from bridge.receive.track import TrackReceiver
 from bridge.timeline.sync import MIN_STEP_NS, SessionTimeline
 
 log = structlog.get_logger()
@@ -90,10 +90,10 @@ class Reception:
         track = self._tracks.get(kind)
         return track.receiver.stats if track else None
 
-    def held_s(self, kind: Kind) -> float:
-        """How long the oldest packet has waited for a missing one."""
+    def longest_hold_s(self, kind: Kind) -> float:
+        """How long a packet was held back for a missing one, at most, since this was asked the last time."""
         track = self._tracks.get(kind)
-        return track.receiver.held_ns(time.monotonic_ns()) / NS_PER_S if track else 0.0
+        return track.receiver.longest_hold_ns(time.monotonic_ns()) / NS_PER_S if track else 0.0
 
     @property
     def origin_ns(self) -> int:
@@ -123,9 +123,9 @@ class Reception:
 
     @property
     def ignores_keyframe_requests(self) -> bool:
-        """Whether the service has left `UNANSWERED_LIMIT` requests in a row without a keyframe."""
+        """Whether the service has left several requests in a row without a keyframe."""
         video = self._tracks.get("video")
-        return video is not None and video.receiver.unanswered_keyframe_requests >= UNANSWERED_LIMIT
+        return video is not None and video.receiver.ignores_keyframe_requests
 
 
 class _Track:
@@ -133,7 +133,7 @@ class _Track:
 
     def __init__(self, track: RemoteTrack, reception: Reception, timeline: SessionTimeline) -> None:
         now_ns = time.monotonic_ns()
-        self.receiver = TrackReceiver(track.codecs, track.kind, now_ns)
+        self.receiver = TrackReceiver(track.codecs, track.kind, now_ns, track.round_trip_ns)
         self.receiver.set_keyframe_interval_ns(reception.keyframe_interval_ns)
         self._kind = track.kind
         self._feedback = track.feedback
@@ -213,7 +213,7 @@ class _Track:
             self._wake_at(max(deadline_ns, now_ns + NS_PER_MS))
 
     def _warn_if_ignored(self) -> None:
-        is_ignored = self.receiver.unanswered_keyframe_requests >= UNANSWERED_LIMIT
+        is_ignored = self.receiver.ignores_keyframe_requests
         if is_ignored and not self._has_warned:
             log.warning("keyframe_requests_ignored", n_requests=self.receiver.unanswered_keyframe_requests)
         self._has_warned = is_ignored

@@ -160,7 +160,7 @@ class Telemetry:
         for reason, count in reception.keyframe_requests.items():
             metrics.pli_total.follow(count, direction="sent", reason=reason)
         for kind in KINDS:
-            metrics.jitter_buffer_seconds(kind=kind).set(reception.held_s(kind))
+            metrics.jitter_buffer_seconds(kind=kind).set(reception.longest_hold_s(kind))
             if stats := reception.stats(kind):
                 for result in ("received", "lost", "recovered", "late", "invalid"):
                     metrics.rtp_packets_total.follow(getattr(stats, result), kind=kind, result=result)

@@ -23,6 +23,7 @@ from bridge.errors import InternalError
 from bridge.media.access_unit import Codec, Kind
 from bridge.media.clock import NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
 from bridge.media.rtp import RtpPacket, SenderReport, sequence_distance
+from bridge.net.bandwidth import BandwidthEstimate
 from bridge.ports import RemoteTrack, TrackSink
 
 # What aiortc keeps to itself and this file uses. EncodedReceiver stands in for an RTCRtpReceiver, so what aiortc
@@ -43,9 +44,6 @@ PRIVATE_NAMES = (
 
 # RFC 3550 §6.2 and §6.3.1: about once a second for a session this small, each time varied by half.
 REPORT_INTERVAL_S = 1.0
-# A libwebrtc sender that hears of no bandwidth stays near its 300 kb/s start. Twice what a 1080p avatar sends: the
-# ceiling is not to bind, and what the path cannot carry shows as loss in the receiver reports.
-REMB_CEILING_BPS = 20_000_000
 # Messages on their way to the kernel; sending takes one turn of the event loop, unless a TURN server stalls.
 MAX_PENDING_MESSAGES = 32
 
@@ -53,6 +51,8 @@ _CODECS = {"h264": Codec.H264, "vp8": Codec.VP8, "opus": Codec.OPUS}
 _CLOCK_HZ: dict[Kind, int] = {"audio": OPUS_CLOCK_HZ, "video": VIDEO_CLOCK_HZ}
 _FEEDBACK_HEADER = Struct("!II")
 _NACK_ENTRY = Struct("!HH")
+_FIR_ENTRY = Struct("!IB3x")  # RFC 5104 §4.3.1.1: whom it is for, and a number that is new for each request
+_RTP_HEADER_BYTES = 12
 _SDES_CNAME = 1
 
 log = structlog.get_logger()
@@ -148,7 +148,9 @@ class EncodedReceiver:
         self._media_ssrc: int | None = None
         self._retransmission_ssrcs: dict[int, int] = {}  # to the SSRC it repeats
         self._statistics = ReceptionStatistics(_CLOCK_HZ[kind])
-        self._takes_remb = False
+        self._bandwidth = BandwidthEstimate(time.monotonic_ns())
+        self._takes_remb = self._takes_pli = self._takes_fir = False
+        self._fir_number = 0
         self._cname = secrets.token_urlsafe(12).encode()  # RFC 7022 §4.2: short-term, 96 random bits
         self._reporting: asyncio.Task[None] | None = None
         self._pending: set[asyncio.Task[None]] = set()
@@ -165,7 +167,13 @@ class EncodedReceiver:
             self._send_feedback(wire.RTCP_RTPFB, wire.RTCP_RTPFB_NACK, nack_entries(sequence_numbers))
 
     def send_pli(self) -> None:
-        self._send_feedback(wire.RTCP_PSFB, wire.RTCP_PSFB_PLI, b"")
+        """Ask for a keyframe, by FIR if the sender has agreed to that alone."""
+        if self._takes_pli or not self._takes_fir:
+            self._send_feedback(wire.RTCP_PSFB, wire.RTCP_PSFB_PLI, b"")
+        elif self._media_ssrc is not None:
+            self._fir_number = (self._fir_number + 1) & 0xFF
+            content = _FIR_ENTRY.pack(self._media_ssrc, self._fir_number)
+            self._send_feedback(wire.RTCP_PSFB, wire.RTCP_PSFB_FIR, content)
 
     def _send_feedback(self, packet_type: int, message: int, content: bytes) -> None:
         if self._rtcp_ssrc is None or self._media_ssrc is None:
@@ -191,11 +199,13 @@ class EncodedReceiver:
             await asyncio.sleep(REPORT_INTERVAL_S * random.uniform(0.5, 1.5))
             if self._rtcp_ssrc is None or self._media_ssrc is None:
                 continue
-            block = self._statistics.report(self._media_ssrc, time.monotonic_ns())
+            now_ns = time.monotonic_ns()
+            block = self._statistics.report(self._media_ssrc, now_ns)
             names = wire.RtcpSdesPacket([wire.RtcpSourceInfo(self._rtcp_ssrc, [(_SDES_CNAME, self._cname)])])
             message = bytes(wire.RtcpRrPacket(self._rtcp_ssrc, [block] if block else [])) + bytes(names)
             if self._takes_remb:
-                content = wire.pack_remb_fci(REMB_CEILING_BPS, [self._media_ssrc])
+                bps = self._bandwidth.update(now_ns, block.fraction_lost / 256 if block else 0.0)
+                content = wire.pack_remb_fci(bps, [self._media_ssrc])
                 message += bytes(wire.RtcpPsfbPacket(wire.RTCP_PSFB_APP, self._rtcp_ssrc, 0, content))
             await self._send(message)
 
@@ -229,7 +239,10 @@ class EncodedReceiver:
             if name in _CODECS:
                 self._codecs[payload_type] = _CODECS[name]
                 self._retransmits.pop(payload_type, None)
-                self._takes_remb |= any(feedback.type == "goog-remb" for feedback in codec.rtcpFeedback)
+                feedback = {(each.type, each.parameter) for each in codec.rtcpFeedback}
+                self._takes_remb |= ("goog-remb", None) in feedback
+                self._takes_pli |= ("nack", "pli") in feedback
+                self._takes_fir |= ("ccm", "fir") in feedback
             elif name == "rtx" and isinstance(repeats, int):
                 self._retransmits[payload_type] = repeats
                 self._codecs.pop(payload_type, None)
@@ -292,6 +305,7 @@ class EncodedReceiver:
         self.last_arrival_ns = arrival_ns = time.monotonic_ns()
         if self._sink is None or not self._enabled:
             return
+        self._bandwidth.received_bytes += _RTP_HEADER_BYTES + len(payload)
         is_retransmission = payload_type in self._retransmits
         if is_retransmission:
             media_ssrc = self._retransmission_ssrcs.get(ssrc, self._media_ssrc)

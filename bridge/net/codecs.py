@@ -65,7 +65,15 @@ def _announce_opus_fec() -> None:
             codec.parameters["useinbandfec"] = "1"  # RFC 7587 §6.1
 
 
+def _register_full_intra_requests() -> None:
+    """FIR (RFC 5104 §4.3.1) is agreed on too: a few senders know it and no PLI, and ours answers both."""
+    for codec in CODECS["video"]:
+        if not is_rtx(codec):
+            codec.rtcpFeedback.append(RTCRtcpFeedback(type="ccm", parameter="fir"))
+
+
 _register_h264_profiles()
+_register_full_intra_requests()
 _announce_opus_fec()
 
 

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import aioice.ice
 from aioice import Connection, stun
 
+from bridge.media.clock import NS_PER_S
 from bridge.net.drain import Drain, drain_of
 
 PRIVATE_NAMES = (
@@ -24,6 +25,7 @@ PRIVATE_NAMES = (
     "aioice.ice:StunProtocol.connection_made",
     "aioice.ice:StunProtocol.datagram_received",
     "aioice.ice:StunProtocol.receiver",
+    "aioice.ice:StunProtocol.send_stun",
     "aioice.ice:StunProtocol.transactions",
     "aioice.ice:Connection._queue",
     "aioice.ice:Connection.data_received",
@@ -53,12 +55,15 @@ class DatagramGuard:
     (RFC 8445 §7); a TURN server's relayed data shows the peer's address and follows the same rule. STUN from
     others is limited to `STUN_PER_S`, and a request without valid MESSAGE-INTEGRITY gets no answer.
 
-    take_media  offered every admitted media packet; False sends it the long way. None: all go there.
+    take_media     offered every admitted media packet; False sends it the long way. None: all go there.
+    round_trip_ns  the shortest of our checks to its answer; 0: none has been answered yet.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.rejected: Counter[str] = Counter()
         self.take_media: Callable[[bytes], bool] | None = None
+        self.round_trip_ns = 0
+        self._asked_s: dict[bytes, float] = {}  # by transaction; 0 for those that were repeated
         self._sockets: list[asyncio.BaseTransport] = []
         self._is_closed = False
         self._clock = clock
@@ -81,6 +86,12 @@ class DatagramGuard:
             socket.close()
         # A TURN socket refers to its connection, and `_guards` would keep both for good.
         self._sockets.clear()
+
+    def note_request(self, transaction_id: bytes) -> None:
+        """We send a STUN request, for the first time or again."""
+        self._asked_s[transaction_id] = 0.0 if transaction_id in self._asked_s else self._clock()
+        if len(self._asked_s) > MAX_VERIFIED:
+            del self._asked_s[next(iter(self._asked_s))]
 
     def takes(self, data: bytes, source: Address) -> bool:
         """Whether this was media of a verified sender that `take_media` has taken: nearly every datagram is."""
@@ -135,6 +146,9 @@ class DatagramGuard:
             # A STUN server's answer carries no integrity: it is handled, and proves nothing about its sender.
             if password is not None and message.check_message_integrity(password.encode()):
                 self._verify(source)
+                if asked_s := self._asked_s.pop(message.transaction_id, 0.0):
+                    sample_ns = max(1, round((self._clock() - asked_s) * NS_PER_S))
+                    self.round_trip_ns = min(self.round_trip_ns or sample_ns, sample_ns)
         return None
 
     def _verify(self, source: Address) -> None:
@@ -181,6 +195,11 @@ class GuardedProtocol(UnguardedProtocol):
         if self._drain is not None:
             self._drain.close()
         super().connection_lost(exc)
+
+    def send_stun(self, message: stun.Message, addr: Address) -> None:
+        if message.message_class == stun.Class.REQUEST:
+            self._guard.note_request(message.transaction_id)
+        super().send_stun(message, addr)
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         assert isinstance(data, bytes)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aiortc import RTCBundlePolicy, RTCRtpTransceiver
@@ -98,7 +99,7 @@ class ReceivingPeer(Peer):
         assert self._pc is not None
         transceiver = self._pc.addTransceiver(kind, "recvonly")
         self._prefer(transceiver, offered)
-        self._receivers.append(install_encoded_receiver(transceiver, self._on_track))
+        self._receivers.append(install_encoded_receiver(transceiver, self._announce))
 
     def _follow(self, transceiver: RTCRtpTransceiver, offered: MediaDescription) -> None:
         if self._carries(transceiver):
@@ -114,6 +115,10 @@ class ReceivingPeer(Peer):
         if offered is None or not codecs:
             codecs = [*codecs, *preferences(Codec.VP8)]
         transceiver.setCodecPreferences(codecs)
+
+    def _announce(self, track: RemoteTrack) -> TrackSink:
+        round_trip_ns = max((guard_of(connection).round_trip_ns for connection in self._connections), default=0)
+        return self._on_track(replace(track, round_trip_ns=round_trip_ns))
 
     def _on_connected(self) -> None:
         for transport in self._connected_transports():

@@ -88,7 +88,9 @@ class Metrics:
             "nudged_units_total", "Units moved because they would not have been later than the one before.", _SESSION
         )
         self.jitter_buffer_seconds = gauge(
-            "jitter_buffer_seconds", "How long the oldest packet has waited for a missing one.", (*_SESSION, "kind")
+            "jitter_buffer_seconds",
+            "Longest that a packet was held back for a missing one, in the second before.",
+            (*_SESSION, "kind"),
         )
         self.time_to_first_frame_seconds = wait(
             "time_to_first_frame_seconds", "Start of the session to the phase's end.", (*_SESSION, "phase")

@@ -38,6 +38,10 @@ class Depacketizer(Protocol):
 
     def push(self, packet: RtpPacket) -> Sequence[ReceivedUnit]: ...
 
+    def starts_keyframe(self, payload: bytes) -> bool:
+        """Whether a packet begins a picture that can be decoded without anything before it."""
+        ...
+
 
 def open_depacketizer(codec: Codec, clock: SenderClock, stats: ReceiveStats) -> Depacketizer:
     """A fresh one for what a track sends from now on."""

@@ -136,6 +136,13 @@ class H264Depacketizer(PictureDepacketizer[_Picture]):
             self._stats.invalid += 1
             self._drop(picture)
 
+    def starts_keyframe(self, payload: bytes) -> bool:
+        # One that follows a loss has to bring its parameter sets, and they come first.
+        return payload[:1] != b"" and (
+            nal_type(payload) == NAL_SPS
+            or (nal_type(payload) == _STAP_A and len(payload) > 3 and nal_type(payload[3:]) == NAL_SPS)
+        )
+
     def _configuration(self, picture: _Picture) -> bytes | None:
         if picture.fragments:
             return None

@@ -55,6 +55,9 @@ class OpusDepacketizer:
             ),
         )
 
+    def starts_keyframe(self, payload: bytes) -> bool:
+        return False
+
     def _lost_ns(self, ticks: int, duration_ns: int) -> int:
         if not self._n_missing or not self._duration_ns:
             return 0

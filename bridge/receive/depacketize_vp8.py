@@ -106,6 +106,10 @@ class Vp8Depacketizer(PictureDepacketizer[_Picture]):
     def _begin(self, rtp_timestamp: int, rtp_ticks: int, is_after_loss: bool, arrival_ns: int) -> _Picture:
         return _Picture(rtp_timestamp, rtp_ticks, is_after_loss, arrival_ns, arrival_ns)
 
+    def starts_keyframe(self, payload: bytes) -> bool:
+        descriptor = _read_descriptor(payload)
+        return descriptor is not None and descriptor.starts_frame and not payload[descriptor.n_bytes] & 0x01
+
     def _configuration(self, picture: _Picture) -> bytes | None:
         last, self._last = self._last, picture.descriptor
         if picture.is_keyframe and not _is_keyframe(picture.payload):

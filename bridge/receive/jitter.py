@@ -9,14 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge.media.access_unit import Kind
-from bridge.media.clock import NS_PER_MS
 from bridge.media.rtp import RtpPacket, sequence_distance
+from bridge.receive.patience import TROUBLE_NS, Missing, Patience
 
-# How long a missing packet is waited for. Video: five requests fit (0, 20, 50, 95, 163 ms at a short round trip), which
-# 5 % loss in both directions defeats once in 10^5; a picture that late is still worth a repair. Audio: three packets.
-WAIT_NS: dict[Kind, int] = {"video": 250 * NS_PER_MS, "audio": 60 * NS_PER_MS}
-# A repeat sooner than this would ask for what is on its way even on a short path: a sender paces retransmissions.
-MIN_NACK_SPACING_NS = 20 * NS_PER_MS
 # Senders keep 128 (aiortc) to some 600 packets (libwebrtc at 2.5 Mb/s); of a longer gap most is gone for good.
 MAX_MISSING = 256
 # RFC 3550 §A.1, MAX_DROPOUT: a step further than this, in either direction, is another stream.
@@ -43,36 +38,31 @@ class ReceiveStats:
     invalid: int = 0
 
 
-@dataclass(slots=True)
-class _Missing:
-    since_ns: int
-    ask_at_ns: int
-    n_asked: int = 0
-    asked_at_ns: int = 0
-
-
 class JitterBuffer:
     """Reorders one track.
 
     `push` every packet; then, and whenever `next_deadline_ns` has come, call `expire` and `due_nacks`. A packet counts
     as missing once a later one is there. A new SSRC or a leap in sequence numbers is believed on the second
     consecutive packet (RFC 3550 §A.1) and restarts the order; both packets are released.
+
+    round_trip_ns  what the connection's own checks have measured; 0: nothing.
     """
 
-    def __init__(self, kind: Kind, stats: ReceiveStats) -> None:
-        self._wait_ns = WAIT_NS[kind]
+    def __init__(self, kind: Kind, stats: ReceiveStats, round_trip_ns: int = 0) -> None:
         self._stats = stats
+        self._patience = Patience(kind, round_trip_ns)
+        self._given_up: dict[int, Missing] = {}  # the last ones: answers may come too late
+        self._longest_hold_ns = 0
         self._ssrc: int | None = None
         self._expected = 0
         self._newest_timestamp = 0
         # Every number from _expected to _highest is held, missing or given up; while none is held, none is missing.
         self._highest = 0
         self._held: dict[int, RtpPacket] = {}
-        self._missing: dict[int, _Missing] = {}  # in sequence order, hence in order of since_ns
+        self._missing: dict[int, Missing] = {}  # in sequence order, hence in order of since_ns
         self._stray: RtpPacket | None = None
         self._late_run = 0
         self._received_before_run = 0
-        self._round_trip_ns = 0
 
     def push(self, packet: RtpPacket, now_ns: int) -> Sequence[RtpPacket]:
         """Take one packet; return those whose turn has come, in order."""
@@ -100,32 +90,47 @@ class JitterBuffer:
             return ()
         self._stats.received += 1
         self._held[sequence_number] = packet
-        self._note_gap(sequence_number, now_ns)
+        self._note_gap(packet, now_ns)
         if len(self._missing) > MAX_MISSING:
             self._stats.lost += len(self._missing)
             self._missing.clear()
-        return self._drain()
+        return self._drain(now_ns)
 
     def expire(self, now_ns: int) -> Sequence[RtpPacket]:
         """Give up what has been waited for long enough; return the packets this sets free."""
         if not self._missing:
             return ()
-        n_before = len(self._missing)
-        for sequence_number in [s for s, m in self._missing.items() if m.since_ns + self._wait_ns <= now_ns]:
+        given_up_ns = now_ns - self._patience.wait_ns
+        given_up = {s: m for s, m in self._missing.items() if m.since_ns <= given_up_ns}
+        if not given_up:
+            return ()
+        for sequence_number in given_up:
             del self._missing[sequence_number]
-        n_lost = n_before - len(self._missing)
-        self._stats.lost += n_lost
-        return self._drain() if n_lost else ()
+        self._stats.lost += len(given_up)
+        self._given_up = given_up
+        self._patience.on_given_up(len(given_up))
+        return self._drain(now_ns)
+
+    def has_whole_picture(self, sequence_number: int) -> bool:
+        """Whether from this held packet on everything is there up to a marker."""
+        while (packet := self._held.get(sequence_number)) is not None:
+            if packet.marker:
+                return True
+            sequence_number = (sequence_number + 1) & 0xFFFF
+        return False
+
+    def skip_to(self, sequence_number: int, now_ns: int) -> Sequence[RtpPacket]:
+        """Give up everything that is missing before a held packet; return what this sets free."""
+        for number in [s for s in self._missing if sequence_distance(s, sequence_number) < 0]:
+            del self._missing[number]
+            self._stats.lost += 1
+        return self._drain(now_ns)
 
     def due_nacks(self, now_ns: int) -> list[int]:
         """Sequence numbers to ask for now, in order; every call counts as having asked."""
         due = [(s, m) for s, m in self._missing.items() if m.ask_at_ns <= now_ns]
         for _, missing in due:
-            # One round trip, then half as long again each time: a lossy path is asked often, a dead one is not flooded.
-            spacing_ns = max(self._round_trip_ns, MIN_NACK_SPACING_NS) * 3**missing.n_asked // 2**missing.n_asked
-            missing.n_asked += 1
-            missing.asked_at_ns = now_ns
-            missing.ask_at_ns = now_ns + spacing_ns
+            missing.ask(now_ns, self._patience.spacing_ns(missing.n_rounds))
         return [s for s, _ in due]
 
     def next_deadline_ns(self) -> int | None:
@@ -133,32 +138,45 @@ class JitterBuffer:
         if not self._missing:
             return None
         oldest = next(iter(self._missing.values()))
-        return min(oldest.since_ns + self._wait_ns, min(m.ask_at_ns for m in self._missing.values()))
+        return min(oldest.since_ns + self._patience.wait_ns, min(m.ask_at_ns for m in self._missing.values()))
 
-    def held_ns(self, now_ns: int) -> int:
-        """How long the packet that waits longest has been held back."""
-        return now_ns - min(p.arrival_ns for p in self._held.values()) if self._held else 0
+    def longest_hold_ns(self, now_ns: int) -> int:
+        """How long a packet was held back for a missing one, at most, since this was asked the last time."""
+        held_ns = now_ns - min(p.arrival_ns for p in self._held.values()) if self._held else 0
+        longest_ns, self._longest_hold_ns = max(self._longest_hold_ns, held_ns), 0
+        return longest_ns
 
-    def _note_gap(self, sequence_number: int, now_ns: int) -> None:
+    @property
+    def is_waiting(self) -> bool:
+        """Whether anything is missing."""
+        return bool(self._missing)
+
+    @property
+    def round_trip_ns(self) -> int:
+        """To the sender and back: what has not been answered by then will not be."""
+        return self._patience.answer_ns
+
+    def is_in_trouble(self, now_ns: int) -> bool:
+        """Whether a packet has been asked for so often in vain that a keyframe may come sooner."""
+        return any(m.n_rounds > 1 and now_ns >= m.since_ns + TROUBLE_NS for m in self._missing.values())
+
+    def _note_gap(self, packet: RtpPacket, now_ns: int) -> None:
+        sequence_number = packet.sequence_number
         missing = self._missing.pop(sequence_number, None)
         if missing is not None:
-            if missing.n_asked:
+            if self._patience.on_arrival(missing, now_ns, packet.is_retransmission):
                 self._stats.recovered += 1
-            if missing.n_asked == 1:
-                # Smoothed as in RFC 6298 §2; after a repeat it is open which request was answered.
-                sample_ns = now_ns - missing.asked_at_ns
-                smoothed_ns = self._round_trip_ns or sample_ns
-                self._round_trip_ns = smoothed_ns + (sample_ns - smoothed_ns) // 8
             return
         if sequence_distance(sequence_number, self._highest) <= 0:
             return
         gap = (self._highest + 1) & 0xFFFF
+        ask_at_ns = now_ns + self._patience.ask_after_ns
         while gap != sequence_number:
-            self._missing[gap] = _Missing(since_ns=now_ns, ask_at_ns=now_ns)
+            self._missing[gap] = Missing(now_ns, ask_at_ns)
             gap = (gap + 1) & 0xFFFF
         self._highest = sequence_number
 
-    def _drain(self) -> Sequence[RtpPacket]:
+    def _drain(self, now_ns: int) -> Sequence[RtpPacket]:
         released: list[RtpPacket] = []
         while self._held and self._expected not in self._missing:
             packet = self._held.pop(self._expected, None)
@@ -167,6 +185,7 @@ class JitterBuffer:
             self._expected = (self._expected + 1) & 0xFFFF
         if released:
             self._newest_timestamp = released[-1].rtp_timestamp
+            self._longest_hold_ns = max(self._longest_hold_ns, now_ns - min(p.arrival_ns for p in released))
         return released
 
     def _refuse(self, packet: RtpPacket) -> Sequence[RtpPacket]:
@@ -174,6 +193,9 @@ class JitterBuffer:
         if self._stats.received != self._received_before_run:
             self._received_before_run = self._stats.received
             self._late_run = 0
+        missing = self._given_up.pop(packet.sequence_number, None)
+        if missing is not None and missing.n_rounds:
+            self._patience.on_answer(missing, packet.arrival_ns)
         if not packet.is_retransmission:
             self._late_run += 1
         if self._late_run > MAX_LATE_RUN:
@@ -199,7 +221,8 @@ class JitterBuffer:
         self._stats.received += len(packets)
         self._stats.lost += len(self._missing)
         self._missing.clear()
-        released = [*self._drain(), *packets]
+        self._given_up.clear()
+        released = [*self._drain(packets[-1].arrival_ns), *packets]
         newest = packets[-1]
         self._stray = None
         self._ssrc = newest.ssrc

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from fractions import Fraction
 from typing import Any
@@ -88,14 +88,17 @@ class Transport:
         return messages
 
 
+PLI, FIR = RTCRtcpFeedback("nack", "pli"), RTCRtcpFeedback("ccm", "fir")
+
+
 class Bench:
-    def __init__(self, has_rtx_ssrc: bool = True) -> None:
+    def __init__(self, has_rtx_ssrc: bool = True, keyframes: Sequence[RTCRtcpFeedback] = (PLI,)) -> None:
         self.transport = Transport()
         self.receiver = EncodedReceiver("video", self.transport, self._on_track)  # type: ignore[arg-type]
         self.receiver._set_rtcp_ssrc(OUR_SSRC)
         self.sink: Sink
         rtx = RTCRtpRtxParameters(RTX_SSRC) if has_rtx_ssrc else None
-        feedback = [RTCRtcpFeedback("nack"), RTCRtcpFeedback("nack", "pli"), RTCRtcpFeedback("goog-remb")]
+        feedback = [RTCRtcpFeedback("nack"), *keyframes, RTCRtcpFeedback("goog-remb")]
         self.parameters = RTCRtpReceiveParameters(
             codecs=[
                 RTCRtpCodecParameters("video/H264", 90_000, payloadType=H264_TYPE, rtcpFeedback=feedback),
@@ -120,7 +123,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def started(**options: bool) -> AsyncIterator[Bench]:
+async def started(**options: Any) -> AsyncIterator[Bench]:
     bench = Bench(**options)
     await bench.receiver.receive(bench.parameters)
     try:
@@ -220,6 +223,24 @@ async def test_feedback_names_the_ssrc_that_sends_now() -> None:
         assert (nack.fmt, nack.ssrc, nack.media_ssrc, nack.lost) == (1, OUR_SSRC, 77, [8, 9])
 
 
+@pytest.mark.parametrize("agreed", [(PLI,), (PLI, FIR), ()], ids=["PLI", "both", "neither"])
+async def test_keyframes_are_asked_for_by_pli(agreed: Sequence[RTCRtcpFeedback]) -> None:
+    async with started(keyframes=agreed) as bench:
+        bench.receiver.send_pli()
+        (message,) = await bench.transport.messages(1)
+        assert isinstance(message, RtcpPsfbPacket) and message.fmt == 1
+
+
+async def test_a_sender_that_has_agreed_to_fir_alone_is_asked_so_with_a_new_number_each_time() -> None:
+    async with started(keyframes=[FIR]) as bench:
+        bench.receiver.send_pli()
+        bench.receiver.send_pli()
+        messages = await bench.transport.messages(2)
+        assert [message.fmt for message in messages] == [4, 4]
+        entries = [message.fci for message in messages]
+        assert entries == [MEDIA_SSRC.to_bytes(4, "big") + bytes([number, 0, 0, 0]) for number in (1, 2)]
+
+
 async def test_feedback_about_nobody_is_not_sent() -> None:
     async with started(has_rtx_ssrc=False) as bench:
         bench.receiver.send_pli()
@@ -275,6 +296,9 @@ async def test_reports_and_the_bandwidth_ceiling_are_sent_by_the_clock(monkeypat
         report = (await bench.transport.messages(3 * sent + 6))[-3]
         (block,) = report.reports
         assert (block.ssrc, block.packets_lost, block.highest_sequence) == (MEDIA_SSRC, 1, 12)
+        # A third was lost, and of the rest next to nothing came in this millisecond.
+        remb = next(m for m in reversed(await bench.transport.messages(3 * sent + 6)) if isinstance(m, RtcpPsfbPacket))
+        assert unpack_remb_fci(remb.fci)[0] < 20e6
         assert block.lsr == NTP_Q32 >> 16 & 0xFFFFFFFF
 
 

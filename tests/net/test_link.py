@@ -163,6 +163,11 @@ async def test_media_takes_the_way_over_the_link_and_its_delay() -> None:
         assert ours not in service.peer.path.split(" to ")[1] and theirs not in peer.path.split(" to ")[1]
 
 
+async def test_the_checks_of_the_connection_tell_a_track_its_round_trip() -> None:
+    async with bridged(Conditions(delay_ms=30), Conditions(delay_ms=10)) as (_, _, sink):
+        assert 40 * NS_PER_MS <= sink.track.round_trip_ns <= 200 * NS_PER_MS
+
+
 async def test_of_two_directions_each_has_its_own_loss() -> None:
     async with bridged(Conditions(loss=1.0, clear_s=1.0), Conditions()) as (service, _, sink):
         await service.peer.send_audio(b"heard", 0)

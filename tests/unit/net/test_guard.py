@@ -74,6 +74,44 @@ def test_media_from_an_address_without_a_check_is_dropped(guard: DatagramGuard, 
     assert guard.rejected == {"unverified": 2}
 
 
+def test_the_shortest_of_our_checks_is_the_round_trip(guard: DatagramGuard, protocol: Any, clock: Clock) -> None:
+    assert guard.round_trip_ns == 0
+    for transaction, takes_s in ((b"a" * 12, 0.08), (b"b" * 12, 0.05), (b"c" * 12, 0.06)):
+        protocol.transactions[transaction] = object()
+        guard.note_request(transaction)
+        clock.now_s += takes_s
+        assert guard.admits(check(REMOTE_PASSWORD, stun.Class.RESPONSE, transaction), PEER, protocol)
+    assert guard.round_trip_ns == pytest.approx(50_000_000, abs=10)
+
+
+def test_a_check_that_was_repeated_says_nothing_about_the_round_trip(
+    guard: DatagramGuard, protocol: Any, clock: Clock
+) -> None:
+    transaction = b"a" * 12
+    protocol.transactions[transaction] = object()
+    for _ in range(3):
+        guard.note_request(transaction)
+        clock.now_s += 0.5
+    assert guard.admits(check(REMOTE_PASSWORD, stun.Class.RESPONSE, transaction), PEER, protocol)
+    assert guard.round_trip_ns == 0
+
+
+def test_an_answer_without_the_peers_password_says_nothing_either(
+    guard: DatagramGuard, protocol: Any, clock: Clock
+) -> None:
+    transaction = b"a" * 12
+    protocol.transactions[transaction] = object()
+    guard.note_request(transaction)
+    assert guard.admits(check("x" * 22, stun.Class.RESPONSE, transaction), PEER, protocol)
+    assert guard.round_trip_ns == 0
+
+
+def test_checks_that_nobody_answers_are_forgotten(guard: DatagramGuard) -> None:
+    for number in range(10 * MAX_VERIFIED):
+        guard.note_request(number.to_bytes(12, "big"))
+    assert len(guard._asked_s) <= MAX_VERIFIED
+
+
 def test_a_check_with_a_wrong_password_proves_nothing(guard: DatagramGuard, protocol: Any) -> None:
     assert not guard.admits(check("x" * 22), STRANGER, protocol)
     assert not guard.admits(check(REMOTE_PASSWORD), STRANGER, protocol)

@@ -110,7 +110,7 @@ def test_in_band_fec_brings_most_lost_packets_back(share: float) -> None:
     assert sound.restored_samples > 0.6 * len(lost) * PACKET
     assert sound.restored_samples + sound.concealed_samples == len(lost) * PACKET
     # Silence would be at 0 dB.
-    assert snr_db(samples, original, [number for number in lost if number + 1 not in lost]) > 9
+    assert snr_db(samples, original, [number for number in lost if number + 1 not in lost]) > 6
     assert snr_db(samples, original, lost) > 4
     assert largest_step(samples) <= 1.02 * largest_step(original)
 
