@@ -3,7 +3,7 @@
 Each session takes 720p30 of 2.5 Mb/s and publishes it as FLV tags with AAC, over RTMP, to a server that throws them
 away; the source replays to all of them. Both have the last core; the daemon goes where the system puts it. There are
 more sessions from run to run until the added latency of the pictures of one has a 99th percentile above 10 ms, by the
-daemon's own histogram. The prototype throws its FLV tags away itself, into /dev/null, and has no way up to the avatar.
+daemon's own histogram. The prototype does the same job from the same source, but for the way up to the avatar.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
             f"Memory: resident at {runs[0].n_sessions} sessions less that at {N_AT_REST}, for each session more.",
             f"Prototype: {why_no_prototype}."
             if why_no_prototype
-            else f"Prototype: its drain pump, the same source, FLV tags to /dev/null;"
+            else f"Prototype: its drain pump, the same source, the same RTMP server;"
             f" {min(prototype_cores):.3f} to {max(prototype_cores):.3f} core.",
         ],
     )
@@ -160,10 +160,11 @@ def _measure_prototype(directory: Path) -> tuple[list[float], str]:
     if not (directory / "rcv_enc.py").is_file():
         return [], f"not measured, there is no rcv_enc.py in {directory}"
     port = _free_port()
-    # It measures by itself, and ends then; longer than anybody waits it never does.
-    arguments = f"--port {port} --mode flv --pump drain --n {N_AT_REST} --win 3600 --out /dev/null".split()
     try:
         with ExitStack() as stack:
+            url = f"{_other_core(stack, 'benchmarks.rtmp_sink').first_line()}/prototype"
+            # It measures by itself, and ends then; longer than anybody waits it never does.
+            arguments = f"--port {port} --mode flv --pump drain --n {N_AT_REST} --win 3600 --out {url}".split()
             receiver = stack.enter_context(Child(python("benchmarks.prototype_child", str(directory), *arguments)))
             receiver.first_line()
             _other_core(stack, "benchmarks.offerer", str(port), str(N_AT_REST)).first_line()

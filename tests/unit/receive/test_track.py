@@ -29,7 +29,12 @@ class Session:
         """Each packet at its arrival; what falls due before that first."""
         for packet in packets:
             self.run_until(packet.arrival_ns / 1e6)
-            self.units += self.receiver.push(packet)
+            before_ns = self.receiver.next_deadline_ns()
+            units = self.receiver.push(packet)
+            self.units += units
+            if not units and self.receiver.is_calm:
+                # Owners count on it: they do not ask again.
+                assert (self.receiver.next_deadline_ns() or 0) >= (before_ns or 0)
             self.run_until(packet.arrival_ns / 1e6)
 
     def _poll(self, now_ns: int) -> None:
@@ -62,6 +67,20 @@ def test_a_loss_free_stream_becomes_units_and_nothing_is_asked_for(session: Sess
     session.feed([*sender.keyframe(), *sender.pictures(50)])
     assert len(session.units) == 51
     assert (session.requests, session.nacks) == ([], [])
+
+
+def test_a_receiver_is_calm_from_its_first_keyframe_on_while_nothing_is_missing(session: Session) -> None:
+    packets = Sender().pictures(4)
+    session.feed(packets[:1])
+    assert not session.receiver.is_calm
+    session.feed(packets[1:4])
+    assert session.receiver.is_calm
+    session.feed(packets[5:6])
+    assert not session.receiver.is_calm
+    session.feed([packets[4]._replace(arrival_ns=packets[5].arrival_ns + 1)])
+    assert session.receiver.is_calm
+    session.receiver.request_keyframe()
+    assert not session.receiver.is_calm
 
 
 def test_a_missing_packet_is_asked_for_and_its_picture_comes_when_it_does(session: Session) -> None:
