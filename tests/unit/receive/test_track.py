@@ -70,14 +70,16 @@ def test_a_loss_free_stream_becomes_units_and_nothing_is_asked_for(session: Sess
 
 
 def test_a_receiver_is_calm_from_its_first_keyframe_on_while_nothing_is_missing(session: Session) -> None:
-    packets = Sender().pictures(4)
-    session.feed(packets[:1])
+    sender = Sender()
+    *beginning, end = sender.keyframe()
+    session.feed(beginning)
     assert not session.receiver.is_calm
-    session.feed(packets[1:4])
+    session.feed([end, *sender.pictures(3)])
     assert session.receiver.is_calm
-    session.feed(packets[5:6])
+    late, next_one = sender.pictures(1)
+    session.feed([next_one])
     assert not session.receiver.is_calm
-    session.feed([packets[4]._replace(arrival_ns=packets[5].arrival_ns + 1)])
+    session.feed([late._replace(arrival_ns=next_one.arrival_ns + ms(1))])
     assert session.receiver.is_calm
     session.receiver.request_keyframe()
     assert not session.receiver.is_calm
