@@ -29,7 +29,15 @@ from bridge.outputs import container, open_output
 from bridge.outputs.audio import AacTranscoder
 from bridge.outputs.container import ContainerOutput, RecordingNames
 from bridge.outputs.recording import CONTAINERS
-from tests.unit.outputs.coded_media import click_times_s, clicks, opus_units, pictures, with_changing_ids, with_sps_id
+from tests.unit.outputs.coded_media import (
+    click_times_s,
+    clicks,
+    opus_units,
+    pictures,
+    with_changing_ids,
+    with_sps_id,
+    without,
+)
 
 SUFFIXES = list(CONTAINERS)
 NOW = datetime(2026, 11, 20, 21, 5, 9, tzinfo=UTC)
@@ -143,6 +151,16 @@ async def test_picture_and_sound_lie_where_the_session_had_them(suffix: str, tmp
     assert 0 <= found.first_sound_s < 0.03
     assert listener.published == 1
     assert sum(unit.codec is Codec.H264 for unit in listener.written) == 100
+
+
+async def test_sound_that_is_copied_keeps_its_place_behind_a_loss(tmp_path: Path) -> None:
+    sound = opus_units(clicks(4.0, [1.0, 2.4]), starts_ns=STARTS_NS)
+    units = [*pictures(100, starts_ns=STARTS_NS, flash_at=(25, 60)), *without(sound, [70, 71, 72, 90])]
+    await record(output(tmp_path, "out.mkv"), sorted(units, key=lambda unit: unit.pts_ns))
+
+    found = read_back(tmp_path / "out.mkv")
+    assert found.flashes_s == pytest.approx([1.0, 2.4], abs=0.001)
+    assert found.clicks_s == pytest.approx([1.0, 2.4], abs=0.001)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

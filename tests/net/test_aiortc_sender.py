@@ -132,6 +132,16 @@ async def test_sound_carries_no_marker_and_counts_at_48_khz(bench: Bench) -> Non
     assert (packet.timestamp, packet.marker) == (5960, 0)
 
 
+async def test_sound_behind_a_loss_keeps_its_time_and_leaves_no_hole_in_the_numbers(bench: Bench) -> None:
+    # The far decoder conceals by the timestamps; a hole in the numbers it would ask us to fill.
+    sender = await bench.sender("audio")
+    for number in (0, 1, 2, 6, 7):
+        await sender.send_unit([b"opus"], number * 20 * NS_PER_MS)
+    packets = bench.transport.packets
+    assert [(p.timestamp - packets[0].timestamp) // 960 for p in packets] == [0, 1, 2, 6, 7]
+    assert [p.sequence_number - packets[0].sequence_number for p in packets] == [0, 1, 2, 3, 4]
+
+
 async def test_timestamps_are_converted_from_the_start_and_never_drift(bench: Bench) -> None:
     sender = await bench.sender(origin=RtpOrigin(1, 0, 0))
     for picture in range(0, 100_000, 997):

@@ -171,7 +171,7 @@ def exercise(decoder: OpusDecoder, n_executions: int, seed: int) -> None:
 def test_whatever_arrives_libopus_gives_sound_or_says_that_the_packet_is_broken(
     make: Callable[[], LibopusDecoder],
 ) -> None:
-    exercise(make(), 5_000, seed=1)
+    exercise(make(), 50_000, seed=1)
 
 
 def test_the_flag_of_in_band_fec_is_read_as_libopus_reads_it() -> None:
