@@ -17,6 +17,7 @@ demo: $(READY)
 # Tests that measure time or load the machine come last, alone. Both runs count, and both closing lines are shown.
 test: $(READY) lint
 	@tests/install_peers.sh
+	@tests/install_npm_peers.sh
 	@status=0; \
 	$(BIN)/python -m pytest -n 2 -m "not serial" || status=1; \
 	$(BIN)/python -m pytest -m serial || status=1; \

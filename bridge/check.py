@@ -198,6 +198,9 @@ class _Publication:
         self.is_accepted = True
         self.units.finish()
 
+    def on_replaced(self, reason: str) -> None:
+        pass
+
     def on_written(self, unit: AccessUnit) -> None:
         pass
 

@@ -201,6 +201,9 @@ class OutputListener(Protocol):
     def on_written(self, unit: AccessUnit) -> None:
         """The last byte of the unit was handed to the kernel (or the container): added latency ends here."""
 
+    def on_replaced(self, reason: str) -> None:
+        """Another connection of this output has taken over without a break; `reason` is one word for the metrics."""
+
     def on_keyframe_request(self) -> None:
         """The far end wants a keyframe, as soon as there may be one; it may ask often."""
 

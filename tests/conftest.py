@@ -44,15 +44,16 @@ def free_ports() -> Callable[[int], list[int]]:
 def require_program(name: str, package: str | None = None) -> str:
     """The path of a third-party program; without it the test is skipped, on a CI machine it fails."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    return path or _unavailable(f"{name} is not installed (Debian package {package or name})")
+    return path or unavailable(f"{name} is not installed (Debian package {package or name})")
 
 
 def require_file(path: str, package: str) -> str:
     """As `require_program`, for a file that is no program, such as a server's module."""
-    return path if os.path.exists(path) else _unavailable(f"{path} is missing (Debian package {package})")
+    return path if os.path.exists(path) else unavailable(f"{path} is missing (Debian package {package})")
 
 
-def _unavailable(reason: str) -> str:
+def unavailable(reason: str) -> str:
+    """Skip the test, or fail it on a CI machine, which has all peers."""
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

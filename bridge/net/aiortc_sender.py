@@ -22,6 +22,7 @@ from aiortc.rtp import (
     AnyRtcpPacket,
     RtcpByePacket,
     RtcpPsfbPacket,
+    RtcpRrPacket,
     RtcpRtpfbPacket,
     RtcpSdesPacket,
     RtcpSenderInfo,
@@ -125,9 +126,10 @@ class SenderClock:
 class EncodedSender:
     """Sends one track: RTP payloads in, packets out; answers NACK from its history.
 
-    Feedback that asks for a picture (PLI, FIR) calls `on_keyframe_request`, unthrottled. `impairment` comes between
-    the packets and the network, for tests and faults, and so does a path that is `delay_s` longer than the network's.
-    Sender reports begin `first_report_s` after the first unit.
+    Feedback that asks for a picture (PLI, FIR) calls `on_keyframe_request`, unthrottled. A receiver report whose
+    highest sequence number has moved calls `on_received`: one that repeats the last says that nothing arrives.
+    `impairment` comes between the packets and the network, for tests and faults, and so does a path that is `delay_s`
+    longer than the network's. Sender reports begin `first_report_s` after the first unit.
 
     exit  the short way out, once the connection is up; None: aiortc's own.
     """
@@ -144,6 +146,7 @@ class EncodedSender:
         impairment: Impairment | None = None,
         first_report_s: float = 0.0,
         delay_s: float = 0.0,
+        on_received: Callable[[], None] = lambda: None,
     ) -> None:
         self.kind = kind
         self.transport = transport
@@ -154,6 +157,7 @@ class EncodedSender:
         self._clock = clock
         self._clock_rate_hz = VIDEO_CLOCK_HZ if kind == "video" else OPUS_CLOCK_HZ
         self._on_keyframe_request = on_keyframe_request
+        self._on_received = on_received
         self._impairment = impairment
         self._longer_path = LongerPath(delay_s, self._transmit) if delay_s else None
         self._first_report_s = first_report_s
@@ -172,6 +176,7 @@ class EncodedSender:
 
     def _begin_stream(self, origin: RtpOrigin) -> None:
         self._ssrc = origin.ssrc
+        self._highest_received: int | None = None
         self._sequence_number = origin.sequence_number
         self._timestamp_at_0 = origin.timestamp
         self._packets_before = self.packets_sent
@@ -312,6 +317,11 @@ class EncodedSender:
                 await self._retransmit(sequence_number & 0xFFFF)
         elif isinstance(packet, RtcpPsfbPacket) and packet.fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
             self._on_keyframe_request()
+        elif isinstance(packet, RtcpRrPacket | RtcpSrPacket):
+            for report in packet.reports:
+                if report.ssrc == self._ssrc and report.highest_sequence != self._highest_received:
+                    self._highest_received = report.highest_sequence
+                    self._on_received()
 
 
 def install_encoded_sender(transceiver: RTCRtpTransceiver, sender: EncodedSender) -> None:

@@ -1,6 +1,8 @@
 """The peer that sends an avatar: ready access units in, RTP packets out."""
 
+import asyncio
 import secrets
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from aiortc import RTCBundlePolicy, RTCRtpTransceiver
@@ -10,6 +12,7 @@ from bridge.errors import BridgeError, LocalProtocolError, OutputLost
 from bridge.media.access_unit import Codec, Kind
 from bridge.net.aiortc_sender import EncodedSender, RtpOrigin, SenderClock, install_encoded_sender
 from bridge.net.codecs import h264_preferences, preferences
+from bridge.net.hearing import LOOK_S, Hearing, keep_consent
 from bridge.net.ice import IceServer, IceSettings, add_relays
 from bridge.net.impairment import Impairment
 from bridge.net.media_path import MediaExit
@@ -53,6 +56,7 @@ class SendingPeer(Peer):
         self._first_report_s = first_report_s
         self._delays_s = {"audio": 0.0, "video": video_delay_s}
         self._senders: dict[Kind, EncodedSender] = {}
+        self._hearing = Hearing(time.monotonic_ns())
         self._picture_id = secrets.randbelow(VP8_PICTURE_IDS)
 
     async def offer(self, ice_servers: Sequence[IceServer] = (), *, candidates: bool = True) -> str:
@@ -61,6 +65,8 @@ class SendingPeer(Peer):
         for kind in self._codecs:
             self._add_transceiver(kind)
         sdp = await self._describe()
+        for connection in self._connections:  # one: all sections are bundled
+            keep_consent(connection, self._hearing)
         return sdp if candidates else without_candidates(sdp)
 
     def candidates(self) -> list[tuple[str, str, int]]:
@@ -83,6 +89,23 @@ class SendingPeer(Peer):
     def payload_bytes_sent(self) -> int:
         """Bytes of media handed to the network, without headers and repetitions."""
         return sum(sender.payload_bytes_sent for sender in self._senders.values())
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the far end of the connection that we offered seems not to hear us: `net.hearing`."""
+        return self._hearing.is_silent(time.monotonic_ns())
+
+    async def silent(self) -> None:
+        """Wait until the far end seems not to hear us."""
+        await self._until(is_silent=True)
+
+    async def heard(self) -> None:
+        """Wait until the far end seems to hear us again."""
+        await self._until(is_silent=False)
+
+    async def _until(self, *, is_silent: bool) -> None:
+        while self.is_silent is not is_silent:  # noqa: ASYNC110  it comes of time that passes
+            await asyncio.sleep(LOOK_S)
 
     async def send_video(self, nals: Iterable[bytes], pts_ns: int) -> bool:
         """Send one H.264 picture: its NAL units, SPS and PPS before an IDR picture, as `media.h264` splits them.
@@ -120,6 +143,7 @@ class SendingPeer(Peer):
         except ConnectionError:
             self._gone.set()
             return False
+        self._hearing.sent(time.monotonic_ns())
         return True
 
     def _takes(self, section: Section) -> bool:
@@ -145,6 +169,7 @@ class SendingPeer(Peer):
             self._impairment,
             self._first_report_s,
             self._delays_s[kind],
+            lambda: self._hearing.reported(time.monotonic_ns()),
         )
         install_encoded_sender(transceiver, sender)
         codec = self._codecs[kind]

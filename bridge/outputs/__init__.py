@@ -61,7 +61,9 @@ def _opener(
     if config.is_whip:
         from bridge.net.ice import IceServer, IceSettings
         from bridge.outputs.whip import WhipOutput
+        from bridge.outputs.whip_succession import Room
 
+        room = Room()
         settings = ice or IceSettings()
         strange: tuple[IceServer, ...] = ()
         if config.ice_servers is not None:
@@ -76,6 +78,7 @@ def _opener(
             policy=policy,
             is_strange=is_strange,
             strange_ice_servers=strange,
+            room=room,
         )
 
     from bridge.net.tls import Trust

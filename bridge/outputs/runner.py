@@ -207,6 +207,10 @@ class OutputRunner:
         if self.queue.is_awaiting_keyframe:
             self._request_keyframe()
 
+    def on_replaced(self, reason: str) -> None:
+        self._accepted += 1
+        self._count_retry(reason)
+
     def on_written(self, unit: AccessUnit) -> None:
         self._on_written(unit)
 
@@ -285,9 +289,12 @@ class OutputRunner:
             self._waiting = self._retry_in_s = None
         if self.queue.is_finished:
             return False
-        self._reconnects[reconnect_reason(error)] += 1
-        self._last_retry_s = self._now_s()
+        self._count_retry(reconnect_reason(error))
         return True
+
+    def _count_retry(self, reason: str) -> None:
+        self._reconnects[reason] += 1
+        self._last_retry_s = self._now_s()
 
     def _enter(self, state: OutputState) -> None:
         if state not in _NEXT[self._state]:
@@ -315,6 +322,8 @@ def reconnect_reason(error: BaseException) -> str:
         match cause:
             case OutputWedged():
                 return "wedged"
+            case OutputLost(reason="silent"):
+                return "silent"
             case TimeoutError():
                 return "timeout"
             case ConnectionRefusedError():

@@ -21,7 +21,8 @@ class OutputStatus:
     since_s          Unix time of the last change of state.
     last_error       empty: none so far. It stays when the output is well again.
     retry_in_s       while backing off: how long, counted from `since_s`.
-    reconnects       attempts after a loss, by reason: refused, reset, timeout, wedged, protocol, rejected, lost.
+    reconnects       attempts after a loss, by reason: refused, reset, timeout, wedged, protocol, rejected,
+                     silent, lost.
     retries          all of these together.  last_retry_s: Unix time of the last one.
     accepted         how often the far end has accepted the stream.
     bytes_total      bytes that left, all attempts together.  last_progress_s: Unix time of the last look that saw more.

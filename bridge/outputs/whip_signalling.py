@@ -47,6 +47,8 @@ class WhipSignalling:
     Redirects of the offer are followed here: at most five, 307 and 308 only, never from https to http. Credentials go
     to the origin that was configured and to no other; other origins have to pass the URL policy. Proxies and .netrc of
     the environment are not read.
+
+    refused_with  HTTP status that the server has refused the offer with; None: it has not.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class WhipSignalling:
         """`name` stands for the URL in logs; `tls` is what servers are verified with; `policy` is for other hosts, and
         where `is_strange` for the endpoint's own, too.
         """
+        self.refused_with: int | None = None
         self._endpoint = endpoint
         self._name = name
         self._policy = policy
@@ -110,6 +113,11 @@ class WhipSignalling:
             log.info("whip_ice_servers_unknown", url=self._name, error=str(error))
             return []
 
+    async def reach(self) -> None:
+        """See that the server answers anything at all. Raises OutputLost, OutputRejected."""
+        async with self._deadline("OPTIONS"), self._exchange("OPTIONS", self._url):
+            pass
+
     async def trickle(self, fragment: str) -> None:
         """Send candidates (RFC 9725 §4.3). Raises OutputLost when the session is gone, or the server.
 
@@ -140,6 +148,7 @@ class WhipSignalling:
     async def _read_answer(self, response: httpx.Response, headers: whip.Headers, offered: str) -> str:
         status = response.status_code
         if not response.is_success:
+            self.refused_with = status
             lost_token = bool(self._endpoint.authorization) and not self._is_at_home(self._url)
             words = await _words(response)
             raise whip.refusal(status, headers, words, offered, time.time(), lost_token=lost_token)

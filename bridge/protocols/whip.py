@@ -188,6 +188,8 @@ _LOST: Mapping[int, str] = {
     503: "the server is full or under maintenance",
 }
 _AUTHORITY = frozenset({401, 403, 404})
+# Refusals that pass, or say nothing about who else publishes.
+_PASSING = frozenset({404, 408, 410, 421, 425, 429, 500, 502, 504})
 
 
 def refusal(status: int, headers: Headers, words: str, offered: str, now_s: float, *, lost_token: bool) -> OutputError:
@@ -208,6 +210,15 @@ def refusal(status: int, headers: Headers, words: str, offered: str, now_s: floa
     if status in _REJECTED or (400 <= status < 500 and status not in _LOST):
         return OutputRejected(message)
     return OutputLost(message, retry_after_s=retry_after_s(headers, now_s))
+
+
+def means_no_room(status: int) -> bool:
+    """Whether a refusal of a second session, like the first in all but its time, says that one is all there may be.
+
+    Servers have no one way to say so: 409 and 423 mean it, 403 and 401 are what an authority makes of it, 503 of a full
+    house, and more are seen.
+    """
+    return status not in _PASSING
 
 
 def retry_after_s(headers: Headers, now_s: float) -> float:

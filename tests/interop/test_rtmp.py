@@ -144,8 +144,8 @@ def read_flv(path: Path | str) -> dict[str, list[tuple[float, int]]]:
     packets: dict[str, list[tuple[float, int]]] = {"video": [], "audio": []}
     with av.open(str(path)) as container:
         for packet in container.demux():
-            if packet.pts is None:
-                continue
+            if packet.pts is None or packet.stream.type not in packets:
+                continue  # the latter: metadata in the middle of a file
             packets[packet.stream.type].append((float(packet.pts * packet.time_base), packet.size))
             packet.decode()
     return packets

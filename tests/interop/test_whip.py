@@ -1,7 +1,6 @@
 """WhipOutput against a server with real WebRTC peers, and against servers that misbehave."""
 
 import asyncio
-import contextlib
 import json
 import logging
 import re
@@ -9,7 +8,6 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import aioice.ice
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -21,68 +19,21 @@ from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.h264 import decoder_configuration, parameter_sets
 from bridge.media.live_queue import LiveQueue
-from bridge.net import peer_connection
+from bridge.net import hearing, peer_connection
 from bridge.net.ice import IceServer, IceSettings
 from bridge.net.url_policy import UrlPolicy
-from bridge.outputs import whip, whip_signalling
+from bridge.outputs import whip_session, whip_signalling
 from bridge.outputs.runner import reconnect_reason
 from bridge.outputs.whip import WhipOutput
 from bridge.ports import OutputProgress
 from bridge.redact import Secret, mask
 from bridge.samples import SPEECH
-from tests.interop import rtmp_media
 from tests.interop.whip_endpoint import PATH, TOKEN, Behaviour, WhipEndpoint, make_certificate
+from tests.interop.whip_publication import PICTURES, Listener, Publication, output_to, published, sound
 from tests.net.loopback import LOOPBACK
 from tests.net.relay import turn_server
 
 TEST_S = 30.0
-PICTURES = [unit for unit in rtmp_media.units(1.0) if unit.codec is Codec.H264]
-NEIGHBOURS = UrlPolicy(["127.0.0.0/8"])
-
-
-def sound(pts_ms: int) -> AccessUnit:
-    return AccessUnit(Codec.OPUS, b"\xfc" + bytes(40), pts_ms * NS_PER_MS, 20 * NS_PER_MS)
-
-
-class Listener:
-    """Remembers what an output said."""
-
-    def __init__(self) -> None:
-        self.published = asyncio.Event()
-        self.keyframe_requested = asyncio.Event()
-        self.written: list[AccessUnit] = []
-
-    def on_published(self) -> None:
-        assert not self.published.is_set(), "on_published is called once"
-        self.published.set()
-
-    def on_written(self, unit: AccessUnit) -> None:
-        self.written.append(unit)
-
-    def on_keyframe_request(self) -> None:
-        self.keyframe_requested.set()
-
-
-class Publication:
-    """An output at work."""
-
-    def __init__(self, output: WhipOutput) -> None:
-        self.output = output
-        self.listener = Listener()
-        self.units = LiveQueue(1000.0)
-        self.units.put(PICTURES[0])
-        self.running = asyncio.create_task(output.run(self.units, self.listener))
-
-    async def published(self) -> None:
-        publishing = asyncio.create_task(self.listener.published.wait())
-        await asyncio.wait((publishing, self.running), return_when=asyncio.FIRST_COMPLETED)
-        publishing.cancel()
-        if self.running.done():
-            await self.running
-
-    async def finish(self) -> None:
-        self.units.finish()
-        await self.running
 
 
 @pytest.fixture
@@ -103,26 +54,6 @@ class Ipv6Only(IceSettings):
 
     def host_addresses(self) -> list[str]:
         return ["::1"]
-
-
-def output_to(
-    endpoint: WhipEndpoint,
-    policy: UrlPolicy = NEIGHBOURS,
-    tls: ssl.SSLContext | None = None,
-    ice: IceSettings = LOOPBACK,
-) -> WhipOutput:
-    return WhipOutput(endpoint.url, Secret(TOKEN), ice, policy=policy, tls=tls)
-
-
-@contextlib.asynccontextmanager
-async def published(endpoint: WhipEndpoint, ice: IceSettings = LOOPBACK) -> AsyncIterator[Publication]:
-    publication = Publication(output_to(endpoint, ice=ice))
-    try:
-        await publication.published()
-        yield publication
-    finally:
-        publication.running.cancel()
-        await asyncio.gather(publication.running, return_exceptions=True)
 
 
 async def failure(output: WhipOutput) -> BridgeError:
@@ -320,7 +251,7 @@ async def test_pictures_of_another_profile_take_another_offer(endpoint: WhipEndp
 async def test_where_no_direct_way_is_found_the_server_s_relays_are_tried_and_trickled(
     endpoint: WhipEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whip, "DIRECT_S", 0.05)
+    monkeypatch.setattr(whip_session, "DIRECT_S", 0.05)
     async with turn_server() as (server, url):
         endpoint.links = [f'<{url}?transport=udp>; rel="ice-server"; username="user"; credential="canary-credential"']
         # Over IPv6 neither end learns where the other one is, and over IPv4 we have nothing but the relay.
@@ -341,7 +272,7 @@ async def test_where_no_direct_way_is_found_the_server_s_relays_are_tried_and_tr
 async def test_a_server_that_links_to_no_relay_is_asked_for_one_by_options(
     endpoint: WhipEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whip, "DIRECT_S", 0.05)
+    monkeypatch.setattr(whip_session, "DIRECT_S", 0.05)
     monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT_S", 0.5)
     endpoint.mute = True
     await failure(output_to(endpoint))
@@ -351,7 +282,7 @@ async def test_a_server_that_links_to_no_relay_is_asked_for_one_by_options(
 async def test_a_session_that_is_gone_when_candidates_are_trickled_is_made_anew(
     endpoint: WhipEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whip, "DIRECT_S", 0.05)
+    monkeypatch.setattr(whip_session, "DIRECT_S", 0.05)
     endpoint.mute = True
     endpoint.behaviour = answering(404, method="PATCH")
     async with turn_server() as (_, url):
@@ -362,7 +293,7 @@ async def test_a_session_that_is_gone_when_candidates_are_trickled_is_made_anew(
 async def test_a_relay_on_an_address_that_the_policy_refuses_is_not_asked(
     endpoint: WhipEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(whip, "DIRECT_S", 0.05)
+    monkeypatch.setattr(whip_session, "DIRECT_S", 0.05)
     monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT_S", 0.5)
     endpoint.mute = True
     async with turn_server() as (server, url):
@@ -375,7 +306,7 @@ async def test_a_relay_on_an_address_that_the_policy_refuses_is_not_asked(
 async def test_a_relay_of_strangers_is_asked_at_the_address_that_was_judged(
     endpoint: WhipEndpoint, monkeypatch: pytest.MonkeyPatch, named_by: str
 ) -> None:
-    monkeypatch.setattr(whip, "DIRECT_S", 0.05)
+    monkeypatch.setattr(whip_session, "DIRECT_S", 0.05)
     monkeypatch.setattr(peer_connection, "CONNECT_TIMEOUT_S", 0.5)
     endpoint.mute = True
 
@@ -418,8 +349,8 @@ async def test_a_server_that_closes_the_media_connection_is_lost(endpoint: WhipE
 async def test_a_server_that_no_longer_consents_to_media_is_lost(
     endpoint: WhipEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)
-    monkeypatch.setattr(aioice.ice, "CONSENT_FAILURES", 1)
+    monkeypatch.setattr(hearing, "ASK_EVERY_NS", 100 * NS_PER_MS)
+    monkeypatch.setattr(hearing, "CONSENT_NS", 300 * NS_PER_MS)
     async with published(endpoint) as publication:
         session = await endpoint.session()
         # Its process is gone: the sockets close without a word.

@@ -50,6 +50,12 @@ class Session:
     offer: str
     fragments: list[str] = field(default_factory=list)
 
+    def fall_silent(self) -> None:
+        """Its sockets stay and nothing that comes is read; what it has to say by itself it still says."""
+        for connection in self.peer._connections:
+            for protocol in connection._protocols:
+                protocol.datagram_received = lambda data, addr: None
+
 
 class WhipEndpoint:
     """`behaviour` may answer a request in the server's place, or leave it alone with None; `edit` changes answers,
