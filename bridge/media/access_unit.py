@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["audio", "video"]
 
@@ -18,6 +18,18 @@ class Codec(StrEnum):
     @property
     def kind(self) -> Kind:
         return "video" if self in (Codec.H264, Codec.VP8) else "audio"
+
+
+class CaptureTime(NamedTuple):
+    """When a picture was captured, as far as its sender tells (`timeline.capture`).
+
+    at_ns  `time.monotonic_ns`.
+    basis  capture: the sender has stamped the picture (abs-capture-time). sender_report: only its RTP timestamp tells,
+           which many senders take when a picture is coded.
+    """
+
+    at_ns: int
+    basis: Literal["capture", "sender_report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,7 @@ class AccessUnit:
     is_discontinuity  units were lost between this one and the one before.
     lost_ns           audio: how much sound was lost right before this unit. What a sender does not send (DTX) is no
                       loss.
+    captured          where a picture's glass-to-glass latency starts; None: not known, or nobody has captured it.
     """
 
     codec: Codec
@@ -48,6 +61,7 @@ class AccessUnit:
     arrival_ns: int = 0
     is_discontinuity: bool = False
     lost_ns: int = 0
+    captured: CaptureTime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +70,7 @@ class ReceivedUnit:
 
     rtp_ticks         the unit's RTP timestamp, unwrapped (`media.rtp.RtpUnwrapper`).
     first_arrival_ns  when the first packet of the unit was received; `arrival_ns` is the last one.
+    captured_ntp_ns   when it was captured, on the sender's NTP clock, if it has said so with this unit; else 0.
     """
 
     codec: Codec
@@ -68,8 +83,9 @@ class ReceivedUnit:
     arrival_ns: int
     is_discontinuity: bool = False
     lost_ns: int = 0
+    captured_ntp_ns: int = 0
 
-    def at(self, pts_ns: int) -> AccessUnit:
+    def at(self, pts_ns: int, captured: CaptureTime | None = None) -> AccessUnit:
         """The same unit, placed on session time."""
         return AccessUnit(
             self.codec,
@@ -81,4 +97,5 @@ class ReceivedUnit:
             self.arrival_ns,
             self.is_discontinuity,
             self.lost_ns,
+            captured,
         )
