@@ -125,8 +125,7 @@ class SendingPeer(Peer):
         if kind in self._senders:
             self._senders[kind].shift_timestamps(ticks)
 
-    async def _describe(self) -> str:
-        sdp = await super()._describe()
+    def _amended(self, sdp: str) -> str:
         return sdp if self._tells_capture else without_extension(sdp, CAPTURE_TIME_URI)
 
     async def _send_unit(
