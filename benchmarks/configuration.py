@@ -25,6 +25,7 @@ def write_sessions(
     speech: Path = SPEECH,
     loop: bool = True,
     idle_audio: str = "silence",
+    listen: str = "127.0.0.1:0",
 ) -> Path:
     """The same of several sessions. sessions: for each name its outputs."""
     licence, path = directory / "licence", directory / "bridge.yaml"
@@ -32,7 +33,7 @@ def write_sessions(
     licence.write_text("any licence will do")
     avatar = {"url": avatar_url, "license_file": str(licence), "name": "navtalk.Leo", "role": "speak"}
     settings = {
-        "http": {"listen": "127.0.0.1:0"},
+        "http": {"listen": listen},
         "log": {"level": "warning"},
         "storage": {"dir": str(directory), "min_free": 0},
         "ice": {"interfaces": ["lo"]},

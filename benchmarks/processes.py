@@ -1,6 +1,7 @@
 """Programs that a benchmark starts: each a process of its own, whose CPU can be read and which always ends."""
 
 import contextlib
+import os
 import select
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -81,6 +83,15 @@ class Child:
         if self._process.poll() is not None:
             raise self._failure()
         return time.clock_gettime(self._cpu_clock)
+
+    def rss_bytes(self) -> int:
+        """Resident memory now."""
+        # proc(5): the second number is the resident set, in pages.
+        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    def run_on(self, cpu: int) -> None:
+        """Keep it, and the threads that it makes from now on, on one CPU."""
+        os.sched_setaffinity(self._process.pid, {cpu})
 
     def finish(self) -> str:
         """Ask it to end; its last line, empty for one that has nothing to say. Raises RuntimeError when it failed."""

@@ -1,6 +1,7 @@
 """What a benchmark found, and how it says so."""
 
 import json
+import operator
 import os
 import platform
 import statistics
@@ -20,12 +21,13 @@ Figure: TypeAlias = float | int | None
 class Findings:
     """Named figures of one benchmark, in milliseconds unless the name says otherwise.
 
-    at_most  bounds that the project claims to keep; the others are for comparison.
+    at_most, at_least  bounds that the project claims to keep; figures without one are for comparison.
     """
 
     title: str
     figures: Mapping[str, Figure]
     at_most: Mapping[str, float] = field(default_factory=dict)
+    at_least: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @classmethod
@@ -38,11 +40,11 @@ class Findings:
         return [(name, _value(figure), self._bound(name, figure)) for name, figure in self.figures.items()]
 
     def _bound(self, name: str, figure: Figure) -> str:
-        limit = self.at_most.get(name)
-        if limit is None:
-            return ""
-        is_broken = figure is not None and figure > limit
-        return f"≤ {limit:g}  NOT KEPT" if is_broken else f"≤ {limit:g}"
+        for limits, sign, is_kept in ((self.at_most, "≤", operator.le), (self.at_least, "≥", operator.ge)):
+            if (limit := limits.get(name)) is not None:
+                is_broken = figure is not None and not is_kept(figure, limit)
+                return f"{sign} {limit:g}  NOT KEPT" if is_broken else f"{sign} {limit:g}"
+        return ""
 
     def json_line(self) -> str:
         return json.dumps({name: None if f is None else round(f, 4) for name, f in self.figures.items()})

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,7 +12,7 @@ from bridge.media.clock import NS_PER_S
 from bridge.media.h264 import is_same_format
 from bridge.media.slate_pictures import SlatePictures
 from bridge.timeline.splice import OnAir, Splice
-from bridge.worker import Worker
+from bridge.worker import SharedWorker
 
 # A sender that is asked again before it could answer would only make more keyframes: one in 200 ms is what browsers do.
 ASK_EVERY_NS = NS_PER_S // 5
@@ -21,8 +20,8 @@ ASK_EVERY_NS = NS_PER_S // 5
 MAX_GROUP = 600
 
 # Drawing takes 0.4 s of CPU at 720x1280. Of seven sessions that begin together, side by side, it held up the event loop
-# by 34 ms (99th percentile); one after another, by 3 ms.
-_drawing = threading.Lock()
+# by 34 ms (99th percentile); one after another, by 3 ms. And one thread keeps one session's worth of memory after it.
+_drawing = SharedWorker("slate")
 
 # Live pictures mostly come within a second, and tell what a slate has to look like; drawing one takes half a second of
 # a core, which is better not spent while everything else begins.
@@ -85,7 +84,7 @@ class Programme:
         """Do what is due without live media, and draw slates; until cancelled."""
         try:
             self._act()
-            async with Worker("slate") as worker:
+            async with _drawing as worker:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(UNLIKE_S):
                         await self._slate_wanted.wait()
@@ -96,7 +95,7 @@ class Programme:
                     await self._slate_wanted.wait()
                     self._slate_wanted.clear()
                     like = self._live_config
-                    slate = await worker.call(self._draw, like, tuple(self._group))
+                    slate = await worker.call(self._make_slate, like, tuple(self._group))
                     if like == self._live_config:
                         self._show_from_now_on(slate)
         finally:
@@ -173,10 +172,6 @@ class Programme:
         """There will be no live picture that tells what a slate has to look like."""
         if connection == self._followed and self._splice.slate is None:
             self._slate_wanted.set()
-
-    def _draw(self, like: bytes, group: Sequence[AccessUnit]) -> SlatePictures:
-        with _drawing:
-            return self._make_slate(like, group)
 
     def _renew_last(self) -> None:
         """The last picture is another one now: until it is drawn it is held, not the one before."""

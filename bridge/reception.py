@@ -156,9 +156,11 @@ class _Track:
         if self._is_closed:
             return
         self._reception.heard_ns = packet.arrival_ns
-        for unit in self.receiver.push(packet):
+        units = self.receiver.push(packet)
+        for unit in units:
             self._place(unit)
-        self._set_timer(packet.arrival_ns)
+        if units or not self.receiver.is_calm:
+            self._set_timer(packet.arrival_ns)
 
     def on_sender_report(self, report: SenderReport) -> None:
         ticks = self.receiver.report_ticks(report)

@@ -58,9 +58,9 @@ class PauseGate:
         self._has_spoken = False
 
     def push(self, samples: NDArray[np.int16]) -> None:
-        loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > self._threshold)
-        if len(loud):
-            self._quiet_samples = len(samples) - 1 - int(loud[-1])
+        is_loud = (samples > self._threshold) | (samples < -self._threshold)
+        if is_loud.any():
+            self._quiet_samples = int(is_loud[::-1].argmax())  # of the first one from behind
             self._has_spoken = True
         else:
             self._quiet_samples += len(samples)

@@ -2,7 +2,9 @@
 
 import asyncio
 import stat
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,13 +119,22 @@ class FileSource:
 
 
 def _take_piece(blocks: Iterator[AudioBlock]) -> list[AudioBlock]:
-    """The next 0.2 s or little more; empty at the end."""
+    """The next 0.2 s or little more, in as few blocks as can be; empty at the end."""
     piece: list[AudioBlock] = []
     missing_s = _PIECE_S
     while missing_s > 0 and (block := next(blocks, None)):
         piece.append(block)
         missing_s -= block.duration_s
-    return piece
+    return [_join(list(alike)) for _, alike in groupby(piece, key=_form)]
+
+
+def _form(block: AudioBlock) -> tuple[int, int, "np.dtype[Any]"]:
+    return block.sample_rate_hz, block.samples.shape[1], block.samples.dtype
+
+
+def _join(blocks: Sequence[AudioBlock]) -> AudioBlock:
+    # A frame of the decoder is some 20 ms: the resampler takes as long over it as over all ten.
+    return replace(blocks[0], samples=np.concatenate([block.samples for block in blocks]))
 
 
 def _samples_of(frame: "AudioFrame") -> NDArray[np.int16] | NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 Kind = Literal["audio", "video"]
 
@@ -10,14 +10,18 @@ Kind = Literal["audio", "video"]
 class Codec(StrEnum):
     """Codings that flow through the bridge; the values are FFmpeg's names."""
 
-    H264 = "h264"
-    VP8 = "vp8"
-    OPUS = "opus"
-    AAC = "aac"
+    # Asked of every unit at every stage: looked up, not computed.
+    kind: Kind
 
-    @property
-    def kind(self) -> Kind:
-        return "video" if self in (Codec.H264, Codec.VP8) else "audio"
+    H264 = "h264", "video"
+    VP8 = "vp8", "video"
+    OPUS = "opus", "audio"
+    AAC = "aac", "audio"
+
+    def __new__(cls, name: str, kind: Kind = "video") -> Self:  # always given; mypy takes looking up for making
+        codec = str.__new__(cls, name)
+        codec._value_, codec.kind = name, kind
+        return codec
 
 
 class CaptureTime(NamedTuple):

@@ -43,8 +43,13 @@ class LiveQueue:
             self.is_awaiting_keyframe = False
         self._units.append(unit)
         oldest_allowed_ns = unit.pts_ns - self._max_ns
-        if self._units[0].pts_ns < oldest_allowed_ns:
-            self._forget(oldest_allowed_ns)
+        while self._units[0].pts_ns < oldest_allowed_ns:
+            if self._units[0].codec.kind == "video":
+                self._forget(oldest_allowed_ns)
+                break
+            # Alone, as most often where a reader waits for nothing but sound: no need to look at all the others.
+            self._units.popleft()
+            self.dropped["lagging"] += 1
         self._changed.set()
 
     def finish(self) -> None:
@@ -89,10 +94,9 @@ class LiveQueue:
         return max(0, self._units[-1].pts_ns - self._units[0].pts_ns) / NS_PER_S
 
     def _forget(self, oldest_allowed_ns: int) -> None:
+        """The oldest unit is a picture that is too old: it goes, with all that is of no use without it."""
         pictures = [unit for unit in self._units if unit.codec.kind == "video"]
-        if not pictures or pictures[0].pts_ns >= oldest_allowed_ns:
-            kept = [unit for unit in self._units if unit.pts_ns >= oldest_allowed_ns]
-        elif keyframes := [unit for unit in pictures[1:] if unit.is_keyframe]:
+        if keyframes := [unit for unit in pictures[1:] if unit.is_keyframe]:
             kept = [unit for unit in self._units if unit.pts_ns >= keyframes[-1].pts_ns]
         else:
             kept = [unit for unit in self._units if unit.codec.kind == "audio" and unit.pts_ns >= oldest_allowed_ns]

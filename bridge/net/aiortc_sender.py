@@ -32,6 +32,7 @@ from aiortc.rtp import (
 from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
 from bridge.net.impairment import Impairment, LongerPath
+from bridge.net.media_path import MediaExit
 from bridge.protocols.header_extension import CAPTURE_TIME_URI, capture_time, one_byte_block
 
 # What aiortc keeps to itself and this file uses. EncodedSender stands in for an RTCRtpSender, so the attributes
@@ -135,6 +136,8 @@ class EncodedSender:
     Feedback that asks for a picture (PLI, FIR) calls `on_keyframe_request`, unthrottled. `impairment` comes between
     the packets and the network, for tests and faults, and so does a path that is `delay_s` longer than the network's.
     Sender reports begin `first_report_s` after the first unit.
+
+    exit  the short way out, once the connection is up; None: aiortc's own.
     """
 
     track = None
@@ -152,6 +155,7 @@ class EncodedSender:
     ) -> None:
         self.kind = kind
         self.transport = transport
+        self.exit: MediaExit | None = None
         self.packets_sent = 0
         self.payload_bytes_sent = 0
         self.packets_retransmitted = 0
@@ -208,20 +212,21 @@ class EncodedSender:
         """
         timestamp = self._rtp_timestamp(pts_ns)
         extension = self._extension if captured_ns is None else self._extension_with(captured_ns)
-        last = len(payloads) - 1
+        # RFC 6184 §5.1: the marker ends a picture. RFC 7587 §4.2: for Opus it starts a talkspurt, which nobody marks in
+        # a continuous stream.
+        last = len(payloads) - 1 if self.kind == "video" else -1
+        sequence_number, history = self._sequence_number, self._history
+        packets: list[bytes] = []
         for index, payload in enumerate(payloads):
-            # RFC 6184 §5.1: the marker ends a picture. RFC 7587 §4.2: for Opus it starts a talkspurt, which nobody
-            # marks in a continuous stream.
-            marker = self.kind == "video" and index == last
-            sequence_number = self._sequence_number
-            self._sequence_number = (sequence_number + 1) & 0xFFFF
-            header = self._header(self._payload_type, marker, sequence_number, timestamp, self._ssrc, extension)
-            packet = header + payload
-            extension = self._extension
-            self._history[sequence_number % HISTORY_PACKETS] = (sequence_number, packet)
-            self.packets_sent += 1
+            header = self._header(self._payload_type, index == last, sequence_number, timestamp, self._ssrc, extension)
+            packet, extension = header + payload, self._extension
+            history[sequence_number % HISTORY_PACKETS] = (sequence_number, packet)
+            packets.append(packet)
+            sequence_number = (sequence_number + 1) & 0xFFFF
             self.payload_bytes_sent += len(payload)
-            await self._send(packet)
+        self._sequence_number = sequence_number
+        self.packets_sent += len(packets)
+        await self._send(packets)
         now_ns = self._clock.monotonic_ns()
         if self._next_report_ns is None:
             is_never = math.isinf(self._first_report_s)
@@ -245,9 +250,14 @@ class EncodedSender:
         first = 0x90 if extension else 0x80
         return _HEADER.pack(first, marker << 7 | payload_type, sequence_number, timestamp, ssrc) + extension
 
-    async def _send(self, packet: bytes) -> None:
-        for impaired in (packet,) if self._impairment is None else self._impairment(packet):
-            await self._pass_on(impaired)
+    async def _send(self, packets: Sequence[bytes]) -> None:
+        if self._impairment is not None:
+            packets = [impaired for packet in packets for impaired in self._impairment(packet)]
+        if self.exit is not None and self._longer_path is None:
+            self.exit.send(packets)
+            return
+        for packet in packets:
+            await self._pass_on(packet)
 
     async def _pass_on(self, data: bytes) -> None:
         await (self._transmit(data) if self._longer_path is None else self._longer_path.send(data))
@@ -291,7 +301,7 @@ class EncodedSender:
             self._rtx_sequence_number = (self._rtx_sequence_number + 1) & 0xFFFF
             packet = header + sequence_number.to_bytes(2, "big") + packet[start:]
         self.packets_retransmitted += 1
-        await self._send(packet)
+        await self._send([packet])
 
     # ------------------------------------------------------------------ what aiortc calls, under its names
 

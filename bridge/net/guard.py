@@ -18,6 +18,7 @@ import aioice.ice
 from aioice import Connection, stun
 
 from bridge.media.clock import NS_PER_S
+from bridge.net.drain import Drain, drain_of
 
 PRIVATE_NAMES = (
     "aioice.ice:StunProtocol",
@@ -91,6 +92,16 @@ class DatagramGuard:
         self._asked_s[transaction_id] = 0.0 if transaction_id in self._asked_s else self._clock()
         if len(self._asked_s) > MAX_VERIFIED:
             del self._asked_s[next(iter(self._asked_s))]
+
+    def takes(self, data: bytes, source: Address) -> bool:
+        """Whether this was media of a verified sender that `take_media` has taken: nearly every datagram is."""
+        return (
+            self.take_media is not None
+            and MIN_BYTES <= len(data) <= MAX_BYTES
+            and 127 < data[0] < 192
+            and source in self._verified
+            and self.take_media(data)
+        )
 
     def admits(self, data: bytes, source: Address, protocol: UnguardedProtocol) -> bool:
         """Whether a datagram that came in on one of the connection's sockets may be handled."""
@@ -173,10 +184,17 @@ class GuardedProtocol(UnguardedProtocol):
     def __init__(self, receiver: Connection) -> None:
         super().__init__(receiver)
         self._guard = guard_of(receiver)
+        self._drain: Drain | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._guard.watch(transport)
+        self._drain = drain_of(transport)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._drain is not None:
+            self._drain.close()
+        super().connection_lost(exc)
 
     def send_stun(self, message: stun.Message, addr: Address) -> None:
         if message.message_class == stun.Class.REQUEST:
@@ -185,13 +203,24 @@ class GuardedProtocol(UnguardedProtocol):
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         assert isinstance(data, bytes)
-        if not self._guard.admits(data, (addr[0], addr[1]), self):
-            return
-        if data[0] < 4:
-            super().datagram_received(data, addr)
-        elif data[0] < 128 or self._guard.take_media is None or not self._guard.take_media(data):
-            # Straight on: looking for STUN in every media packet is what aioice would do first.
-            self.receiver.data_received(data, self.local_candidate.component)
+        if self._take(data, addr) and self._drain is not None:
+            try:
+                self._drain.read(self._take, MAX_BYTES + 1)
+            except OSError as error:
+                self.error_received(error)
+
+    def _take(self, data: bytes, addr: tuple[Any, ...]) -> bool:
+        """Handle one datagram; whether more are likely to wait. A picture ends with a packet that says so."""
+        source = (addr[0], addr[1])
+        if self._guard.takes(data, source):
+            return data[1] < 0x80
+        if self._guard.admits(data, source, self):
+            if data[0] < 4:
+                super().datagram_received(data, addr)
+            else:
+                # Straight on: looking for STUN in every media packet is what aioice would do first.
+                self.receiver.data_received(data, self.local_candidate.component)
+        return True
 
 
 setattr(aioice.ice, "StunProtocol", GuardedProtocol)  # noqa: B010  mypy refuses to assign to a type

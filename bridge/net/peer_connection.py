@@ -18,6 +18,7 @@ from aioice import Connection
 from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
+    RTCDtlsTransport,
     RTCIceCandidate,
     RTCIceServer,
     RTCPeerConnection,
@@ -34,6 +35,7 @@ from bridge.net.aiortc_connection import ClosablePeerConnection
 from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, PortsTaken, gather_with
 from bridge.net.race import race
+from bridge.net.refusals import count_refusals
 from bridge.net.sdp import (
     AIORTC_SDP_ERRORS,
     Description,
@@ -414,6 +416,8 @@ class Peer(ABC):
         if state == "connected" and not self._connected.is_set():
             log.info("webrtc_connected", path=self.path)
             self._on_connected()
+            for transport in self._connected_transports():
+                count_refusals(transport, guard_of(transport.transport._connection).rejected)
             self._was_up = True
             self._connected.set()
         elif state in ("failed", "closed"):
@@ -421,5 +425,11 @@ class Peer(ABC):
             self._connected.set()
             self._gone.set()
 
-    def _on_connected(self) -> None:  # noqa: B027  most have nothing to do
+    @abstractmethod
+    def _on_connected(self) -> None:
         """Media can flow."""
+
+    def _connected_transports(self) -> set[RTCDtlsTransport]:
+        assert self._pc is not None
+        transports = {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}
+        return {transport for transport in transports if transport.state == "connected"}

@@ -121,8 +121,6 @@ class ReceivingPeer(Peer):
         return self._on_track(replace(track, round_trip_ns=round_trip_ns))
 
     def _on_connected(self) -> None:
-        assert self._pc is not None
-        for transport in {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}:
-            if transport.state == "connected":
-                guard = guard_of(transport.transport._connection)
-                guard.take_media = MediaPath(transport, guard.rejected).take
+        for transport in self._connected_transports():
+            guard = guard_of(transport.transport._connection)
+            guard.take_media = MediaPath(transport, guard.rejected).take

@@ -51,6 +51,10 @@ class Section:
     text: str
     codecs: tuple[str, ...] = ()
 
+    @property
+    def is_data_channel(self) -> bool:
+        return self.kind == "application" and self.text.partition("\r\n")[0].endswith(_DATA_CHANNEL)
+
     def declined(self, transport: str) -> str:
         """What an answer says about it that has no use for it (RFC 3264 §6): port 0.
 
@@ -189,9 +193,7 @@ def parse_description(
     bundled = [str(mid) for mid in groups[0] if mid not in rejected] if groups else []
     if bundled and bundled[0] not in mids:
         raise unusable(f"the {what} bundles its sections with {bundled[0]!r}, which is none of them")
-    data = next(
-        (s.mid for s in outline if s.mid in bundled and s.text.partition("\r\n")[0].endswith(_DATA_CHANNEL)), ""
-    )
+    data = next((section.mid for section in outline if section.mid in bundled and section.is_data_channel), "")
     declined = [
         section
         for section in outline
@@ -234,10 +236,10 @@ def _outline(texts: Iterable[str], session: SessionDescription) -> list[Section]
     parsed = iter(session.media)
     outline = []
     for text in texts:
-        mid = re.search(r"^a=mid:(.*)\r$", text, re.MULTILINE)
+        mids = re.findall(r"^a=mid:(.*)\r$", text, re.MULTILINE)
         kind = _kind(text)
         codecs = offered_codecs(next(parsed)) if kind in _MEDIA else []
-        outline.append(Section(mid[1] if mid else "", kind, text, tuple(codecs)))
+        outline.append(Section(mids[0] if len(mids) == 1 else "", kind, text, tuple(codecs)))
     return outline
 
 

@@ -12,6 +12,7 @@ from bridge.net.aiortc_sender import EncodedSender, RtpOrigin, SenderClock, inst
 from bridge.net.codecs import h264_preferences, preferences
 from bridge.net.ice import IceServer, IceSettings, add_relays
 from bridge.net.impairment import Impairment
+from bridge.net.media_path import MediaExit
 from bridge.net.packetize import VP8_PICTURE_IDS, packetize_h264, packetize_vp8
 from bridge.net.peer_connection import Peer
 from bridge.net.sdp import (
@@ -171,6 +172,11 @@ class SendingPeer(Peer):
         transceiver.setCodecPreferences(
             h264_preferences([self._profile_level_id], ["1"]) if codec is Codec.H264 else preferences(codec)
         )
+
+    def _on_connected(self) -> None:
+        exits = {transport: MediaExit(transport) for transport in self._connected_transports()}
+        for sender in self._senders.values():
+            sender.exit = exits.get(sender.transport)
 
     def _check_codecs(self, description: Description, what: str) -> None:
         codec = self._codecs["video"]

@@ -17,7 +17,7 @@ from bridge.outputs.libopus import LibopusDecoder, find_libopus
 from bridge.outputs.opus_decoder import N_CHANNELS, OpusDecoder, Samples
 from bridge.outputs.opus_sound import MAX_FILL_NS, OpusSound, is_stand_in
 from bridge.outputs.pitch_repeat import PitchRepeatDecoder
-from bridge.worker import Worker
+from bridge.worker import SharedWorker
 
 AAC_FRAME_SAMPLES = 1024  # AAC-LC: ISO 14496-3 §4.5.2.1.1
 # Without sound from the avatar, silence follows the pictures at this distance, because players wait for sound. Sound
@@ -25,10 +25,14 @@ AAC_FRAME_SAMPLES = 1024  # AAC-LC: ISO 14496-3 §4.5.2.1.1
 SILENCE_BEHIND_NS = 500 * NS_PER_MS
 SILENCE_UNIT_NS = 100 * NS_PER_MS
 # The codecs are cheap, but each wake-up of the thread costs half a millisecond of cold caches: sound goes through them
-# in batches of four packets, and on the wire it is at most so much behind its picture. Measured in whole sessions, of
-# a core: 0.018 with 80 ms, 0.021 with 60 ms, 0.025 with 40 ms. 40 ms less would move the median delay by 19 ms.
-BATCH_NS = 80 * NS_PER_MS
+# in rounds of four packets, and on the wire it is at most so much behind its picture. Measured in whole sessions, of
+# a core: 0.018 with 80 ms, 0.021 with 60 ms, 0.025 with 40 ms. 40 ms less would move the median delay by 19 ms. The
+# rounds of all sessions begin together, on multiples of this on the event loop's clock: one wake-up, and warm caches.
+ROUND_S = 0.080
 INBOX_NS = 2 * NS_PER_S
+
+# Of all sessions: a call takes a millisecond.
+_codecs = SharedWorker("opus to aac")
 
 log = structlog.get_logger()
 
@@ -96,7 +100,7 @@ class AacTranscoder:
         # Less than half the CPU of the default search (0.006 of a core against 0.013).
         # Its search for mid/side stereo is dear (0.009 of a core against 0.005) exactly where both channels are the
         # same, as an avatar's are; at 128 kb/s each has 64 kb/s to itself, 33 dB above its noise on speech.
-        encoder.options = {"aac_coder": "fast", "aac_ms": "0"}
+        encoder.options = {"aac_coder": "fast", "aac_ms": "0", "aac_tns": "0", "aac_pns": "0"}
         encoder.open()
         self._encoder = encoder
         self._codec_config = bytes(encoder.extradata or b"")
@@ -163,6 +167,7 @@ class OpusToAac:
         self._bit_rate = bit_rate
         self._waiting: deque[AccessUnit] = deque()
         self._is_ready = asyncio.Event()
+        self._round: asyncio.TimerHandle | None = None
         self._is_finished = False
         self._covered_until_ns: int | None = None
         self.dropped_units = 0
@@ -183,7 +188,7 @@ class OpusToAac:
 
     async def run(self) -> None:
         """Transcode until `finish` and the last packet."""
-        async with Worker("opus to aac") as worker:
+        async with _codecs as worker:
             transcoder = await worker.call(AacTranscoder, self._bit_rate)
             self.concealment = transcoder.concealment
             sound, seen = transcoder.sound, (0, 0)
@@ -209,8 +214,13 @@ class OpusToAac:
             self.dropped_units += 1
             lost_ns = dropped.lost_ns + (0 if is_stand_in(dropped) else dropped.duration_ns)
             self._waiting[0] = replace(self._waiting[0], lost_ns=self._waiting[0].lost_ns + lost_ns)
-        if ends_ns - self._waiting[0].pts_ns >= BATCH_NS:
-            self._is_ready.set()
+        if self._round is None:
+            loop = asyncio.get_running_loop()
+            self._round = loop.call_at((loop.time() // ROUND_S + 1) * ROUND_S, self._begin_round)
+
+    def _begin_round(self) -> None:
+        self._round = None
+        self._is_ready.set()
 
     def _follow(self, until_ns: int) -> None:
         if self._covered_until_ns is None or until_ns - self._covered_until_ns > MAX_FILL_NS:

@@ -5,7 +5,7 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
@@ -28,6 +28,9 @@ CLOSE_TIMEOUT_S = 5.0
 # At 50 Mb/s, far above any avatar, 6 MB are written between two looks at the free space.
 LOOK_AT_SPACE_EVERY_NS = NS_PER_S
 MOST_FILES_OF_A_NAME = 10_000
+# The frames of a batch of sound are four, and a picture may come with them; what a slow disk makes wait stays in the
+# queue, which can still drop it.
+_BURST = 8
 
 # What the operator must put right before another attempt makes sense.
 _OPERATOR_ERRORS = {
@@ -119,15 +122,17 @@ class _Recorder:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             self._look_at_space()
 
-    def write(self, unit: AccessUnit) -> bool:
-        """False: no file has begun, for want of a keyframe. Raises OutputRejected, OutputLost."""
+    def write(self, units: Iterable[AccessUnit]) -> list[AccessUnit]:
+        """Those that were written; none before a keyframe has begun a file. Raises OutputRejected, OutputLost."""
+        written: list[AccessUnit] = []
         with self._failures():
-            if unit.codec.kind == "video":
-                self._open_or_change(unit)
-            if self._recording is None:
-                return False
-            self._recording.write(unit)
-            return True
+            for unit in units:
+                if unit.codec.kind == "video":
+                    self._open_or_change(unit)
+                if self._recording is not None:
+                    self._recording.write(unit)
+                    written.append(unit)
+        return written
 
     def close(self) -> None:
         """End the file. Raises OutputRejected, OutputLost: then it ends where the last fragment does."""
@@ -226,14 +231,17 @@ class ContainerOutput:
     async def _record(self, worker: Worker, units: LiveQueue, listener: OutputListener) -> None:
         path: Path | None = None
         while (unit := await units.get()) is not None:
-            if not await worker.call(self._recorder.write, unit):
+            # One call for what waits together: it costs more than the writing.
+            written = await worker.call(self._recorder.write, (unit, *units.get_waiting(_BURST - 1)))
+            if not written:
                 continue
             if path is None:
                 listener.on_published()
             if path != self._recorder.path:
                 path = self._recorder.path
                 log.info("recording_started", path=str(path))
-            listener.on_written(unit)
+            for unit in written:
+                listener.on_written(unit)
 
     async def _close(self, worker: Worker) -> None:
         try:

@@ -71,6 +71,11 @@ class KeyframeRequests:
         asked_for_ns = self._last_request_ns - self._first_request_ns
         return self.unanswered >= UNANSWERED_LIMIT and asked_for_ns >= (UNANSWERED_LIMIT - 1) * MIN_REQUEST_SPACING_NS
 
+    @property
+    def is_calm(self) -> bool:
+        """Whether there has been a keyframe, and no request is open."""
+        return self._open is None and self._last_keyframe_ns is not None
+
     def on_packet(self, arrival_ns: int) -> None:
         """Media came, whatever it is."""
         if self._first_packet_ns is None:
@@ -201,6 +206,11 @@ class TrackReceiver:
         if request is None:
             return deadline_ns
         return request[0] if deadline_ns is None else min(deadline_ns, request[0])
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether packets that complete no unit can only put `next_deadline_ns` off: nothing is missing or asked."""
+        return not self._jitter.is_waiting and (self._keyframes is None or self._keyframes.is_calm)
 
     def report_ticks(self, report: SenderReport) -> int | None:
         """The `rtp_ticks` of a sender report; None when it does not belong to the media that arrives now."""

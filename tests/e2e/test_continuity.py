@@ -160,7 +160,7 @@ async def test_the_slate_has_the_size_that_the_pictures_have_changed_to(
     matroska(setting)
     async with service, setting.daemon() as daemon:
         await daemon.logged("on_air_slate")
-        await asyncio.sleep(3.0)  # some of it
+        await asyncio.sleep(2.0)  # some of it, before the avatar is reconnected
         metrics = await daemon.metrics()
         assert await daemon.stop() == 0
     assert metrics.total("output_reconnects_total") == 0

@@ -43,7 +43,9 @@ class FakePeer:
 
     made: list["FakePeer"]
 
-    def __init__(self, ice: IceSettings, on_track: Callable[[RemoteTrack], TrackSink]) -> None:
+    def __init__(
+        self, ice: IceSettings, on_track: Callable[[RemoteTrack], TrackSink], *, first_media_s: float | None
+    ) -> None:
         self.datagrams_rejected = Counter[str]()
         self.path = ""
         self.candidates: list[str] = []

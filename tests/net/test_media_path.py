@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from aiortc import RTCDtlsTransport
+from aiortc.rtp import is_rtcp
 from pylibsrtp import Error as SrtpError
 
 from bridge.media.access_unit import Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.rtp import RtpPacket
 from bridge.net.aiortc_receiver import EncodedReceiver
-from bridge.net.media_path import MediaPath
+from bridge.net.guard import GuardedProtocol
+from bridge.net.media_path import MediaExit, MediaPath
 from bridge.ports import RemoteTrack
 from tests.net.loopback import Sink, connected_line
 
@@ -111,3 +113,57 @@ async def test_a_broken_packet_is_dropped_and_counted(data: bytes, reason: str) 
 @pytest.mark.parametrize("data", [packet(ssrc=99), b"\x80\xc8" + bytes(10)], ids=["another SSRC", "RTCP"])
 async def test_what_it_does_not_know_goes_the_long_way(data: bytes) -> None:
     assert not Stage().path.take(data)
+
+
+async def test_a_picture_is_read_in_one_turn_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with connected_line() as line:
+        sink = await line.tracks.sink("video")
+        await line.sending.send_video([b"\x61first"], 0)
+        await sink.arrived(1)
+        turns: list[int] = []
+        received = GuardedProtocol.datagram_received
+
+        def counted(self: GuardedProtocol, data: bytes, addr: tuple[Any, ...]) -> None:
+            turns.append(len(data))
+            received(self, data, addr)
+
+        monkeypatch.setattr(GuardedProtocol, "datagram_received", counted)
+        await line.sending.send_video([b"\x61" + bytes(1_000)] * 12, 40 * NS_PER_MS)
+        await sink.arrived(13)
+    # One for all of them, and a check or a report may come between.
+    assert len(turns) < 6
+
+
+async def test_media_comes_one_datagram_a_turn_where_the_socket_cannot_be_drained(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bridge.net.guard.drain_of", lambda transport: None)
+    async with connected_line() as line:
+        sink = await line.tracks.sink("video")
+        await line.sending.send_video([b"\x61" + bytes(1_000)] * 12, 0)
+        assert len(await sink.arrived(12)) == 12
+
+
+async def test_media_leaves_past_aiortc_and_reports_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    long_way: list[bytes] = []
+    send = RTCDtlsTransport._send_rtp
+
+    async def counted(self: RTCDtlsTransport, data: bytes) -> None:
+        long_way.append(data)
+        await send(self, data)
+
+    monkeypatch.setattr(RTCDtlsTransport, "_send_rtp", counted)
+    async with connected_line() as line:
+        sink = await line.tracks.sink("audio")
+        for index in range(3):
+            assert await line.sending.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
+        assert [packet.payload[0] for packet in await sink.arrived(3)] == [0, 1, 2]
+    assert long_way
+    assert all(is_rtcp(data) for data in long_way)
+
+
+def test_a_way_out_that_has_closed_says_so() -> None:
+    ice = SimpleNamespace(_connection=SimpleNamespace(_nominated={}))
+    gone = MediaExit(SimpleNamespace(transport=ice, state="connected", _tx_srtp=SimpleNamespace(protect=bytes)))  # type: ignore[arg-type]
+    with pytest.raises(ConnectionError):
+        gone.send([b"media"])

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from bridge.worker import Worker
+from bridge.worker import SharedWorker, Worker
 
 
 async def test_calls_run_in_one_other_thread_in_turn() -> None:
@@ -50,3 +50,31 @@ async def test_leaving_ends_the_thread() -> None:
 
     await asyncio.to_thread(thread.join, 10)
     assert not thread.is_alive()
+
+
+async def test_those_who_share_a_worker_share_its_thread_until_the_last_one_leaves() -> None:
+    shared = SharedWorker("test that is shared")
+    async with shared as first:
+        async with shared as second:
+            ours = {await worker.call(threading.get_ident) for worker in (first, second)}
+        ours.add(await first.call(threading.get_ident))
+        (thread,) = (thread for thread in threading.enumerate() if thread.name == "test that is shared")
+    await asyncio.to_thread(thread.join, 10)
+    assert ours == {thread.ident}
+    assert not thread.is_alive()
+
+    async with shared as third:
+        assert await third.call(threading.get_ident) != threading.get_ident()
+
+
+def test_a_call_that_ends_after_its_event_loop_leaves_the_thread_alive() -> None:
+    go, ended = threading.Event(), threading.Event()
+
+    async def begin() -> None:
+        async with Worker("test that outlives") as worker:
+            calls = [asyncio.create_task(worker.call(go.wait, 10)), asyncio.create_task(worker.call(ended.set))]
+            await asyncio.wait(calls, timeout=0)
+
+    asyncio.run(begin())
+    go.set()
+    assert ended.wait(10)

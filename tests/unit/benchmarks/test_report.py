@@ -26,6 +26,11 @@ def test_only_a_bound_that_was_measured_can_be_broken() -> None:
     assert bounds == {"fast_ms": "≤ 1", "slow_ms": "≤ 5  NOT KEPT", "gst_ms": "≤ 1", "beats": ""}
 
 
+def test_a_bound_may_be_a_least_value() -> None:
+    findings = Findings(title="", figures={"few": 19, "many": 20}, at_least={"few": 20, "many": 20})
+    assert {name: bound for name, _, bound in findings.rows()} == {"few": "≥ 20  NOT KEPT", "many": "≥ 20"}
+
+
 def test_the_last_line_is_one_object_of_figures(capsys: pytest.CaptureFixture[str]) -> None:
     FINDINGS.show()
     last = capsys.readouterr().out.splitlines()[-1]

@@ -125,6 +125,7 @@ def test_candidates_that_ice_must_not_try_are_told_apart(line: str) -> None:
         (OFFER.replace("a=mid:a", "a=mid:v"), "sections without a mid of their own"),
         (OFFER.replace("a=mid:a", "a=mid"), "sections without a mid of their own"),
         (OFFER.replace("a=mid:a", "a=mid:a b"), "sections without a mid of their own"),
+        (OFFER.replace("a=mid:a", "a=mid:a\na=mid:c"), "sections without a mid of their own"),
         (OFFER.replace("a=group:BUNDLE v a", "a=group:BUNDLE x a"), "bundles its sections with 'x'"),
         (f"v=0\n{DATA}{TEXT}", r"nothing that can be used: application, text"),
         ("v=0\n" + "a=x\n" * (MAX_SDP_BYTES // 4), "bytes, 131072 are allowed"),

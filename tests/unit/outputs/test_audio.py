@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,3 +246,22 @@ async def test_a_thread_that_cannot_keep_up_loses_the_oldest_sound_and_counts_it
     assert sound.dropped_units == 50
     assert frames[0].pts_ns / NS_PER_S == pytest.approx(1.0, abs=0.03)
     assert heard_s(frames) == pytest.approx([2.5], abs=0.001)
+
+
+async def test_the_rounds_of_all_sessions_begin_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, began_s = asyncio.get_running_loop(), list[float]()
+    call_at = loop.call_at
+
+    def spy(when: float, *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        began_s.append(when)
+        return call_at(when, *arguments, **options)
+
+    monkeypatch.setattr(loop, "call_at", spy)
+    monkeypatch.setattr(loop, "time", lambda: 100.03)
+    first, second = (OpusToAac(lambda unit: None, 128_000) for _ in range(2))
+    (unit, later) = opus_units(clicks(0.08, []))[:2]
+    first.put(unit)
+    monkeypatch.setattr(loop, "time", lambda: 100.07)
+    second.put(unit)
+    first.put(later)
+    assert began_s == pytest.approx([100.08, 100.08])

@@ -29,7 +29,12 @@ class Session:
         """Each packet at its arrival; what falls due before that first."""
         for packet in packets:
             self.run_until(packet.arrival_ns / 1e6)
-            self.units += self.receiver.push(packet)
+            before_ns = self.receiver.next_deadline_ns()
+            units = self.receiver.push(packet)
+            self.units += units
+            if not units and self.receiver.is_calm:
+                # Owners count on it: they do not ask again.
+                assert (self.receiver.next_deadline_ns() or 0) >= (before_ns or 0)
             self.run_until(packet.arrival_ns / 1e6)
 
     def _poll(self, now_ns: int) -> None:
@@ -62,6 +67,22 @@ def test_a_loss_free_stream_becomes_units_and_nothing_is_asked_for(session: Sess
     session.feed([*sender.keyframe(), *sender.pictures(50)])
     assert len(session.units) == 51
     assert (session.requests, session.nacks) == ([], [])
+
+
+def test_a_receiver_is_calm_from_its_first_keyframe_on_while_nothing_is_missing(session: Session) -> None:
+    sender = Sender()
+    *beginning, end = sender.keyframe()
+    session.feed(beginning)
+    assert not session.receiver.is_calm
+    session.feed([end, *sender.pictures(3)])
+    assert session.receiver.is_calm
+    late, next_one = sender.pictures(1)
+    session.feed([next_one])
+    assert not session.receiver.is_calm
+    session.feed([late._replace(arrival_ns=next_one.arrival_ns + ms(1))])
+    assert session.receiver.is_calm
+    session.receiver.request_keyframe()
+    assert not session.receiver.is_calm
 
 
 def test_a_missing_packet_is_asked_for_and_its_picture_comes_when_it_does(session: Session) -> None:
