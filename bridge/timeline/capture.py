@@ -7,9 +7,10 @@ filter of RFC 5905 §10). Half of the round trip that ICE has measured is what i
 
 So every time here errs by half of the difference between the way here and the way there, which nobody can measure from
 one end (10 ms, where one is 20 ms longer), by half of what all eight reports have waited, and by what the sender itself
-believes falsely. Drift adds less than 1 ms: eight reports are at most 40 s old, those of crystals.
+believes falsely. Crystals that differ by 100 ppm add 1 ms where a report comes every second, 4 ms at every fifth.
 
-A sender clock that steps by more than a second is noticed and measured anew; less is outvoted within eight reports.
+A sender clock that is set by more than a second is noticed at its next report, and measured anew; less is a matter of
+eight reports, and until then wrong by as much.
 """
 
 from collections import deque
