@@ -13,6 +13,7 @@ from bridge.media.rtp import RtpPacket, SenderReport
 from bridge.ports import RemoteTrack, TrackSink
 from bridge.receive.jitter import ReceiveStats
 from bridge.receive.track import TrackReceiver
+from bridge.timeline.capture import CaptureTimes
 from bridge.timeline.sync import MIN_STEP_NS, SessionTimeline
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ class Reception:
         self._on_air_ns = on_air_ns
         self._tracks: dict[Kind, _Track] = {}
         self._timeline = SessionTimeline(origin_ns, {})
+        self._captures = CaptureTimes(0)
         self._nudged_before = self._rejected_before = 0  # on timelines of connections before
 
     def on_track(self, track: RemoteTrack) -> TrackSink:
@@ -58,8 +60,9 @@ class Reception:
             }
             self._nudged_before, self._rejected_before = self.nudged_units, self.rejected_reports
             self._timeline = SessionTimeline(self.origin_ns, earliest_ns, self._on_air_ns)
+            self._captures = CaptureTimes(track.round_trip_ns)
             self.heard_ns = time.monotonic_ns()
-        self._tracks[track.kind] = _Track(track, self, self._timeline)
+        self._tracks[track.kind] = _Track(track, self, self._timeline, self._captures)
         return self._tracks[track.kind]
 
     @property
@@ -131,7 +134,9 @@ class Reception:
 class _Track:
     """One track on the event loop: packets as they come, and a timer for what is due without one."""
 
-    def __init__(self, track: RemoteTrack, reception: Reception, timeline: SessionTimeline) -> None:
+    def __init__(
+        self, track: RemoteTrack, reception: Reception, timeline: SessionTimeline, captures: CaptureTimes
+    ) -> None:
         now_ns = time.monotonic_ns()
         self.receiver = TrackReceiver(track.codecs, track.kind, now_ns, track.round_trip_ns)
         self.receiver.set_keyframe_interval_ns(reception.keyframe_interval_ns)
@@ -139,6 +144,7 @@ class _Track:
         self._feedback = track.feedback
         self._reception = reception
         self._timeline = timeline
+        self._captures = captures
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_ns = 0
@@ -160,6 +166,8 @@ class _Track:
         ticks = self.receiver.report_ticks(report)
         if ticks is not None and report.ntp_q32 and not self._is_closed:
             self._timeline.on_sender_report(self._kind, ticks, report.ntp_ns, report.arrival_ns)
+            picture_ticks = ticks if self._kind == "video" else None
+            self._captures.on_sender_report(report.ntp_ns, report.arrival_ns, picture_ticks)
 
     def request_keyframe(self) -> None:
         self.receiver.request_keyframe()
@@ -173,7 +181,7 @@ class _Track:
     def _place(self, unit: ReceivedUnit) -> None:
         # By the first packet: a sender paces the packets of a large picture, so the last one says less about the clock.
         pts_ns = self._timeline.place(self._kind, unit.rtp_ticks, unit.first_arrival_ns)
-        self._reception.emit(unit.at(pts_ns))
+        self._reception.emit(unit.at(pts_ns, self._captures.of(unit) if self._kind == "video" else None))
 
     def _set_timer(self, now_ns: int) -> None:
         """Poll if something is due, else be woken when it will be."""

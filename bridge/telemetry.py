@@ -62,9 +62,13 @@ class OutputTelemetry:
 
     def on_written(self, unit: AccessUnit) -> None:
         if unit.codec.kind == "video" and unit.arrival_ns:  # a slate does not arrive
-            latency_s = (time.monotonic_ns() - unit.arrival_ns) / NS_PER_S
+            now_ns = time.monotonic_ns()
+            latency_s = (now_ns - unit.arrival_ns) / NS_PER_S
             self.latencies_s.append(latency_s)
             self._latency.observe(latency_s)
+            if unit.captured is not None:
+                glass = self._metrics.glass_to_glass_seconds(basis=unit.captured.basis)
+                glass.observe((now_ns - unit.captured.at_ns) / NS_PER_S)
 
     def on_change(self, status: OutputStatus) -> None:
         self._metrics.output_state.switch(state=status.state.value)

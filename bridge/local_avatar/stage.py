@@ -20,7 +20,7 @@ from bridge.local_avatar.gestures import Gestures, Mood
 from bridge.local_avatar.timecode import draw_counter, insert_stamp
 from bridge.local_avatar.visemes import MouthShape, MouthTracker
 from bridge.local_avatar.voice import Pcm
-from bridge.media.access_unit import AccessUnit, Codec
+from bridge.media.access_unit import AccessUnit, CaptureTime, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 
 # Speakers pause for breath and thought without dropping their manner.
@@ -77,8 +77,12 @@ class Camera:
                 raise InternalError(f"There are no pictures in {other}")
 
     def shoot(self, act: Act, pose: Pose, mouth: MouthShape) -> AccessUnit:
-        """The coded picture of an act. The first one is a keyframe, asked for or not."""
+        """The coded picture of an act, captured when its drawing begins.
+
+        The first one is a keyframe, asked for or not.
+        """
         options, canvas = self.options, self._canvas
+        captured = CaptureTime(self._now_ns(), "capture")
         self._face.compose(canvas, pose, mouth)
         if options.flash and is_flash(act.index, options.fps):
             flash(canvas)
@@ -95,6 +99,7 @@ class Camera:
             is_keyframe=coded.is_keyframe,
             codec_config=coded.codec_config,
             arrival_ns=encoded_ns,
+            captured=captured,
         )
 
 

@@ -158,6 +158,7 @@ class Transmission:
             video_delay_s=self._faults.value("video-delay"),
             first_report_s=math.inf if "no-reports" in self._faults else self._faults.value("late-reports"),
             lost=ProviderUnavailable,
+            tells_capture=True,
         )
         self._serving[peer] = self._tasks.create_task(self._serve(peer), name="avatar-media")
         return peer
@@ -257,14 +258,16 @@ class Transmission:
                 continue
             for name in _FROM_THE_FIRST_UNIT:
                 self._faults.strikes(name)
+            captured_ns = unit.captured.at_ns if unit.captured is not None else None
             match unit.codec:
                 case Codec.OPUS:
                     await peer.send_audio(unit.payload, unit.pts_ns)
                 case Codec.VP8:
-                    await peer.send_vp8(unit.payload, unit.pts_ns)
+                    await peer.send_vp8(unit.payload, unit.pts_ns, captured_ns)
                 case _:
                     sps, pps = parameter_sets(unit.codec_config) if unit.codec_config else ([], [])
-                    await peer.send_video([*sps, *pps, *split_avcc(unit.payload)], unit.pts_ns)
+                    nals = [*sps, *pps, *split_avcc(unit.payload)]
+                    await peer.send_video(nals, unit.pts_ns, captured_ns)
 
     # ------------------------------------------------------------------------------------------ faults
 

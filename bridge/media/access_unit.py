@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 Kind = Literal["audio", "video"]
 
@@ -24,6 +24,18 @@ class Codec(StrEnum):
         return codec
 
 
+class CaptureTime(NamedTuple):
+    """When a picture was captured, as far as its sender tells (`timeline.capture`).
+
+    at_ns  `time.monotonic_ns`.
+    basis  capture: the sender has stamped the picture (abs-capture-time). sender_report: only its RTP timestamp tells,
+           which many senders take when a picture is coded.
+    """
+
+    at_ns: int
+    basis: Literal["capture", "sender_report"]
+
+
 @dataclass(frozen=True, slots=True)
 class AccessUnit:
     """One coded picture, or one coded audio packet, placed on session time.
@@ -41,6 +53,7 @@ class AccessUnit:
     is_discontinuity  units were lost between this one and the one before.
     lost_ns           audio: how much sound was lost right before this unit. What a sender does not send (DTX) is no
                       loss.
+    captured          where a picture's glass-to-glass latency starts; None: not known, or nobody has captured it.
     """
 
     codec: Codec
@@ -52,6 +65,7 @@ class AccessUnit:
     arrival_ns: int = 0
     is_discontinuity: bool = False
     lost_ns: int = 0
+    captured: CaptureTime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,7 @@ class ReceivedUnit:
 
     rtp_ticks         the unit's RTP timestamp, unwrapped (`media.rtp.RtpUnwrapper`).
     first_arrival_ns  when the first packet of the unit was received; `arrival_ns` is the last one.
+    captured_ntp_ns   when it was captured, on the sender's NTP clock, if it has said so with this unit; else 0.
     """
 
     codec: Codec
@@ -72,8 +87,9 @@ class ReceivedUnit:
     arrival_ns: int
     is_discontinuity: bool = False
     lost_ns: int = 0
+    captured_ntp_ns: int = 0
 
-    def at(self, pts_ns: int) -> AccessUnit:
+    def at(self, pts_ns: int, captured: CaptureTime | None = None) -> AccessUnit:
         """The same unit, placed on session time."""
         return AccessUnit(
             self.codec,
@@ -85,4 +101,5 @@ class ReceivedUnit:
             self.arrival_ns,
             self.is_discontinuity,
             self.lost_ns,
+            captured,
         )

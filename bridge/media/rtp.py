@@ -10,7 +10,7 @@ class RtpPacket(NamedTuple):
     """One RTP packet, decrypted, without its header extensions and padding.
 
     sequence_number and rtp_timestamp are as on the wire (16 and 32 bits); a retransmission has been unwrapped to the
-    packet it repeats (RFC 4588 §4), with `is_retransmission` set.
+    packet it repeats (RFC 4588 §4), with `is_retransmission` set. captured_ntp_ns is as in `ReceivedUnit`.
     """
 
     ssrc: int
@@ -21,6 +21,7 @@ class RtpPacket(NamedTuple):
     payload: bytes
     arrival_ns: int
     is_retransmission: bool = False
+    captured_ntp_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

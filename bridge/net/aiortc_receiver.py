@@ -9,9 +9,10 @@ import asyncio
 import importlib
 import random
 import secrets
+import struct
 import time
 from collections.abc import Callable, Sequence
-from struct import Struct
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -25,6 +26,7 @@ from bridge.media.clock import NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ti
 from bridge.media.rtp import RtpPacket, SenderReport, sequence_distance
 from bridge.net.bandwidth import BandwidthEstimate
 from bridge.ports import RemoteTrack, TrackSink
+from bridge.protocols.header_extension import CAPTURE_TIME_URI, element, is_usable_id, read_capture_time
 
 # What aiortc keeps to itself and this file uses. EncodedReceiver stands in for an RTCRtpReceiver, so what aiortc
 # reads from one is pinned too.
@@ -32,6 +34,7 @@ PRIVATE_NAMES = (
     "aiortc.rtcrtptransceiver:RTCRtpTransceiver._RTCRtpTransceiver__receiver",
     "aiortc.rtcrtpsender:RTCRtpSender._ssrc",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._register_rtp_receiver",
+    "aiortc.rtcdtlstransport:RTCDtlsTransport._rtp_header_extensions_map",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._unregister_rtp_receiver",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._send_rtp",
     "aiortc.rtcrtpreceiver:RTCRtpReceiver._enabled",
@@ -49,9 +52,9 @@ MAX_PENDING_MESSAGES = 32
 
 _CODECS = {"h264": Codec.H264, "vp8": Codec.VP8, "opus": Codec.OPUS}
 _CLOCK_HZ: dict[Kind, int] = {"audio": OPUS_CLOCK_HZ, "video": VIDEO_CLOCK_HZ}
-_FEEDBACK_HEADER = Struct("!II")
-_NACK_ENTRY = Struct("!HH")
-_FIR_ENTRY = Struct("!IB3x")  # RFC 5104 §4.3.1.1: whom it is for, and a number that is new for each request
+_FEEDBACK_HEADER = struct.Struct("!II")
+_NACK_ENTRY = struct.Struct("!HH")
+_FIR_ENTRY = struct.Struct("!IB3x")  # RFC 5104 §4.3.1.1: whom it is for, and a number that is new for each request
 _RTP_HEADER_BYTES = 12
 _SDES_CNAME = 1
 
@@ -128,17 +131,38 @@ class ReceptionStatistics:
         )
 
 
+@dataclass
+class _Extensions(wire.HeaderExtensions):
+    """Header extensions as they came, from the profile on."""
+
+    block: bytes = b""
+
+
+class _UnreadExtensions(wire.HeaderExtensionsMap):
+    """In aiortc's long way, the place of what reads header extensions: one value of a wrong length would end it."""
+
+    def configure(self, parameters: object) -> None:
+        """None of them matters to aiortc."""
+
+    def get(self, extension_profile: int, extension_value: bytes) -> _Extensions:
+        n_words = len(extension_value) // 4
+        return _Extensions(block=struct.pack("!HH", extension_profile, n_words) + extension_value)
+
+
 class EncodedReceiver:
     """Receives one track as coded packets; implements `ports.TrackFeedback`.
 
     Retransmissions (RFC 4588) are unwrapped to the packet they repeat: by the SSRC the description names, else by the
     payload type alone. `on_track` is called once, when the connection is up, and gives the sink.
+
+    capture_time_id  the number of the header extension that tells when a picture was captured; 0: not agreed on.
     """
 
     def __init__(self, kind: Kind, transport: RTCDtlsTransport, on_track: Callable[[RemoteTrack], TrackSink]) -> None:
         self.kind = kind
         self.transport = transport
         self.messages_dropped = 0
+        self.capture_time_id = 0
         self._is_stopped = False
         self.last_arrival_ns = 0  # of any RTP packet; 0: none has come
         self._on_track = on_track
@@ -231,8 +255,9 @@ class EncodedReceiver:
         """
         if self._is_stopped:
             return  # closed while it came up
-        # Nothing here reads header extensions, and one value of a wrong length would end aiortc's transport.
-        parameters.headerExtensions = []
+        self.transport._rtp_header_extensions_map = _UnreadExtensions()
+        agreed = (each.id for each in parameters.headerExtensions if each.uri == CAPTURE_TIME_URI)
+        self.capture_time_id = next(filter(is_usable_id, agreed), 0)
         for codec in parameters.codecs:
             name, payload_type, repeats = codec.name.lower(), codec.payloadType, codec.parameters.get("apt")
             assert payload_type is not None  # agreed on means numbered
@@ -287,6 +312,9 @@ class EncodedReceiver:
             log.debug("rtcp_bye", kind=self.kind)
 
     async def _handle_rtp_packet(self, packet: wire.RtpPacket, arrival_time_ms: int) -> None:
+        captured_ntp_ns, extensions = 0, packet.extensions
+        if self.capture_time_id and isinstance(extensions, _Extensions):
+            captured_ntp_ns = self.capture_time_ns(extensions.block, is_mixed=bool(packet.csrc))
         self.on_rtp(
             packet.ssrc,
             packet.payload_type,
@@ -294,12 +322,25 @@ class EncodedReceiver:
             packet.timestamp,
             packet.marker == 1,
             packet.payload,
+            captured_ntp_ns,
         )
 
     # ------------------------------------------------------------------ what both ways of media call
 
+    def capture_time_ns(self, block: bytes, *, is_mixed: bool) -> int:
+        """What a packet's header extensions, from the profile on, tell; see `read_capture_time`."""
+        value = element(block, self.capture_time_id)
+        return read_capture_time(value, is_mixed=is_mixed) if value else 0
+
     def on_rtp(
-        self, ssrc: int, payload_type: int, sequence_number: int, rtp_timestamp: int, marker: bool, payload: bytes
+        self,
+        ssrc: int,
+        payload_type: int,
+        sequence_number: int,
+        rtp_timestamp: int,
+        marker: bool,
+        payload: bytes,
+        captured_ntp_ns: int,
     ) -> None:
         """Take one RTP packet as it was on the wire, decrypted, without extensions and padding."""
         self.last_arrival_ns = arrival_ns = time.monotonic_ns()
@@ -328,6 +369,7 @@ class EncodedReceiver:
                 payload,
                 arrival_ns,
                 is_retransmission,
+                captured_ntp_ns,
             )
         )
 

@@ -34,6 +34,7 @@ from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
 from bridge.net.impairment import Impairment, LongerPath
 from bridge.net.media_path import MediaExit
+from bridge.protocols.header_extension import CAPTURE_TIME_URI, capture_time, one_byte_block
 
 # What aiortc keeps to itself and this file uses. EncodedSender stands in for an RTCRtpSender, so the attributes
 # that aiortc reads from one are pinned too.
@@ -101,20 +102,27 @@ class SenderClock:
         self._wall_ns = wall_ns
         self._ntp_at_pts_0_ns: int | None = None
         self._followed_ns = 0
+        self._ntp_at_monotonic_0_ns: int | None = None
         # Tracks of one clock belong together: RFC 8830 §2 calls them a MediaStream, and a page plays one at a time.
         self.stream_id = str(uuid4())
-        self._ntp_at_monotonic_0_ns = 0
+
+    def ntp_ns(self, monotonic_ns: int, now_ns: int) -> int:
+        """NTP time of the monotonic time `monotonic_ns`; the first call reads the wall clock.
+
+        Steps of the wall clock change nothing.
+        """
+        if self._ntp_at_monotonic_0_ns is None:
+            self._ntp_at_monotonic_0_ns = self._wall_ns() + _NTP_TO_UNIX_S * NS_PER_S - now_ns
+        return self._ntp_at_monotonic_0_ns + monotonic_ns
 
     def report_at(self, now_ns: int, pts_ns: int) -> tuple[int, int]:
         """NTP time (32.32 bits) of the monotonic time `now_ns`, and the session time that was captured then.
 
-        The first call defines that `pts_ns` is captured now; later ones tell how media keeps to that. Steps of the wall
-        clock change nothing.
+        The first call defines that `pts_ns` is captured now; later ones tell how media keeps to that.
         """
+        ntp_ns = self.ntp_ns(now_ns, now_ns)
         if self._ntp_at_pts_0_ns is None:
-            self._ntp_at_monotonic_0_ns = self._wall_ns() + _NTP_TO_UNIX_S * NS_PER_S - now_ns
-            self._ntp_at_pts_0_ns = self._ntp_at_monotonic_0_ns + now_ns - pts_ns
-        ntp_ns = self._ntp_at_monotonic_0_ns + now_ns
+            self._ntp_at_pts_0_ns = ntp_ns - pts_ns
         late_ns = ntp_ns - self._ntp_at_pts_0_ns - pts_ns
         if abs(late_ns) > FOLLOW_BEYOND_NS:
             step_ns = min(now_ns - self._followed_ns, REPORT_INTERVAL_NS) * FOLLOW_NS_PER_S // NS_PER_S
@@ -163,7 +171,9 @@ class EncodedSender:
         self._first_report_s = first_report_s
         self._parameters: RTCRtpSendParameters | None = None
         self._payload_type = 0
+        self._mid: tuple[int, bytes] = (0, b"")
         self._extension = b""
+        self._capture_time_id = 0
         self._cname = b""
         self._rtx_payload_type: int | None = None
         self._reports_sent = 0
@@ -200,16 +210,21 @@ class EncodedSender:
     def shift_timestamps(self, ticks: int) -> None:
         self._timestamp_at_0 += ticks
 
-    async def send_unit(self, payloads: Sequence[bytes], pts_ns: int) -> None:
-        """Send the RTP payloads of one access unit at once. Raises ConnectionError once the connection is gone."""
+    async def send_unit(self, payloads: Sequence[bytes], pts_ns: int, captured_ns: int | None = None) -> None:
+        """Send the RTP payloads of one access unit at once. Raises ConnectionError once the connection is gone.
+
+        captured_ns  when it was captured, by the monotonic clock; its first packet says so if that was agreed on.
+        """
         timestamp = self._rtp_timestamp(pts_ns)
+        extension = self._extension if captured_ns is None else self._extension_with(captured_ns)
         # RFC 6184 §5.1: the marker ends a picture. RFC 7587 §4.2: for Opus it starts a talkspurt, which nobody marks in
         # a continuous stream.
         last = len(payloads) - 1 if self.kind == "video" else -1
         sequence_number, history = self._sequence_number, self._history
         packets: list[bytes] = []
         for index, payload in enumerate(payloads):
-            packet = self._packet(self._payload_type, index == last, sequence_number, timestamp, self._ssrc) + payload
+            header = self._header(self._payload_type, index == last, sequence_number, timestamp, self._ssrc, extension)
+            packet, extension = header + payload, self._extension
             history[sequence_number % HISTORY_PACKETS] = (sequence_number, packet)
             packets.append(packet)
             sequence_number = (sequence_number + 1) & 0xFFFF
@@ -227,10 +242,18 @@ class EncodedSender:
     def _rtp_timestamp(self, pts_ns: int) -> int:
         return (self._timestamp_at_0 + ns_to_ticks(pts_ns, self._clock_rate_hz)) & 0xFFFFFFFF
 
-    def _packet(self, payload_type: int, marker: bool, sequence_number: int, timestamp: int, ssrc: int) -> bytes:
+    def _extension_with(self, captured_ns: int) -> bytes:
+        if not self._capture_time_id:
+            return self._extension
+        captured_ntp_ns = self._clock.ntp_ns(captured_ns, self._clock.monotonic_ns())
+        return one_byte_block([self._mid, (self._capture_time_id, capture_time(captured_ntp_ns))])
+
+    def _header(
+        self, payload_type: int, marker: bool, sequence_number: int, timestamp: int, ssrc: int, extension: bytes
+    ) -> bytes:
         # RFC 3550 §5.1: version 2; the X bit when an extension follows.
-        first = 0x90 if self._extension else 0x80
-        return _HEADER.pack(first, marker << 7 | payload_type, sequence_number, timestamp, ssrc) + self._extension
+        first = 0x90 if extension else 0x80
+        return _HEADER.pack(first, marker << 7 | payload_type, sequence_number, timestamp, ssrc) + extension
 
     async def _send(self, packets: Sequence[bytes]) -> None:
         if self._impairment is not None:
@@ -266,13 +289,22 @@ class EncodedSender:
         if stored != sequence_number:
             return
         if self._rtx_payload_type is not None:
-            # RFC 4588 §4: a stream of its own; the original sequence number goes before the payload.
-            _, marker, _, timestamp, _ = _HEADER.unpack_from(packet)
-            header = self._packet(
-                self._rtx_payload_type, bool(marker & 0x80), self._rtx_sequence_number, timestamp, self._rtx_ssrc
+            # RFC 4588 §4: a stream of its own, with the header extension of the original; its sequence number goes
+            # before the payload.
+            first, marker, _, timestamp, _ = _HEADER.unpack_from(packet)
+            start = _HEADER.size
+            if first & 0x10:
+                start += 4 + 4 * int.from_bytes(packet[start + 2 : start + 4], "big")
+            header = self._header(
+                self._rtx_payload_type,
+                bool(marker & 0x80),
+                self._rtx_sequence_number,
+                timestamp,
+                self._rtx_ssrc,
+                packet[_HEADER.size : start],
             )
             self._rtx_sequence_number = (self._rtx_sequence_number + 1) & 0xFFFF
-            packet = header + sequence_number.to_bytes(2, "big") + packet[len(header) :]
+            packet = header + sequence_number.to_bytes(2, "big") + packet[start:]
         self.packets_retransmitted += 1
         await self._send([packet])
 
@@ -289,9 +321,13 @@ class EncodedSender:
         for other in parameters.codecs:
             if other.name.lower() == "rtx" and other.parameters.get("apt") == codec.payloadType:
                 self._rtx_payload_type = other.payloadType
+        self._capture_time_id = 0
         for extension in parameters.headerExtensions:
             if extension.uri == _MID_URI:
-                self._extension = _one_byte_extension(extension.id, parameters.muxId.encode())
+                self._mid = extension.id, parameters.muxId.encode()
+                self._extension = one_byte_block([self._mid])
+            elif extension.uri == CAPTURE_TIME_URI:
+                self._capture_time_id = extension.id
         self._cname = (parameters.rtcp.cname or "").encode()
         self.transport._register_rtp_sender(self, parameters)
         self._parameters = parameters
@@ -328,12 +364,3 @@ def install_encoded_sender(transceiver: RTCRtpTransceiver, sender: EncodedSender
     """Put a sender in the place of a fresh transceiver's own; before any description is set."""
     setattr(transceiver, "_RTCRtpTransceiver__sender", sender)  # noqa: B010  the attribute's name is mangled
     transceiver.receiver._set_rtcp_ssrc(sender._ssrc)
-
-
-def _one_byte_extension(identifier: int, value: bytes) -> bytes:
-    """Header extension block with one element (RFC 8285 §4.2); empty when it does not fit that form."""
-    if not (1 <= identifier <= 14 and 1 <= len(value) <= 16):
-        return b""
-    element = bytes([identifier << 4 | len(value) - 1]) + value
-    element += bytes(-len(element) % 4)
-    return b"\xbe\xde" + (len(element) // 4).to_bytes(2, "big") + element

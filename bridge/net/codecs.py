@@ -3,18 +3,26 @@
 Importing this module widens `aiortc.codecs.CODECS` for the process: aiortc knows H.264 baseline only, in packetization
 mode 1, and refuses offers of main and high, which many senders prefer. Nothing is decoded here, so any profile will do.
 And it does not say that its Opus decoder uses in-band FEC; ours does, and senders add it only for those that say so.
+Of pictures we read when they were captured, which it does not know either (`aiortc.codecs.HEADER_EXTENSIONS`).
 """
 
 import itertools
 from collections.abc import Iterable
 
-from aiortc.codecs import CODECS, get_capabilities, is_rtx
-from aiortc.rtcrtpparameters import RTCRtcpFeedback, RTCRtpCodecCapability, RTCRtpCodecParameters
+from aiortc.codecs import CODECS, HEADER_EXTENSIONS, get_capabilities, is_rtx
+from aiortc.rtcrtpparameters import (
+    RTCRtcpFeedback,
+    RTCRtpCodecCapability,
+    RTCRtpCodecParameters,
+    RTCRtpHeaderExtensionParameters,
+)
 
 from bridge.media.access_unit import Codec
+from bridge.protocols.header_extension import CAPTURE_TIME_URI
 
 PRIVATE_NAMES = (
     "aiortc.codecs:CODECS",
+    "aiortc.codecs:HEADER_EXTENSIONS",
     "aiortc.codecs:get_capabilities",
     "aiortc.codecs:is_rtx",
     "aiortc.rtcpeerconnection:is_codec_compatible",
@@ -72,7 +80,14 @@ def _register_full_intra_requests() -> None:
             codec.rtcpFeedback.append(RTCRtcpFeedback(type="ccm", parameter="fir"))
 
 
+def _register_capture_time() -> None:
+    # The numbers are common to all sections of a bundle (RFC 8285 §6).
+    identifier = max(extension.id for extensions in HEADER_EXTENSIONS.values() for extension in extensions) + 1
+    HEADER_EXTENSIONS["video"].append(RTCRtpHeaderExtensionParameters(id=identifier, uri=CAPTURE_TIME_URI))
+
+
 _register_h264_profiles()
+_register_capture_time()
 _register_full_intra_requests()
 _announce_opus_fec()
 

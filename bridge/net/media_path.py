@@ -53,16 +53,20 @@ class MediaPath:
             return True
         # RFC 3550 §5.1: contributing sources, a header extension and padding stand around the payload.
         first, second, sequence_number, rtp_timestamp, ssrc = _HEADER.unpack_from(packet)
-        start, end = 12 + 4 * (first & 0x0F), len(packet)
+        start, end, captured_ntp_ns = 12 + 4 * (first & 0x0F), len(packet), 0
         if first & 0x10:
+            extension = start
             start += 4 + 4 * int.from_bytes(packet[start + 2 : start + 4], "big")
+            if receiver.capture_time_id:
+                captured_ntp_ns = receiver.capture_time_ns(packet[extension:start], is_mixed=first & 0x0F != 0)
         if first & 0x20:
             end -= packet[-1]
         if start > end:
             self._rejected["malformed"] += 1
         else:
             marker, payload_type = second >= 0x80, second & 0x7F
-            receiver.on_rtp(ssrc, payload_type, sequence_number, rtp_timestamp, marker, packet[start:end])
+            payload = packet[start:end]
+            receiver.on_rtp(ssrc, payload_type, sequence_number, rtp_timestamp, marker, payload, captured_ntp_ns)
         return True
 
 

@@ -374,7 +374,12 @@ class Peer(ABC):
         self._version += 1
         # RFC 8829 §5.2.2: one session, whose version grows.
         origin = f"o=- {self._session_id} {self._version} IN IP4 0.0.0.0"
-        return re.sub(r"^o=[^\r\n]*", origin, str(self._pc.localDescription.sdp), count=1, flags=re.MULTILINE)
+        sdp = re.sub(r"^o=[^\r\n]*", origin, str(self._pc.localDescription.sdp), count=1, flags=re.MULTILINE)
+        return self._amended(sdp)
+
+    def _amended(self, sdp: str) -> str:
+        """A description of ours as the far end is to see it."""
+        return sdp
 
     def _prepare_gathering(self) -> None:
         assert self._pc is not None

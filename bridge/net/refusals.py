@@ -36,11 +36,13 @@ class _Srtp:
 
     def __init__(self, transport: RTCDtlsTransport, rejected: Counter[str]) -> None:
         self._session: Any = transport._rx_srtp
-        self._extensions = transport._rtp_header_extensions_map
+        self._transport = transport
         self._rejected = rejected
 
     def unprotect(self, packet: bytes) -> bytes:
-        return self._readable(packet, self._session.unprotect, lambda p: wire.RtpPacket.parse(p, self._extensions))
+        # As the transport is about to read it: receivers change what reads the extensions.
+        extensions = self._transport._rtp_header_extensions_map
+        return self._readable(packet, self._session.unprotect, lambda p: wire.RtpPacket.parse(p, extensions))
 
     def unprotect_rtcp(self, packet: bytes) -> bytes:
         return self._readable(packet, self._session.unprotect_rtcp, wire.RtcpPacket.parse)

@@ -278,6 +278,11 @@ def without_candidates(sdp: str) -> str:
     return _DEFAULT_DESTINATION.sub(r"\1 9 \2c=IN IP4 0.0.0.0\r\na=ice-options:trickle\r\n", bare)
 
 
+def without_extension(sdp: str, uri: str) -> str:
+    """A description of ours that does not agree on a header extension (RFC 8285 §5)."""
+    return re.sub(rf"^a=extmap:\S+ {re.escape(uri)}\r\n", "", sdp, flags=re.MULTILINE)
+
+
 def candidates_of(sdp: str) -> list[tuple[str, str, int]]:
     """Candidates of the first section of a description of ours, each with the mid and the index of the section."""
     lines = re.findall(r"^a=(candidate:.*)\r\n", _split(sdp)[1], re.MULTILINE)

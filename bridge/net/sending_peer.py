@@ -18,7 +18,16 @@ from bridge.net.impairment import Impairment
 from bridge.net.media_path import MediaExit
 from bridge.net.packetize import VP8_PICTURE_IDS, packetize_h264, packetize_vp8
 from bridge.net.peer_connection import Peer
-from bridge.net.sdp import Description, Section, candidates_of, offered_codecs, unusable, without_candidates
+from bridge.net.sdp import (
+    Description,
+    Section,
+    candidates_of,
+    offered_codecs,
+    unusable,
+    without_candidates,
+    without_extension,
+)
+from bridge.protocols.header_extension import CAPTURE_TIME_URI
 
 
 class SendingPeer(Peer):
@@ -26,9 +35,11 @@ class SendingPeer(Peer):
 
     `codec` is that of the video, H264 or VP8; `profile_level_id` says what H.264 pictures really are: one of
     `codecs.H264_PROFILE_LEVEL_IDS`. `on_keyframe_request` is called for each PLI and FIR, unthrottled. `lost` is the
-    error that `run` raises. For tests and faults: where the numbers start (`RtpOrigin`), the clock, `impairment` of
-    the network (`net.impairment`), how much longer pictures travel (`video_delay_s`), and `first_report_s`, how long
-    after the first unit of a track its sender reports begin; `math.inf`: never.
+    error that `run` raises. `tells_capture`: it captures the pictures itself, and offers to say when.
+
+    For tests and faults: where the numbers start (`RtpOrigin`), the clock, `impairment` of the network
+    (`net.impairment`), how much longer pictures travel (`video_delay_s`), and `first_report_s`, how long after the
+    first unit of a track its sender reports begin; `math.inf`: never.
     """
 
     def __init__(
@@ -45,8 +56,10 @@ class SendingPeer(Peer):
         first_report_s: float = 0.0,
         video_delay_s: float = 0.0,
         lost: type[BridgeError] = OutputLost,
+        tells_capture: bool = False,
     ) -> None:
         super().__init__(ice, lost)
+        self._tells_capture = tells_capture
         self._codecs: dict[Kind, Codec] = {"audio": Codec.OPUS, "video": codec}
         self._profile_level_id = profile_level_id
         self._on_keyframe_request = on_keyframe_request
@@ -107,18 +120,20 @@ class SendingPeer(Peer):
         while self.is_silent is not is_silent:  # noqa: ASYNC110  it comes of time that passes
             await asyncio.sleep(LOOK_S)
 
-    async def send_video(self, nals: Iterable[bytes], pts_ns: int) -> bool:
+    async def send_video(self, nals: Iterable[bytes], pts_ns: int, captured_ns: int | None = None) -> bool:
         """Send one H.264 picture: its NAL units, SPS and PPS before an IDR picture, as `media.h264` splits them.
 
         Like `send_vp8` and `send_audio`, drops the unit while the connection is not up: live media does not wait.
         Returns whether it has left.
-        """
-        return await self._send_unit("video", packetize_h264(nals), pts_ns)
 
-    async def send_vp8(self, frame: bytes, pts_ns: int) -> bool:
+        captured_ns  when the picture was captured, by the clock's monotonic time; for a peer that `tells_capture`.
+        """
+        return await self._send_unit("video", packetize_h264(nals), pts_ns, captured_ns)
+
+    async def send_vp8(self, frame: bytes, pts_ns: int, captured_ns: int | None = None) -> bool:
         """Send one VP8 frame."""
         self._picture_id = (self._picture_id + 1) % VP8_PICTURE_IDS
-        return await self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns)
+        return await self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns, captured_ns)
 
     async def send_audio(self, packet: bytes, pts_ns: int) -> bool:
         """Send one Opus packet."""
@@ -134,12 +149,17 @@ class SendingPeer(Peer):
         if kind in self._senders:
             self._senders[kind].shift_timestamps(ticks)
 
-    async def _send_unit(self, kind: Kind, payloads: Sequence[bytes], pts_ns: int) -> bool:
+    def _amended(self, sdp: str) -> str:
+        return sdp if self._tells_capture else without_extension(sdp, CAPTURE_TIME_URI)
+
+    async def _send_unit(
+        self, kind: Kind, payloads: Sequence[bytes], pts_ns: int, captured_ns: int | None = None
+    ) -> bool:
         sender = self._senders.get(kind)
         if sender is None or not sender.is_sending:
             return False
         try:
-            await sender.send_unit(payloads, pts_ns)
+            await sender.send_unit(payloads, pts_ns, captured_ns)
         except ConnectionError:
             self._gone.set()
             return False

@@ -159,6 +159,13 @@ class Metrics:
             "Last packet of a picture received to its last byte written.",
             ("session", "output", "mode"),
         )
+        self.glass_to_glass_seconds = wait(
+            "glass_to_glass_seconds",
+            "Capture of a picture at the avatar to its last byte written, by an estimate of the avatar's clock that"
+            " errs by half of how much longer one direction of the path is. basis is capture (its sender has stamped"
+            " it) or sender_report (only its RTP timestamp tells, mostly without the encoding).",
+            ("session", "output", "basis"),
+        )
         self.output_queue_seconds = gauge("output_queue_seconds", "Media time that waits to be written.", _OUTPUT)
         self.output_last_progress_timestamp_seconds = gauge(
             "output_last_progress_timestamp_seconds", "Unix time at which bytes last left for the far end.", _OUTPUT
@@ -296,6 +303,7 @@ class OutputMetrics:
         self.output_state = OneHot(metrics.output_state, output)
         self.output_mode = OneHot(metrics.output_mode, output)
         self.added_latency_seconds = Bound(metrics.added_latency_seconds, output)
+        self.glass_to_glass_seconds = Bound(metrics.glass_to_glass_seconds, output)
         self.output_queue_seconds = Bound(metrics.output_queue_seconds, with_protocol)
         self.output_last_progress_timestamp_seconds = Bound(
             metrics.output_last_progress_timestamp_seconds, with_protocol

@@ -22,6 +22,7 @@ class Picture(ABC):
     rtp_timestamp     as on the wire; rtp_ticks: unwrapped.
     is_after_loss     packets are missing right before its first one: they may have belonged to it.
     is_broken         cannot be completed any more.
+    captured_ntp_ns   as in `ReceivedUnit`.
     """
 
     rtp_timestamp: int
@@ -32,6 +33,7 @@ class Picture(ABC):
     is_broken: bool = False
     is_keyframe: bool = False
     n_bytes: int = 0
+    captured_ntp_ns: int = 0
 
     @abstractmethod
     def take(self, payload: bytes) -> bool:
@@ -108,6 +110,8 @@ class PictureDepacketizer(ABC, Generic[PictureT]):
         elif arrival_ns < picture.first_arrival_ns:
             picture.first_arrival_ns = arrival_ns
         self._is_after_loss = False
+        if packet.captured_ntp_ns:
+            picture.captured_ntp_ns = packet.captured_ntp_ns
         if packet.payload and not picture.is_broken and not picture.take(packet.payload):
             if not picture.lacks_start_of(packet.payload):
                 self._stats.invalid += 1
@@ -146,6 +150,7 @@ class PictureDepacketizer(ABC, Generic[PictureT]):
                 picture.first_arrival_ns,
                 picture.last_arrival_ns,
                 self._is_discontinuity,
+                captured_ntp_ns=picture.captured_ntp_ns,
             )
         )
         self._has_delivered = True

@@ -29,6 +29,13 @@ async def test_speech_becomes_a_broadcast_and_a_recording(
     in_time = metrics.total("added_latency_seconds_bucket", output="live", le="0.02")
     assert in_time > metrics.total("added_latency_seconds_count", output="live") / 2
 
+    # The avatar stamps its pictures: nearly all are told by the clock of the first reports.
+    glass = {"output": "live", "basis": "capture"}
+    n_glass = metrics.total("glass_to_glass_seconds_count", **glass)
+    assert 5 * 25 < n_glass == metrics.total("glass_to_glass_seconds_count", output="live")
+    show(f"glass to glass: {1000 * metrics.total('glass_to_glass_seconds_sum', **glass) / n_glass:.1f} ms on average")
+    assert metrics.total("glass_to_glass_seconds_bucket", le="0.4", **glass) > n_glass / 2
+
     spoken = recorded.sound(SPEECH)[: 4 * recorded.SPEECH_RATE_HZ]
     for path in (recording, broadcast):
         picture, sound = recorded.tracks(path)

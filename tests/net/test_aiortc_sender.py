@@ -1,5 +1,6 @@
 """The encoded sender against a transport that keeps what it is given, read back by aiortc's own parser."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,8 +26,10 @@ from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.net.aiortc_sender import HISTORY_PACKETS, EncodedSender, RtpOrigin, SenderClock
 from bridge.net.impairment import Impairment
+from bridge.protocols.header_extension import CAPTURE_TIME_URI, element, read_capture_time
 
 MID = RTCRtpHeaderExtensionParameters(id=3, uri="urn:ietf:params:rtp-hdrext:sdes:mid")
+CAPTURE = RTCRtpHeaderExtensionParameters(id=7, uri=CAPTURE_TIME_URI)
 UNIX_NS = 1_800_000_000 * NS_PER_S
 NTP_S = 1_800_000_000 + 2_208_988_800
 
@@ -90,6 +93,7 @@ class Bench:
         origin: RtpOrigin | None = None,
         with_rtx: bool = True,
         impairment: Impairment | None = None,
+        extensions: Sequence[RTCRtpHeaderExtensionParameters] = (MID,),
     ) -> EncodedSender:
         origin = origin or RtpOrigin(1000, 100, 5000)
         sender = EncodedSender(kind, self.transport, self.clock, origin, self._asked, impairment)  # type: ignore[arg-type]
@@ -97,7 +101,7 @@ class Bench:
         codecs = [RTCRtpCodecParameters(f"{kind}/x", rate_hz, payloadType=98)]
         if with_rtx:
             codecs.append(RTCRtpCodecParameters(f"{kind}/rtx", rate_hz, payloadType=99, parameters={"apt": 98}))
-        parameters = RTCRtpSendParameters(codecs=codecs, headerExtensions=[MID], muxId="v")
+        parameters = RTCRtpSendParameters(codecs=codecs, headerExtensions=[*extensions], muxId="v")
         parameters.rtcp.cname = "someone"
         await sender.send(parameters)
         return sender
@@ -181,6 +185,34 @@ async def test_a_lost_packet_is_repeated_on_the_retransmission_stream(bench: Ben
         original.payload,
     )
     assert repeated.extensions.mid == "v"
+
+
+def captures(packets: Sequence[bytes]) -> list[int]:
+    """What packets without contributing sources say of their capture, in NTP time since the bench's; 0: nothing."""
+    told = [read_capture_time(element(packet[12:], CAPTURE.id), is_mixed=False) for packet in packets]
+    return [ntp_ns and ntp_ns - NTP_S * NS_PER_S for ntp_ns in told]
+
+
+async def test_the_first_packet_of_a_picture_says_when_it_was_captured_and_so_does_its_repetition(bench: Bench) -> None:
+    sender = await bench.sender(extensions=[MID, CAPTURE])
+    await sender.send_unit([b"one", b"two"], 0, bench.ticker.now_ns - 30 * NS_PER_MS)
+    bench.ticker.now_ns += 40 * NS_PER_MS
+    await sender.send_unit([b"three"], 40 * NS_PER_MS, bench.ticker.now_ns - 20 * NS_PER_MS)
+    await sender._handle_rtcp_packet(nack(100, 101))
+    media = [data for data in bench.transport.sent if not is_rtcp(data)]
+    assert captures(media) == [-30 * NS_PER_MS, 0, 20 * NS_PER_MS, -30 * NS_PER_MS, 0]
+    packets = bench.transport.packets
+    assert {packet.extensions.mid for packet in packets} == {"v"}
+    assert [packet.payload for packet in packets] == [b"one", b"two", b"three", b"\0\x64one", b"\0\x65two"]
+    # By the clock of the reports.
+    assert bench.transport.reports[0].sender_info.ntp_timestamp == NTP_S << 32
+
+
+async def test_nobody_is_told_of_a_capture_who_has_not_agreed(bench: Bench) -> None:
+    sender = await bench.sender()
+    await sender.send_unit([b"one"], 0, bench.ticker.now_ns)
+    assert captures(bench.transport.sent[:1]) == [0]
+    assert bench.transport.packets[0].extensions.mid == "v"
 
 
 async def test_without_a_retransmission_stream_the_packet_itself_is_sent_again(bench: Bench) -> None:

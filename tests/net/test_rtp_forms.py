@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from bridge.media.clock import NS_PER_S
 from bridge.net.aiortc_sender import RtpOrigin
 from bridge.net.guard import guard_of
+from bridge.protocols.header_extension import CAPTURE_TIME_URI, capture_time
 from tests.net.loopback import Line, Sink, connected_line
 
 VIDEO_SSRC, FIRST = 77, 100
@@ -79,6 +81,44 @@ def with_two_formats(offer: str) -> str:
     return offer.replace(f"a=rtpmap:{H264_TYPES[0]} ", f"{lines}a=rtpmap:{H264_TYPES[0]} ")
 
 
+def of_capture(value: bytes) -> bytes:
+    return one_byte((1, b"1"), (CAPTURE_TIME_ID, value), (5, b"12"))
+
+
+CAPTURE_TIME_ID = 9
+CAPTURED_NS = 3_900_000_000 * NS_PER_S + NS_PER_S // 4
+CAPTURED = capture_time(CAPTURED_NS)
+AHEAD = struct.pack("!q", 3 << 31)
+# What a packet says of its capture, on the clock of the sender's reports; 0: nothing that can be believed.
+CAPTURES: dict[str, tuple[bytes, int]] = {
+    "no extension": (packet(1), 0),
+    "no capture time": (packet(1, extension=one_byte((1, b"1"))), 0),
+    "a capture time": (packet(1, extension=of_capture(CAPTURED)), CAPTURED_NS),
+    "with padding": (packet(1, extension=of_capture(CAPTURED), padding=b"\0\0\0\4"), CAPTURED_NS),
+    "of a clock that is ahead": (packet(1, extension=of_capture(CAPTURED + AHEAD)), CAPTURED_NS - 3 * NS_PER_S // 2),
+    "of others": (packet(1, extension=of_capture(CAPTURED), n_sources=2), 0),
+    "of others whose clock is ahead": (
+        packet(1, extension=of_capture(CAPTURED + AHEAD), n_sources=2),
+        CAPTURED_NS - 3 * NS_PER_S // 2,
+    ),
+    "in the two-byte form": (packet(1, extension=two_byte((200, b""), (CAPTURE_TIME_ID, CAPTURED))), CAPTURED_NS),
+    "none yet": (packet(1, extension=of_capture(bytes(8))), 0),
+    "too short": (packet(1, extension=of_capture(CAPTURED[:7])), 0),
+    "too long": (packet(1, extension=of_capture(CAPTURED + b"1")), 0),
+    "without a value": (packet(1, extension=two_byte((CAPTURE_TIME_ID, b""))), 0),
+    "behind what ends the extension": (packet(1, extension=one_byte((15, b"1"), (CAPTURE_TIME_ID, CAPTURED))), 0),
+    "that runs over": (packet(1, extension=b"\xbe\xde" + bytes([CAPTURE_TIME_ID << 4 | 7]) + CAPTURED[:7]), 0),
+    "in the two-byte form, that runs over": (packet(1, extension=b"\x10\x00" + bytes([CAPTURE_TIME_ID, 8, 1, 2])), 0),
+    "in a form of another profile": (packet(1, extension=b"\xab\xcd" + of_capture(CAPTURED)[2:]), 0),
+}
+
+
+def with_capture_times(offer: str) -> str:
+    """The offer with our number for them, and a reading of the same that no packet can have."""
+    line = f"a=extmap:{CAPTURE_TIME_ID} {CAPTURE_TIME_URI}\r\n"
+    return re.sub(rf"a=extmap:\d+ {CAPTURE_TIME_URI}\r\n", f"a=extmap:15 {CAPTURE_TIME_URI}\r\n{line}", offer)
+
+
 async def raw(line: Line, data: bytes) -> None:
     assert line.sending._pc is not None
     await line.sending._pc.getTransceivers()[0].receiver.transport._send_rtp(data)
@@ -106,4 +146,19 @@ async def test_every_form_of_a_packet_is_harmless(way: Callable[[Line], None]) -
             assert seen[0] == seen[2] == b"\x41x", name
             if payload is not None:
                 assert seen[1] == payload, name
+            assert line.receiving.is_connected, name
+
+
+@pytest.mark.parametrize("way", [stay, go_the_long_way], ids=["short", "long"])
+async def test_what_a_packet_says_of_its_capture_is_read_or_left(way: Callable[[Line], None]) -> None:
+    origin = RtpOrigin(VIDEO_SSRC, FIRST, 0)
+    for name, (data, captured_ntp_ns) in CAPTURES.items():
+        async with connected_line(with_capture_times, video_origin=origin, tells_capture=True) as line:
+            sink: Sink = await line.tracks.sink("video")
+            way(line)
+            for each in (packet(0), data, packet(2)):
+                await raw(line, each)
+            await sink.arrived(3)
+            assert [found.captured_ntp_ns for found in sink.packets] == [0, captured_ntp_ns, 0], name
+            assert [found.payload for found in sink.packets] == [b"\x41x"] * 3, name
             assert line.receiving.is_connected, name

@@ -11,6 +11,7 @@ from bridge.ops.metrics import EventLoopLag, Metrics
 # contract: name without prefix -> type, labels. A change here breaks dashboards.
 PROMISED = {
     "added_latency_seconds": ("histogram", "session output mode"),
+    "glass_to_glass_seconds": ("histogram", "session output basis"),
     "event_loop_lag_seconds": ("histogram", ""),
     "jitter_buffer_seconds": ("gauge", "session kind"),
     "time_to_first_frame_seconds": ("histogram", "session phase"),
