@@ -106,6 +106,8 @@ class Succession:
                 if session is not self._on_air:
                     self._heir = None
                     await session.close()
+            if session is self._on_air:
+                return
             if failure is not None:
                 self._judge(session, failure)
                 log.warning("whip_second_session_failed", url=self._name, error=str(failure))
