@@ -7,8 +7,8 @@ from pathlib import Path
 from benchmarks.beats import write_tone
 from benchmarks.stretches import Recorded, Stretch, offsets, read_recording, stretches
 from bridge.media.clock import NS_PER_S
-from tests.conftest import require_program
 from tests.e2e.processes import Daemon, Setting, Show
+from tests.interop.ffmpeg import VERSIONS, ffmpeg
 from tests.interop.nginx_rtmp import NginxRtmp
 
 # Counts the live pictures that have been sent.
@@ -75,6 +75,7 @@ def assert_plays(path: Path) -> None:
     """FFmpeg, which stops at the first error, does not complain of anything."""
     # By itself it would count pictures in units of the frame rate, in which two that follow closely coincide.
     exactly = ("-fps_mode", "passthrough", "-enc_time_base:v", "1/90000")
-    command = (require_program("ffmpeg"), "-v", "error", "-xerror", "-i", path, *exactly, "-f", "null", "-")
-    played = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (played.returncode, played.stderr) == (0, ""), f"{path.name}: {played.stderr}"
+    for version in VERSIONS:
+        command = (ffmpeg(version), "-v", "error", "-xerror", "-i", path, *exactly, "-f", "null", "-")
+        played = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert (played.returncode, played.stderr) == (0, ""), f"{path.name}, FFmpeg {version}: {played.stderr}"

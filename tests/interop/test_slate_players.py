@@ -28,6 +28,7 @@ from bridge.outputs.rtmp import RtmpOutput
 from bridge.outputs.slate import SlateMaker
 from tests.browser.chromium import FLAGS, serving
 from tests.conftest import require_file, require_program
+from tests.interop.ffmpeg import VERSIONS, ffmpeg
 from tests.interop.nginx_rtmp import NGINX, RTMP_MODULE, NginxRtmp
 from tests.unit.outputs.coded_media import clicks, opus_units, pictures
 
@@ -113,12 +114,13 @@ async def run(*command: str | Path) -> bytes:
     return output
 
 
-async def seen_by_ffmpeg(source: str | Path, *options: str) -> list[tuple[str, int]]:
+async def seen_by_ffmpeg(source: str | Path, *options: str, version: str = "distribution") -> list[tuple[str, int]]:
     """What FFmpeg shows of it, picture by picture; sound is decoded too, and any error ends it."""
     show = ("-map", "0:v", "-vf", "scale=1:1:flags=area", "-f", "rawvideo", "-pix_fmt", "gray", "-fps_mode")
-    ffmpeg = require_program("ffmpeg")
     hear = ("-map", "0:a", "-f", "null", "-")
-    shown = await run(ffmpeg, "-v", "error", "-xerror", *options, "-i", source, *show, "passthrough", "pipe:1", *hear)
+    shown = await run(
+        ffmpeg(version), "-v", "error", "-xerror", *options, "-i", source, *show, "passthrough", "pipe:1", *hear
+    )
     return story(shown)
 
 
@@ -151,13 +153,16 @@ async def test_without_its_parameter_sets_the_slate_could_not_be_played(tmp_path
 
 @pytest.mark.parametrize("profile", ["baseline", "main", "high"])
 @pytest.mark.parametrize("suffix", CONTAINERS)
-async def test_ffmpeg_plays_a_recording_across_the_joints(suffix: str, profile: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_ffmpeg_plays_a_recording_across_the_joints(
+    version: str, suffix: str, profile: str, tmp_path: Path
+) -> None:
     units = broadcast(profile)
     profiles = {unit.codec_config[1] for unit in units if unit.codec is Codec.H264 and unit.codec_config}
     assert profiles == {{"baseline": 66, "main": 77, "high": 100}[profile]}
     path = await record(tmp_path, suffix, units)
 
-    assert await seen_by_ffmpeg(path) == STORY
+    assert await seen_by_ffmpeg(path, version=version) == STORY
     await assert_times_increase(path)
 
 
@@ -178,7 +183,8 @@ async def test_what_an_rtmp_server_records_and_cuts_into_hls_plays_across_the_jo
     await RtmpOutput(f"{nginx.rtmp_url}/{KEY}").run(queue, Listener())
 
     recording = await asyncio.to_thread(nginx.finished_recording, KEY)
-    assert await seen_by_ffmpeg(recording) == STORY
+    for version in VERSIONS:
+        assert await seen_by_ffmpeg(recording, version=version) == STORY
     await assert_times_increase(recording)
 
     playlist = nginx.hls_playlist(KEY)
@@ -186,7 +192,8 @@ async def test_what_an_rtmp_server_records_and_cuts_into_hls_plays_across_the_jo
     ended = playlist.with_name("ended.m3u8")
     ended.write_text(playlist.read_text() + "#EXT-X-ENDLIST\n")
     assert len(list(playlist.parent.glob("*.ts"))) >= 3 * PART_S // 2
-    assert await seen_by_ffmpeg(ended) == STORY
+    for version in VERSIONS:
+        assert await seen_by_ffmpeg(ended, version=version) == STORY
     await assert_times_increase(ended)
 
 
