@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=("$@")
-[ $# -gt 0 ] || packages=(nginx libnginx-mod-rtmp stunnel4 coturn ffmpeg espeak-ng chromium fonts-dejavu-core)
+[ $# -gt 0 ] || packages=(nginx libnginx-mod-rtmp stunnel4 coturn janus iproute2 ffmpeg espeak-ng chromium fonts-dejavu-core)
 
 missing=()
 for package in "${packages[@]}"; do

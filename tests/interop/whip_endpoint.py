@@ -105,7 +105,7 @@ class WhipEndpoint:
         config = uvicorn.Config(
             app, log_level="error", lifespan="off", ws="none", ssl_certfile=certfile, ssl_keyfile=keyfile
         )
-        server = _Server(config)
+        server = QuietServer(config)
         running = asyncio.create_task(server.serve([listening]))
         async with self._stack:
             yield self
@@ -162,7 +162,7 @@ class WhipEndpoint:
         return Response(status_code=200)
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         yield
