@@ -20,8 +20,9 @@ from bridge.worker import Worker
 if TYPE_CHECKING:
     from av import AudioFrame
 
-# A hop to the decoding thread and back costs about 0.1 ms: five in a second are nothing.
-_PIECE_S = 0.2
+# A hop to the decoding thread and back, and a turn of the resampler, cost some 0.3 ms whatever the piece: two in a
+# second are nothing, and a piece is half of what is decoded ahead.
+_PIECE_S = 0.5
 # The thread closes the file once it has the piece it is at; a disk that takes longer than this to give one is wedged.
 _CLOSE_TIMEOUT_S = 2.0
 
@@ -29,7 +30,7 @@ log = structlog.get_logger()
 
 
 class FileSource:
-    """Plays the audio of one file, decoded 0.2 s at a time, as it is asked for, in a thread of its own.
+    """Plays the audio of one file, decoded half a second at a time, as it is asked for, in a thread of its own.
 
     loop  starts over at the end, without a gap, for ever.
 
@@ -119,7 +120,7 @@ class FileSource:
 
 
 def _take_piece(blocks: Iterator[AudioBlock]) -> list[AudioBlock]:
-    """The next 0.2 s or little more, in as few blocks as can be; empty at the end."""
+    """The next half second or little more, in as few blocks as can be; empty at the end."""
     piece: list[AudioBlock] = []
     missing_s = _PIECE_S
     while missing_s > 0 and (block := next(blocks, None)):
