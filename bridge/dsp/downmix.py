@@ -30,7 +30,7 @@ _GAIN_STEPS = 2.0**12
 class Downmix:
     """Mixes 1 to 8 channels, in WAVE order, to mono by BS.775, scaled so that full scale on all of them cannot clip.
 
-    Every result is a multiple of 2**-8 within -2**15 to 2**15, whatever the order in which a machine adds.
+    Results are multiples of 2**-8 from -2**15 to 2**15, whatever the order in which a machine adds.
 
     Raises SourceRejected for any other number of channels.
     """
@@ -40,16 +40,16 @@ class Downmix:
             raise SourceRejected(f"sound with {n_channels} channels: 1 to {max(_GAINS)} can be mixed down")
         self.n_channels = n_channels
         gains = np.array(_GAINS[n_channels])
-        self._gains = np.rint(gains / gains.sum() * _GAIN_STEPS) / _GAIN_STEPS
+        self._gains = np.rint(gains / gains.sum() * _GAIN_STEPS)[:, None] / _GAIN_STEPS
 
     def mix(self, samples: Samples, out: NDArray[np.float64]) -> None:
-        """Mix samples, shape (n, n_channels), into `out`, shape (n,), in steps of int16.
+        """Mix samples, shape (n, n_channels), into `out`, shape (n, 1), in steps of int16.
 
         int16; int32, full scale 2**31, for 24 bits in its upper three bytes; float32, full scale 1, louder is clipped
         and what is not a number is silence.
         """
         if self.n_channels == 1:
-            _to_grid(samples, out[:, None])
+            _to_grid(samples, out)
             return
         wide = np.empty(samples.shape)
         _to_grid(samples, wide)
