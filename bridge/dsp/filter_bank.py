@@ -14,6 +14,7 @@ TAPS_FILE = Path(__file__).with_name("taps.npz")
 TAP_FRACTION_BITS = 28
 PROTOTYPE_FRACTION_BITS = 30
 SAMPLES_PER_UNIT = 16  # of the prototype's time, see make_taps.py
+HALF_UNITS = 56  # of it before the prototype's centre and after
 
 # Outputs per row of a matrix product: a multiple of 24, where AVX-512 kernels are fast, and few enough that little of
 # the band matrix is zeros.
@@ -99,8 +100,7 @@ def resampling_bank(rate_in_hz: int) -> FilterBank:
     if up == down:
         return _band_matrices(np.ones(1), 1, 1, _BLOCK_OUTPUTS)
     steps_per_unit = max(up, down)
-    half_units = (len(_designs()["prototype"]) - 1) // SAMPLES_PER_UNIT
-    half = prototype_at(np.arange(half_units * steps_per_unit + 1), steps_per_unit) * min(1.0, up / down)
+    half = prototype_at(np.arange(HALF_UNITS * steps_per_unit + 1), steps_per_unit) * min(1.0, up / down)
     half = np.rint(half * 2**TAP_FRACTION_BITS) / 2**TAP_FRACTION_BITS
     return _band_matrices(half, up, down, _BLOCK_OUTPUTS)
 
@@ -142,10 +142,10 @@ def _band_matrices(half: NDArray[np.float64], up: int, down: int, max_block_outp
     outputs = np.array(starts)[:, None, None] + np.arange(block_outputs)[None, None, :]
     tap = centre + outputs * down - inputs * up
     weights = np.where((tap >= 0) & (tap < len(taps)), taps[np.clip(tap, 0, len(taps) - 1)], 0.0)
-    return FilterBank(up, down, centre, lead_in, period_inputs, period_outputs, block_stride, _aligned(weights))
+    return FilterBank(up, down, centre, lead_in, period_inputs, period_outputs, block_stride, aligned(weights))
 
 
-def _aligned(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def aligned(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """A copy that begins at a cache line: AVX-512 kernels take half as long again where every read straddles two."""
     room = np.empty(values.size + _LINE_BYTES // 8)
     start = -room.ctypes.data % _LINE_BYTES // 8

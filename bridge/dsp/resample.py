@@ -28,7 +28,7 @@ _LOWEST, _HIGHEST = np.array(-32768.0), np.array(32767.0)
 
 # From this many multiplications on, OpenBLAS wakes its threads (GEMM_MULTITHREAD_THRESHOLD, interface/gemm.c), which
 # then burn more than they save; longer input is taken in pieces.
-_MAX_PRODUCT = 2**18
+MAX_PRODUCT = 2**18
 # Of a stream; sizes that repeat need one to a few hundred. One takes 2 kB.
 _MAX_PLANS = 256
 
@@ -55,7 +55,7 @@ class _Stage:
     def __init__(self, bank: FilterBank) -> None:
         self._bank = bank
         n_blocks, window, block_outputs = bank.weights.shape
-        max_periods = max(1, _MAX_PRODUCT // (window * block_outputs) - 1)
+        max_periods = max(1, MAX_PRODUCT // (window * block_outputs) - 1)
         self.max_inputs = max_periods * bank.period_inputs
         # A period may have begun before and one may begin after; windows of the last may reach beyond it.
         n_rows = max_periods + 1
@@ -182,10 +182,15 @@ class StreamResampler:
             outputs = self._second.filter(plan)
         self._n_inputs += len(samples)
         self._n_outputs += len(outputs)
-        np.rint(outputs, out=outputs)
-        # The method costs a third of numpy's function, and arrays are found faster than numbers.
-        outputs.clip(_LOWEST, _HIGHEST, out=outputs)
-        return outputs.astype(np.int16)
+        return to_int16(outputs)
+
+
+def to_int16(outputs: NDArray[np.float64]) -> NDArray[np.int16]:
+    """Round, clip at full scale; overwrites its argument."""
+    np.rint(outputs, out=outputs)
+    # The method costs a third of numpy's function, and arrays are found faster than numbers.
+    outputs.clip(_LOWEST, _HIGHEST, out=outputs)
+    return outputs.astype(np.int16)
 
 
 def _banks(rate_in_hz: int) -> tuple[FilterBank, ...]:

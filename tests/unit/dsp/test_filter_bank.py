@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bridge.dsp.filter_bank import TAPS_FILE, conversion_ratio, decimating_bank, prototype_at
-from bridge.dsp.make_taps import HALF_LENGTH, design
+from bridge.dsp.filter_bank import HALF_UNITS, TAPS_FILE, conversion_ratio, decimating_bank, prototype_at
+from bridge.dsp.make_taps import design
 
 
 def response_db(rate_hz: int) -> tuple[NDArray, NDArray]:
     """Frequencies, as parts of the lower of both rates, and the gain of the filter for this rate there."""
     up, down = conversion_ratio(rate_hz)
     steps = max(up, down)
-    half = prototype_at(np.arange(HALF_LENGTH * steps + 1), steps)
+    half = prototype_at(np.arange(HALF_UNITS * steps + 1), steps)
     spectrum = np.abs(np.fft.rfft(np.concatenate((half[:0:-1], half)), 1 << 18))
     frequencies = np.arange(len(spectrum)) * steps / (1 << 18)
     return frequencies, 20 * np.log10(spectrum / steps + 1e-12)
