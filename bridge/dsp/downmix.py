@@ -62,7 +62,7 @@ class Downmix:
 
 def _to_grid(samples: Samples, out: NDArray[np.float64]) -> None:
     if samples.dtype == np.int16:
-        np.copyto(out, samples)
+        out[...] = samples
         return
     if samples.dtype == np.int32:
         np.multiply(samples, 2.0**-16 * FRACTION_STEPS, out=out)

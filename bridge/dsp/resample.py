@@ -86,8 +86,8 @@ class _Stage:
         """The outputs that are complete now; overwritten by the next push."""
         _, windows, rows, products, ready, kept, kept_to, self._n_pending = plan
         # BLAS refuses rows that overlap: without a copy the product falls back to a slow loop.
-        np.copyto(rows, windows)
-        np.copyto(kept_to, kept)
+        rows[...] = windows
+        kept_to[...] = kept
         np.matmul(rows, self._bank.weights, out=products)
         if self._n_early:
             n_early = min(self._n_early, len(ready))
