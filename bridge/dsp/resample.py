@@ -1,5 +1,7 @@
 """Any rate and channel layout to 24 kHz mono, with the same bits for every way the input is cut."""
 
+from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +9,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from bridge.dsp.downmix import FRACTION_STEPS, Downmix
-from bridge.dsp.filter_bank import FilterBank, conversion_ratio, decimating_bank, resampling_bank
+from bridge.dsp.filter_bank import FilterBank, aligned, conversion_ratio, decimating_bank, resampling_bank
 from bridge.errors import SourceRejected
 from bridge.media.audio import Samples
 from bridge.media.clock import AVATAR_RATE_HZ
@@ -50,10 +52,18 @@ class _Stage:
     """One filter bank run along a stream.
 
     In a steady stream the same few plans return, and a push is a handful of calls of numpy.
+
+    n_before  how many of its inputs lie before the stream's beginning.
+    n_early   how many outputs to come lie there; they are not given.
     """
 
-    def __init__(self, bank: FilterBank) -> None:
+    def __init__(self, bank: FilterBank, n_before: int = 0) -> None:
         self._bank = bank
+        # A period ends where the stream begins, so that pushes of whole periods leave no part of one.
+        n_periods_before = -(-n_before // bank.period_inputs)
+        self._n_pending = n_periods_before * bank.period_inputs - n_before  # inputs of the period that has begun
+        n_outputs_before = n_periods_before * bank.period_outputs - bank.ready(self._n_pending)
+        self.n_early = bank.n_early + n_outputs_before
         n_blocks, window, block_outputs = bank.weights.shape
         max_periods = max(1, MAX_PRODUCT // (window * block_outputs) - 1)
         self.max_inputs = max_periods * bank.period_inputs
@@ -69,8 +79,6 @@ class _Stage:
         self._rows = np.empty((n_blocks, n_rows, window))
         self._outputs = np.empty((n_rows, n_blocks, block_outputs))
         self._plans: dict[tuple[int, int], _Plan] = {}
-        self._n_pending = 0  # inputs of the period that has begun
-        self._n_early = bank.n_early
 
     def plan(self, n_inputs: int) -> _Plan:
         """For at most `max_inputs` more: they go to `new`, then `filter`."""
@@ -89,9 +97,9 @@ class _Stage:
         rows[...] = windows
         kept_to[...] = kept
         np.matmul(rows, self._bank.weights, out=products)
-        if self._n_early:
-            n_early = min(self._n_early, len(ready))
-            self._n_early -= n_early
+        if self.n_early:
+            n_early = min(self.n_early, len(ready))
+            self.n_early -= n_early
             return ready[n_early:]
         return ready
 
@@ -166,7 +174,9 @@ class StreamResampler:
         self._first, self._second = _Stage(self._banks[0]), None
         self._piece_samples = self._first.max_inputs
         if len(self._banks) > 1:
-            self._second = _Stage(self._banks[1])
+            # It needs what the first stage makes of the stream's beginning ahead of it.
+            n_early, self._first.n_early = self._first.n_early, 0
+            self._second = _Stage(self._banks[1], n_before=n_early)
             self._piece_samples = min(self._piece_samples, self._banks[0].down * (self._second.max_inputs - 1))
         self._n_inputs = self._n_outputs = 0
 
@@ -176,9 +186,7 @@ class StreamResampler:
         outputs = self._first.filter(plan)
         if self._second:
             plan = self._second.plan(len(outputs))
-            outputs *= FRACTION_STEPS
-            np.rint(outputs, out=outputs)
-            np.multiply(outputs, 1 / FRACTION_STEPS, out=plan.new[:, 0])
+            np.rint(outputs, out=plan.new[:, 0])
             outputs = self._second.filter(plan)
         self._n_inputs += len(samples)
         self._n_outputs += len(outputs)
@@ -193,14 +201,22 @@ def to_int16(outputs: NDArray[np.float64]) -> NDArray[np.int16]:
     return outputs.astype(np.int16)
 
 
+@lru_cache(maxsize=16)
 def _banks(rate_in_hz: int) -> tuple[FilterBank, ...]:
-    """One filter, or two for a fast source: a short one that thins it out leaves the long one half the work or less."""
+    """One filter, or two for a fast source: a short one that thins it out leaves the long one half the work or less.
+
+    Between the two samples are whole numbers, in steps of 2**-8.
+    """
     for factor in (4, 2):
         thinned_hz, remainder = divmod(rate_in_hz, factor)
         if thinned_hz >= _THINNED_RATE_HZ and not remainder and conversion_ratio(thinned_hz)[0] <= MAX_UP_FACTOR:
-            banks: tuple[FilterBank, ...] = (decimating_bank(factor), resampling_bank(thinned_hz))
-            break
-    else:
-        banks = (resampling_bank(rate_in_hz),)
-    assert np.prod([bank.tap_sum for bank in banks]) < _MAX_TAP_SUM
-    return banks
+            thinning, resampling = decimating_bank(factor), resampling_bank(thinned_hz)
+            assert thinning.tap_sum * resampling.tap_sum < _MAX_TAP_SUM
+            return _scaled(thinning, FRACTION_STEPS), _scaled(resampling, 1 / FRACTION_STEPS)
+    bank = resampling_bank(rate_in_hz)
+    assert bank.tap_sum < _MAX_TAP_SUM
+    return (bank,)
+
+
+def _scaled(bank: FilterBank, factor: float) -> FilterBank:
+    return replace(bank, weights=aligned(bank.weights * factor))
