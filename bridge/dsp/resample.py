@@ -18,12 +18,12 @@ MIN_RATE_HZ = 8_000
 MAX_RATE_HZ = 192_000
 # 11.025 kHz, the oddest rate in use, needs 320. The bank of a rate with 600 takes 10 MB.
 MAX_UP_FACTOR = 640
-# From twice this rate on a source is thinned out first, to 44.1 to 96 kHz.
+# From twice this rate on a source is thinned out first, to 44.1 to 88.2 kHz.
 _THINNED_RATE_HZ = 44_100
 
 # Mono has 15 bits and 8 of fraction, taps have 28 of fraction: all products are integers times 2**-36, and below 2**53
 # of these every partial sum is exact in float64, so that neither its order nor a fused multiply-add changes a bit. It
-# holds while the magnitudes of the taps behind an output, of both stages, have a product below 4.
+# holds while the magnitudes of the taps behind an output, of both filters, have a product below 4.
 _MAX_TAP_SUM = 4.0
 
 _LOWEST, _HIGHEST = np.array(-32768.0), np.array(32767.0)
@@ -36,7 +36,7 @@ _MAX_PLANS = 256
 
 
 class _Plan(NamedTuple):
-    """Where the data of one push lies: views of a stage's memory. `new` has shape (n, 1), `ready` (m,)."""
+    """Where the data of one push lies: views of a filter's memory. `new` has shape (n, 1), `ready` (m,)."""
 
     new: NDArray[np.float64]
     windows: NDArray[np.float64]
@@ -48,7 +48,7 @@ class _Plan(NamedTuple):
     n_pending: int
 
 
-class _Stage:
+class _RunningFilter:
     """One filter bank run along a stream.
 
     In a steady stream the same few plans return, and a push is a handful of calls of numpy.
@@ -171,12 +171,12 @@ class StreamResampler:
         return tail
 
     def _restart(self) -> None:
-        self._first, self._second = _Stage(self._banks[0]), None
+        self._first, self._second = _RunningFilter(self._banks[0]), None
         self._piece_samples = self._first.max_inputs
         if len(self._banks) > 1:
-            # It needs what the first stage makes of the stream's beginning ahead of it.
+            # It needs what the first filter makes of the stream's beginning ahead of it.
             n_early, self._first.n_early = self._first.n_early, 0
-            self._second = _Stage(self._banks[1], n_before=n_early)
+            self._second = _RunningFilter(self._banks[1], n_before=n_early)
             self._piece_samples = min(self._piece_samples, self._banks[0].down * (self._second.max_inputs - 1))
         self._n_inputs = self._n_outputs = 0
 
