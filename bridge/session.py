@@ -11,9 +11,10 @@ import structlog
 
 from bridge.avatar import Avatar
 from bridge.config import OutputConfig, SessionConfig, StorageConfig
+from bridge.desk import Desk
 from bridge.dialogue import Dialogue
-from bridge.dsp.chain import SpeechChain
 from bridge.errors import ConfigError, OutputRejected, ProviderRejected
+from bridge.feed import Feed, strip_settings
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
@@ -127,9 +128,10 @@ class Session:
             log=self._log,
         )
         # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
-        ((input_name, input_config),) = config.inputs.items()
-        source = open_source(input_name, input_config, storage.dir)
-        self._uplink = Uplink(source, SpeechChain(input_config.gain_db))
+        feeds = [
+            Feed(open_source(name, input, storage.dir), strip_settings(input)) for name, input in config.inputs.items()
+        ]
+        self._uplink = Uplink(Desk(feeds))
         self._dialogue = Dialogue(config.avatar, self._uplink, metrics)
         # 3 providers, 4 receive
         self._provider = open_provider(config.avatar, ice, self._dialogue.history.users)
