@@ -346,6 +346,7 @@ class InputConfig(Model):
     url          `file:PATH` of anything FFmpeg decodes.
     priority     while somebody speaks here, inputs of lower priority are ducked.
     duck_db      gain while ducked.
+    barge_in     whether who speaks here, with a priority above 0, interrupts the avatar's answer.
     hang_over_s  without a voice, until somebody has finished speaking.
     """
 
@@ -354,6 +355,7 @@ class InputConfig(Model):
     gain_db: float = Field(default=0.0, ge=-60.0, le=40.0)
     priority: int = Field(default=0, ge=0, le=100)
     duck_db: float = Field(default=-20.0, ge=-100.0, le=0.0)
+    barge_in: bool = True
     hang_over_s: float = Field(default=0.5, ge=0.1, le=10.0)
 
     @field_validator("url")

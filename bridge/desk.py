@@ -6,9 +6,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bridge.config import InputConfig
 from bridge.dsp.levels import Level, measure
 from bridge.dsp.mix import Mix
+from bridge.dsp.strip import StripSettings
 from bridge.feed import Feed
+from bridge.ports import AudioSource
+
+
+def open_feed(source: AudioSource, config: InputConfig, on_interrupt: Callable[[Feed], None]) -> Feed:
+    """The feed of an input as it is configured."""
+    settings = StripSettings(
+        gain_db=config.gain_db, priority=config.priority, duck_db=config.duck_db, hang_over_s=config.hang_over_s
+    )
+    return Feed(source, settings, barges_in=config.barge_in and config.priority > 0, on_interrupt=on_interrupt)
 
 
 class Desk:

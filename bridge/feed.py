@@ -8,7 +8,6 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from bridge.config import InputConfig
 from bridge.dsp.chain import SpeechChain
 from bridge.dsp.strip import Strip, StripSettings
 from bridge.errors import SourceError, SourceLost, SourceRejected
@@ -26,19 +25,13 @@ LIVE_BUFFERED_S = 0.2
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 
 
-def strip_settings(config: InputConfig) -> StripSettings:
-    """What an operator may set of an input's way to the mix."""
-    return StripSettings(
-        gain_db=config.gain_db, priority=config.priority, duck_db=config.duck_db, hang_over_s=config.hang_over_s
-    )
-
-
 class Feed:
     """Runs one source, again and again while it is lost, and keeps its sound as 24 kHz mono until it is taken.
 
     A file waits until its sound is taken; a live source loses its past.
 
-    strip      what is done to it in the mix.  has_begun: it gave sound.
+    barges_in  whether who speaks here interrupts the avatar.  strip: what is done to it in the mix.
+    has_begun  it gave sound.
     error      why it has ended, where that was no proper end.
     dropped_s  sound of a live source that could not be sent in time, or was interrupted.
     underruns  how often its sound broke off because the source gave nothing.
@@ -49,12 +42,14 @@ class Feed:
         source: AudioSource,
         settings: StripSettings | None = None,
         *,
+        barges_in: bool = False,
         on_interrupt: Callable[["Feed"], None] = lambda feed: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`on_interrupt`: told when the source itself asks for the avatar to stop."""
         self.name = source.name
         self.is_live = source.is_live
+        self.barges_in = barges_in
         self.strip = Strip(settings or StripSettings())
         self.has_begun = False
         self.error: SourceError | None = None

@@ -11,10 +11,9 @@ import structlog
 
 from bridge.avatar import Avatar
 from bridge.config import OutputConfig, SessionConfig, StorageConfig
-from bridge.desk import Desk
+from bridge.desk import Desk, open_feed
 from bridge.dialogue import Dialogue
 from bridge.errors import ConfigError, OutputRejected, ProviderRejected
-from bridge.feed import Feed, strip_settings
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
@@ -129,9 +128,10 @@ class Session:
         )
         # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
         feeds = [
-            Feed(open_source(name, input, storage.dir), strip_settings(input)) for name, input in config.inputs.items()
+            open_feed(open_source(name, input, storage.dir), input, lambda feed: self._dialogue.interrupt(feed))
+            for name, input in config.inputs.items()
         ]
-        self._uplink = Uplink(Desk(feeds))
+        self._uplink = Uplink(Desk(feeds, lambda feed: self._dialogue.on_speech(feed)))
         self._dialogue = Dialogue(config.avatar, self._uplink, metrics)
         # 3 providers, 4 receive
         self._provider = open_provider(config.avatar, ice, self._dialogue.history.users)

@@ -31,8 +31,11 @@ class VoiceDetector:
 
     Speech begins with 80 ms of voice within 100, and ends `hang_over_s` after the last frame with a voice in it.
 
+    ONSET_S      how much of a voice is heard until speech begins, at least.
     is_speaking  at the end of what it was given.  onsets: how often speech has begun.
     """
+
+    ONSET_S = _ONSET_FRAMES * FRAME_SAMPLES / AVATAR_RATE_HZ
 
     def __init__(self, hang_over_s: float) -> None:
         self.is_speaking = False
