@@ -57,10 +57,9 @@ class Desk:
         """The next so many samples of the mix, PCM16; empty: no feed has as many."""
         pieces = [feed.take(n_samples) for feed in self._feeds]
         self._newest = self._mix.push(pieces, n_samples)
-        self.is_speech = any(
-            piece is not None and (feed.strip.voice.is_speaking or not feed.is_live)
-            for feed, piece in zip(self._feeds, pieces, strict=True)
-        )
+        given = [feed for feed, piece in zip(self._feeds, pieces, strict=True) if piece is not None]
+        if given or not len(self._newest):  # else it is the end of what was taken before
+            self.is_speech = any(feed.strip.voice.is_speaking or not feed.is_live for feed in given)
         for index, feed in enumerate(self._feeds):
             if self._onsets[index] != feed.strip.voice.onsets:
                 self._onsets[index] = feed.strip.voice.onsets

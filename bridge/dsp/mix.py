@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.dsp.levels import FULL_SCALE
+from bridge.dsp.limiter import Limiter
 from bridge.dsp.strip import Strip
 from bridge.media.clock import AVATAR_RATE_HZ
 
@@ -17,12 +18,15 @@ _DUCK_S, _RECOVER_S = 0.02, 0.5
 class Mix:
     """Sums its strips, each ducked while a strip of higher priority speaks; 24 kHz mono.
 
-    One strip alone at unity gain comes out as it went in, bit for bit.
+    One strip alone at unity gain comes out as it went in, bit for bit; whatever may exceed full scale passes a limiter,
+    and comes out 5 ms later.
     """
 
     def __init__(self, strips: Sequence[Strip]) -> None:
         self._strips = strips
         self._faders = [_Fader(10.0 ** (strip.settings.duck_db / 20.0)) for strip in strips]
+        is_limited = len(strips) > 1 or any(strip.may_exceed_full_scale for strip in strips)
+        self._limiter = Limiter() if is_limited else None
 
     def push(self, pieces: Sequence[NDArray[np.int16] | None], n_samples: int) -> NDArray[np.int16]:
         """Mix a piece of each strip, all so long; None: there is nothing of it. Empty where there is nothing at all."""
@@ -37,6 +41,8 @@ class Mix:
             if sound is not None:
                 faded = fader.push(sound, is_ducked=strip.settings.priority < speaking)
                 total = faded if total is None else total + faded
+        if self._limiter is not None and (total is not None or self._limiter.holds_sound):
+            total = self._limiter.push(np.zeros(n_samples) if total is None else total)
         if total is None:
             return np.empty(0, np.int16)
         return np.rint(total).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)

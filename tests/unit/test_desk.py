@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.desk import Desk
+from bridge.dsp.limiter import LOOK_AHEAD_SAMPLES
 from bridge.dsp.strip import StripSettings
 from bridge.errors import SourceLost, SourceRejected
 from bridge.feed import LONGEST_RETRY_S, Feed
@@ -23,14 +24,14 @@ SECOND = AVATAR_RATE_HZ
 async def heard(
     *sources: FakeSource, for_s: float = 3.0, settings: dict[str, StripSettings] | None = None
 ) -> np.ndarray:
-    """What a link gets within this time."""
+    """What a link gets within this time; what the limiter of several adds before it is taken off."""
     time = VirtualTime()
     link = FakeLink(time)
     async with running(*sources, time=time, settings=settings) as uplink:
         uplink.media_ready.set()
         uplink.attach(link)
         await time.pass_until(for_s)
-    return link.sound
+    return link.sound[LOOK_AHEAD_SAMPLES if len(sources) > 1 else 0 :]
 
 
 async def test_two_inputs_are_heard_together() -> None:

@@ -3,6 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bridge.dsp.levels import measure
+from bridge.dsp.limiter import CEILING, LOOK_AHEAD_SAMPLES
 from bridge.dsp.mix import Mix
 from bridge.dsp.strip import Strip, StripSettings
 from bridge.media.clock import AVATAR_RATE_HZ
@@ -12,10 +13,12 @@ PIECE = 480
 
 
 def mix(*inputs: tuple[StripSettings, NDArray[np.int16]]) -> NDArray[np.int16]:
+    """All of the mix; what the limiter adds before it is taken off."""
     mixed = Mix([Strip(settings) for settings, _ in inputs])
     starts = range(0, len(inputs[0][1]), PIECE)
     pieces = [mixed.push([samples[start : start + PIECE] for _, samples in inputs], PIECE) for start in starts]
-    return np.concatenate(pieces)
+    end = mixed.push([None for _ in inputs], PIECE)
+    return np.concatenate((*pieces, end))[LOOK_AHEAD_SAMPLES if len(end) else 0 :][: len(inputs[0][1])]
 
 
 def tone(duration_s: float, amplitude: float = 8_000) -> NDArray[np.int16]:
@@ -67,4 +70,12 @@ def test_without_any_input_there_is_nothing() -> None:
 
 def test_what_is_missing_of_one_input_leaves_the_other() -> None:
     mixed = Mix([Strip(StripSettings()), Strip(StripSettings())])
-    assert np.array_equal(mixed.push([None, noise(0.02)], PIECE), noise(0.02))
+    assert np.array_equal(
+        mixed.push([None, noise(0.02)], PIECE)[LOOK_AHEAD_SAMPLES:], noise(0.02)[:-LOOK_AHEAD_SAMPLES]
+    )
+
+
+def test_a_sum_does_not_clip() -> None:
+    loud = tone(1.0, 30_000)
+    both = mix((StripSettings(), loud), (StripSettings(), loud))
+    assert np.array_equal(np.abs(both).max(), np.rint(CEILING))
