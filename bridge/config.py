@@ -344,6 +344,8 @@ class InputConfig(Model):
     """What the avatar hears, together with the other inputs of its session.
 
     url          `file:PATH` of anything FFmpeg decodes.
+    loudness_lufs  of speech, as EBU R 128 measures it; None: as loud as it is.
+    dc_blocker   takes a constant offset off.
     priority     while somebody speaks here, inputs of lower priority are ducked.
     duck_db      gain while ducked.
     barge_in     whether who speaks here, with a priority above 0, interrupts the avatar's answer.
@@ -353,6 +355,8 @@ class InputConfig(Model):
     url: Url
     loop: bool = False
     gain_db: float = Field(default=0.0, ge=-60.0, le=40.0)
+    loudness_lufs: float | None = Field(default=None, ge=-40.0, le=-10.0)
+    dc_blocker: bool = False
     priority: int = Field(default=0, ge=0, le=100)
     duck_db: float = Field(default=-20.0, ge=-100.0, le=0.0)
     barge_in: bool = True

@@ -17,7 +17,12 @@ from bridge.ports import AudioSource
 def open_feed(source: AudioSource, config: InputConfig, on_interrupt: Callable[[Feed], None]) -> Feed:
     """The feed of an input as it is configured."""
     settings = StripSettings(
-        gain_db=config.gain_db, priority=config.priority, duck_db=config.duck_db, hang_over_s=config.hang_over_s
+        gain_db=config.gain_db,
+        priority=config.priority,
+        duck_db=config.duck_db,
+        hang_over_s=config.hang_over_s,
+        loudness_lufs=config.loudness_lufs,
+        blocks_dc=config.dc_blocker,
     )
     return Feed(source, settings, barges_in=config.barge_in and config.priority > 0, on_interrupt=on_interrupt)
 

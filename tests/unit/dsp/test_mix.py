@@ -79,3 +79,16 @@ def test_a_sum_does_not_clip() -> None:
     loud = tone(1.0, 30_000)
     both = mix((StripSettings(), loud), (StripSettings(), loud))
     assert np.array_equal(np.abs(both).max(), np.rint(CEILING))
+
+
+def test_a_constant_offset_can_be_taken_off() -> None:
+    offset = np.clip(voice().astype(np.int64) + 3_000, -32_768, 32_767).astype(np.int16)
+    mixed = mix((StripSettings(blocks_dc=True), offset))
+    assert abs(mixed[4_800:].mean()) < 20
+
+
+def test_a_soft_voice_can_be_brought_to_a_loudness() -> None:
+    soft = np.tile(voice() // 8, 3)
+    louder = mix((StripSettings(loudness_lufs=-23.0), soft))
+    assert np.array_equal(louder[:4_800], soft[:4_800])
+    assert measure(louder[-24_000:]).rms_dbfs > measure(soft[-24_000:]).rms_dbfs + 6
