@@ -9,6 +9,7 @@ import structlog
 from numpy.typing import NDArray
 
 from bridge.dsp.chain import SpeechChain
+from bridge.dsp.concealment import Concealment
 from bridge.dsp.strip import Strip, StripSettings
 from bridge.errors import SourceError, SourceLost, SourceRejected
 from bridge.media.audio import AudioBlock
@@ -21,6 +22,9 @@ BYTES_PER_S = 2 * AVATAR_RATE_HZ
 BUFFERED_S = 1.0
 # What may wait of a live source: ten messages of 20 ms absorb a network's jitter, more would only be latency.
 LIVE_BUFFERED_S = 0.2
+# In a pause a live source keeps one block of what always waits; measured over as long as a network's moods last.
+_CUSHION_SAMPLES = AVATAR_RATE_HZ // 50
+_WATCHED_SAMPLES = 2 * AVATAR_RATE_HZ
 # A source that is lost is opened again: a stream that was restarted is mostly back within a second.
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 
@@ -28,7 +32,8 @@ FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 class Feed:
     """Runs one source, again and again while it is lost, and keeps its sound as 24 kHz mono until it is taken.
 
-    A file waits until its sound is taken; a live source loses its past.
+    A file waits until its sound is taken. Of a live source at most 0.2 s wait: it loses its past, and in pauses what
+    its jitter does not need; a gap of its own is concealed for up to 60 ms.
 
     barges_in  whether who speaks here interrupts the avatar.  strip: what is done to it in the mix.
     has_begun  it gave sound.
@@ -65,6 +70,8 @@ class Feed:
         self._has_given = False  # since it was opened the last time
         self._is_flowing = False
         self._is_listened_to = True
+        self._concealment = Concealment()
+        self._least_waiting, self._watched = AVATAR_RATE_HZ, 0  # samples left behind a message, over so many
         self._turn_bytes: int | None = None  # of what waits: all that belongs to a turn that the source has ended
         self._log = structlog.get_logger().bind(input=source.name)
         if isinstance(source, OutspokenSource):
@@ -74,6 +81,11 @@ class Feed:
     def has_ended(self) -> bool:
         """Whether all that it will ever give has been taken."""
         return self._source_has_ended and not self._waiting
+
+    @property
+    def waiting_s(self) -> float:
+        """How much of its sound waits to be taken: how late it will be, at least."""
+        return len(self._waiting) / BYTES_PER_S
 
     async def run(self) -> None:
         """Until the source has ended for good; `error` says why, if that was no proper end."""
@@ -102,19 +114,42 @@ class Feed:
             self.underruns += self._is_flowing and not is_end
             self._is_flowing = False
             self._end_told_turn(0)
-            return None
+            return None if is_end or self._concealment.is_spent else self._make_up(n_samples)
         self._is_flowing = True
-        piece = bytes(self._waiting[:n_bytes])
+        piece = np.frombuffer(bytes(self._waiting[:n_bytes]).ljust(n_bytes, b"\0"), "<i2")
         del self._waiting[:n_bytes]
         self._taken.set()
         self._end_told_turn(n_bytes)
-        return np.frombuffer(piece.ljust(n_bytes, b"\0"), "<i2")
+        if not self.is_live:
+            return piece
+        self._catch_up(n_samples)
+        return self._concealment.push(piece)
 
     def drop(self) -> None:
         """Forget what waits."""
+        self._concealment.forget()
         self.dropped_s += len(self._waiting) / BYTES_PER_S
         self._waiting.clear()
         self._taken.set()
+
+    def _make_up(self, n_samples: int) -> NDArray[np.int16]:
+        """What there is of a message, and what may follow it."""
+        came = np.frombuffer(bytes(self._waiting), "<i2")
+        self._waiting.clear()
+        if len(came):
+            came = self._concealment.push(came)
+        return np.concatenate((came, self._concealment.make_up(n_samples - len(came))))
+
+    def _catch_up(self, n_samples: int) -> None:
+        """What has waited for seconds is latency that no jitter needs: in a pause it is dropped."""
+        self._least_waiting = min(self._least_waiting, len(self._waiting) // 2)
+        self._watched += n_samples
+        if self._watched < _WATCHED_SAMPLES or self.strip.voice.is_speaking:
+            return
+        surplus = max(0, self._least_waiting - _CUSHION_SAMPLES)
+        del self._waiting[: 2 * surplus]
+        self.dropped_s += surplus / AVATAR_RATE_HZ
+        self._least_waiting, self._watched = AVATAR_RATE_HZ, 0
 
     # ------------------------------------------------------------------------------------------ SourceListener
 

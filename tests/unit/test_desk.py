@@ -156,3 +156,47 @@ async def test_of_a_live_input_only_speech_is_sent_where_nothing_flows_while_idl
     begins = int(np.flatnonzero(np.abs(link.sound) > 200)[0])
     assert begins > lead // 2
     assert link.n_turns_ended == 1
+
+
+async def live_feed(*, starts_with_s: float, sound: np.ndarray) -> Feed:
+    """A live feed whose sound is taken message by message, with so much of it ahead."""
+    source = FakeSource(is_live=True)
+    feed = Feed(source)
+    running = asyncio.create_task(feed.run())
+    source.feed(silence(starts_with_s))
+    for start in range(0, len(sound), 480):
+        source.feed(sound[start : start + 480])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        piece = feed.take(480)
+        assert piece is not None
+        feed.strip.push(piece)
+    running.cancel()
+    return feed
+
+
+async def test_latency_that_no_jitter_needs_is_given_up_in_a_pause() -> None:
+    pausing = await live_feed(starts_with_s=0.14, sound=noise(4.0))
+    assert pausing.waiting_s == pytest.approx(0.02, abs=0.001)
+    assert pausing.dropped_s == pytest.approx(0.12, abs=0.001)
+    speaking = await live_feed(starts_with_s=0.14, sound=np.tile(voice()[:24_000], 4))
+    assert speaking.waiting_s == pytest.approx(0.14, abs=0.001), "not in the middle of a word"
+
+
+async def test_a_message_that_comes_late_is_made_up_and_speech_goes_on() -> None:
+    time, source = VirtualTime(), FakeSource(is_live=True)
+    link = FakeLink(time)
+    late = range(30, 33)
+    vowel = 8_000 * np.sin(2 * np.pi * 150 / AVATAR_RATE_HZ * np.arange(SECOND))
+    async with running(source, time=time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        for tick in range(50):
+            if tick not in late:
+                first = late.start if tick == late.stop else tick
+                source.feed(vowel[480 * first : 480 * (tick + 1)])
+            await time.pass_until(tick * 0.02)
+        assert uplink.underruns == 1
+    loud = [np.abs(message).max() > 100 for message in link.messages]
+    assert all(loud[late.start - 5 : late.stop + 10])
+    assert link.n_turns_ended == 0

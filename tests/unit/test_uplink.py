@@ -244,7 +244,7 @@ async def test_live_block_longer_than_the_bound_is_kept_whole() -> None:
         source.feed(ramp(0.5))
         await time.pass_until(1.0)
     assert uplink.dropped_s == 0
-    assert sum(link.is_speech) == 25
+    assert sum(link.is_speech) == 25 + 3, "and 60 ms to fade out"
 
 
 async def test_underrun_is_counted_once_and_filled_with_silence() -> None:
