@@ -93,7 +93,7 @@ class Feed:
         while not self._source_has_ended:
             try:
                 self._has_given = False
-                await self._source.run(self._take_block)
+                await self._source.run(self.take_block)
                 self._source_has_ended = True
             except SourceLost as error:
                 if self._has_given:
@@ -180,7 +180,7 @@ class Feed:
 
     # ------------------------------------------------------------------------------------------ from the source
 
-    async def _take_block(self, block: AudioBlock) -> None:
+    async def take_block(self, block: AudioBlock) -> None:
         try:
             pcm16 = self._chain.push(block).astype("<i2").tobytes()
         except SourceRejected as error:

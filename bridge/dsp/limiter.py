@@ -37,7 +37,7 @@ class Limiter:
         n = len(sound)
         coming = np.concatenate((self._held, sound))
         self._held = coming[n:]
-        if self._needed is None and max(float(sound.max()), -float(sound.min())) <= CEILING:
+        if self._needed is None and np.maximum.reduce(sound) <= CEILING and np.minimum.reduce(sound) >= -CEILING:
             return coming[:n]
         before = np.ones(LOOK_AHEAD_SAMPLES) if self._needed is None else self._needed
         with np.errstate(divide="ignore"):

@@ -23,18 +23,22 @@ _SHELF = (
 _HIGH_PASS = (38.13547087602444, 0.5003270373238773, 1.0, 0.0, 0.0)
 # BS.1770-5 §1: a full-scale 997 Hz sine is -3.01.
 _OFFSET_DB = -0.691
-# Short-term loudness: 3 s, in steps of 100 ms (EBU Tech 3341 §2.2). Before there is that much, a momentary window of
-# 400 ms has to do.
-_BLOCK_SAMPLES = AVATAR_RATE_HZ // 10
-_N_BLOCKS, _N_FIRST_BLOCKS = 30, 4
+# Short-term loudness: 3 s (EBU Tech 3341 §2.2), here in steps of 200 ms: a meter has to show more than a gain can
+# follow. Before there is that much, a momentary window of 400 ms has to do.
+_BLOCK_SAMPLES = AVATAR_RATE_HZ // 5
+_N_BLOCKS, _N_FIRST_BLOCKS = 15, 2
 # What is 20 dB too soft is a microphone at the wrong end of the room: more gain would bring up the room.
 MOST_DB = 20.0
 # A speaker who turns away is followed within seconds; his emphasis, which lasts a syllable, is left to him.
-_DB_PER_BLOCK = 0.6
+_DB_PER_BLOCK = 1.2
+# EBU R 128 §h): live programmes may be off by so much; a gain that rests is not heard.
+_TOLERANCE_DB = 1.0
 
 
 class LoudnessControl:
     """Follows 24 kHz mono in units of an int16 step. Only speech counts: pauses do not raise the gain.
+
+    The filter rests in pauses too: what is left in it of the word before is gone within 20 ms.
 
     target_lufs  of 3 s of speech; what comes in may be 20 dB off.
     gain_db      as it is now.  short_term_lufs: of the last 3 s of speech that came in; None: too little yet.
@@ -48,32 +52,26 @@ class LoudnessControl:
         self._block: list[NDArray[np.float64]] = []
         self._n_in_block = 0
         self._energies: deque[float] = deque(maxlen=_N_BLOCKS)
-        self._gain = 1.0
 
-    def push(self, sound: NDArray[np.float64], *, is_speech: bool) -> NDArray[np.float64]:
-        """The same samples with the gain of now."""
+    def push(self, sound: NDArray[np.float64], *, is_speech: bool) -> None:
         self._block.append(sound)
         self._n_in_block += len(sound)
         if self._n_in_block >= _BLOCK_SAMPLES:
-            self._measure(np.concatenate(self._block), is_speech)
+            if is_speech:
+                self._measure(np.concatenate(self._block))
             self._block.clear()
             self._n_in_block = 0
-        before, self._gain = self._gain, 10.0 ** (self.gain_db / 20.0)
-        if before == self._gain:
-            return sound * before if before != 1.0 else sound
-        return sound * np.linspace(before, self._gain, len(sound))
 
-    def _measure(self, block: NDArray[np.float64], is_speech: bool) -> None:
+    def _measure(self, block: NDArray[np.float64]) -> None:
         weighted = self._filter.push(block)
-        if not is_speech:
-            return
         self._energies.append(float(weighted @ weighted) / len(weighted) / FULL_SCALE**2)
         energy = sum(self._energies) / len(self._energies)
         if len(self._energies) < _N_FIRST_BLOCKS or not energy:
             return
         self.short_term_lufs = _OFFSET_DB + 10 * math.log10(energy)
         wanted_db = min(max(self._target_lufs - self.short_term_lufs, -MOST_DB), MOST_DB)
-        self.gain_db += min(max(wanted_db - self.gain_db, -_DB_PER_BLOCK), _DB_PER_BLOCK)
+        if abs(wanted_db - self.gain_db) > _TOLERANCE_DB:
+            self.gain_db += min(max(wanted_db - self.gain_db, -_DB_PER_BLOCK), _DB_PER_BLOCK)
 
 
 class _Weighting:

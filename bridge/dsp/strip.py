@@ -1,19 +1,17 @@
-"""What is done to one input before it is mixed."""
+"""What is known of one input, and done to it, before it is mixed."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
-from bridge.dsp.levels import FULL_SCALE, Level, measure
+from bridge.dsp.levels import Level, measure
 from bridge.dsp.loudness import LoudnessControl
 from bridge.dsp.voice import VoiceDetector
 from bridge.media.clock import AVATAR_RATE_HZ
 
-# One zero at 0 Hz, one pole 20 Hz beside it: below every voice, and settled within 10 ms.
-_DC_POLE = float(np.exp(-2 * np.pi * 20 / AVATAR_RATE_HZ))
-_DC_BLOCKER = ((1 + _DC_POLE) / 2, -(1 + _DC_POLE) / 2)
+# The offset is the mean of the last half second or so: what is slower than any voice.
+_OFFSET_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +22,7 @@ class StripSettings:
     duck_db      gain while ducked, at most 0.
     hang_over_s  how long nobody has to speak until speech is over.
     loudness_lufs  what speech is brought to; None: it is left as loud as it is.
-    blocks_dc    takes a constant offset off, and what lies below 20 Hz.
+    blocks_dc    takes a constant offset off.
     """
 
     gain_db: float = 0.0
@@ -36,38 +34,42 @@ class StripSettings:
 
 
 class Strip:
-    """One input's way to the mix, 24 kHz mono: offset, gain, who speaks, loudness.
+    """One input on its way to the mix, 24 kHz mono: offset, who speaks, and the gain that it is to be mixed with.
 
-    level  of the newest samples.
+    voice  tells who speaks, of what is heard with `gain_db`.
     """
 
     def __init__(self, settings: StripSettings) -> None:
         self.settings = settings
-        self.voice = VoiceDetector(settings.hang_over_s)
         self._gain: float = 10.0 ** (settings.gain_db / 20.0)
-        self._loudness = None if settings.loudness_lufs is None else LoudnessControl(settings.loudness_lufs)
-        self._dc_state: NDArray[np.float64] | None = np.zeros(1) if settings.blocks_dc else None
+        self.voice = VoiceDetector(settings.hang_over_s, self._gain)
+        target_lufs = settings.loudness_lufs
+        self._loudness = None if target_lufs is None else LoudnessControl(target_lufs - settings.gain_db)
+        self._offset = 0.0
         self._newest: NDArray[np.float64] = np.empty(0)
 
     @property
     def may_exceed_full_scale(self) -> bool:
-        return self._gain > 1.0 or self._loudness is not None or self._dc_state is not None
+        return self._gain > 1.0 or self._loudness is not None or self.settings.blocks_dc
+
+    @property
+    def gain(self) -> float:
+        """What it is to be multiplied by; it may have changed with every piece."""
+        return self._gain if self._loudness is None else self._gain * 10.0 ** (self._loudness.gain_db / 20.0)
 
     @property
     def level(self) -> Level:
-        return measure(self._newest)
+        """Of the newest samples, as they are mixed."""
+        return measure(self._newest * self.gain)
 
     def push(self, samples: NDArray[np.int16]) -> NDArray[np.float64]:
-        """Shape (n_samples,) as what came in, in units of an int16 step, which it may exceed."""
+        """The same samples in units of an int16 step, without the gain."""
         sound = samples.astype(np.float64)
-        if self._dc_state is not None:
-            sound, self._dc_state = lfilter(_DC_BLOCKER, (1.0, -_DC_POLE), sound, zi=self._dc_state)
-        if self._gain != 1.0:
-            sound *= self._gain
-        heard = sound.clip(-FULL_SCALE, FULL_SCALE - 1) if self.may_exceed_full_scale else sound
-        self.voice.push(heard)
+        if self.settings.blocks_dc:
+            sound -= self._follow_offset(sound)
+        self.voice.push(sound)
         if self._loudness is not None:
-            sound = self._loudness.push(sound, is_speech=self.voice.is_speaking)
+            self._loudness.push(sound, is_speech=self.voice.is_speaking)
         self._newest = sound
         return sound
 
@@ -75,3 +77,9 @@ class Strip:
         """For so long there is nothing of this input."""
         self._newest = np.empty(0)
         self.voice.push(np.zeros(n_samples))
+
+    def _follow_offset(self, sound: NDArray[np.float64]) -> NDArray[np.float64]:
+        n = len(sound)
+        before, mean = self._offset, float(np.add.reduce(sound)) / n
+        self._offset += (mean - before) * min(1.0, n / (_OFFSET_S * AVATAR_RATE_HZ))
+        return before + (self._offset - before) / n * np.arange(1.0, n + 1)
