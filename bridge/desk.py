@@ -10,7 +10,7 @@ from bridge.config import InputConfig
 from bridge.dsp.levels import Level, measure
 from bridge.dsp.mix import Mix
 from bridge.dsp.strip import StripSettings
-from bridge.feed import Feed
+from bridge.feed import Feed, InputStatus
 from bridge.ports import AudioSource
 
 
@@ -86,6 +86,9 @@ class Desk:
     def level(self) -> Level:
         """Of what was taken last."""
         return measure(self._newest)
+
+    def status(self) -> tuple[InputStatus, ...]:
+        return tuple(feed.status() for feed in self._feeds)
 
     @property
     def dropped_s(self) -> float:

@@ -3,6 +3,8 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import structlog
@@ -29,6 +31,35 @@ _WATCHED_SAMPLES = 2 * AVATAR_RATE_HZ
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
 
 
+class InputState(StrEnum):
+    SILENT = "silent"
+    PLAYING = "playing"
+    BACKING_OFF = "backing_off"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputStatus:
+    """How an input is doing. silent: it gives nothing at present; backing_off: it was lost, and is opened again soon.
+
+    last_error   empty: none so far. It stays when the input is well again.
+    is_speaking  whether there is a voice in it.  level_dbfs: its RMS level as it is mixed.
+    waiting_s    sound that waits to be sent.
+    dropped_s    sound of a live source that could not be sent in time, or was interrupted.
+    underruns    how often its sound broke off because the source gave nothing.
+    """
+
+    name: str
+    state: InputState
+    last_error: str
+    is_speaking: bool
+    level_dbfs: float
+    waiting_s: float
+    dropped_s: float
+    underruns: int
+
+
 class Feed:
     """Runs one source, again and again while it is lost, and keeps its sound as 24 kHz mono until it is taken.
 
@@ -38,8 +69,7 @@ class Feed:
     barges_in  whether who speaks here interrupts the avatar.  strip: what is done to it in the mix.
     has_begun  it gave sound.
     error      why it has ended, where that was no proper end.
-    dropped_s  sound of a live source that could not be sent in time, or was interrupted.
-    underruns  how often its sound broke off because the source gave nothing.
+    dropped_s, underruns  as in `InputStatus`.
     """
 
     def __init__(
@@ -68,7 +98,8 @@ class Feed:
         self._taken = asyncio.Event()
         self._source_has_ended = False
         self._has_given = False  # since it was opened the last time
-        self._is_flowing = False
+        self._last_error = ""
+        self._is_backing_off = self._is_flowing = False
         self._is_listened_to = True
         self._concealment = Concealment()
         self._least_waiting, self._watched = AVATAR_RATE_HZ, 0  # samples left behind a message, over so many
@@ -87,6 +118,24 @@ class Feed:
         """How much of its sound waits to be taken: how late it will be, at least."""
         return len(self._waiting) / BYTES_PER_S
 
+    def status(self) -> InputStatus:
+        if self._is_flowing:
+            state = InputState.PLAYING
+        elif self._source_has_ended:
+            state = InputState.FAILED if self.error else InputState.ENDED
+        else:
+            state = InputState.BACKING_OFF if self._is_backing_off else InputState.SILENT
+        return InputStatus(
+            name=self.name,
+            state=state,
+            last_error=self._last_error,
+            is_speaking=self.strip.voice.is_speaking,
+            level_dbfs=self.strip.level.rms_dbfs,
+            waiting_s=self.waiting_s,
+            dropped_s=self.dropped_s,
+            underruns=self.underruns,
+        )
+
     async def run(self) -> None:
         """Until the source has ended for good; `error` says why, if that was no proper end."""
         backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
@@ -100,10 +149,13 @@ class Feed:
                     backoff.reset()
                 delay_s = backoff.next_delay_s()
                 self._log.warning("input_lost", error=str(error), retry_in_s=round(delay_s, 1))
+                self._last_error, self._is_backing_off = str(error), True
                 await self._sleep(delay_s)
+                self._is_backing_off = False
             except SourceError as error:
                 self._log.error("input_failed", error=str(error))
                 self.error, self._source_has_ended = error, True
+                self._last_error = str(error)
             self._waiting += self._chain.flush().astype("<i2").tobytes()
 
     def take(self, n_samples: int) -> NDArray[np.int16] | None:

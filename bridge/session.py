@@ -14,6 +14,7 @@ from bridge.config import OutputConfig, SessionConfig, StorageConfig
 from bridge.desk import Desk, open_feed
 from bridge.dialogue import Dialogue
 from bridge.errors import ConfigError, OutputRejected, ProviderRejected
+from bridge.feed import InputStatus
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
@@ -75,6 +76,7 @@ class SessionStatus:
     media: MediaStatus
     spoken_s: float
     input_is_finished: bool
+    inputs: tuple[InputStatus, ...] = ()
     outputs: tuple[OutputStatus, ...]
     slate_reason: str = ""
     slate_cause: str = ""
@@ -131,7 +133,8 @@ class Session:
             open_feed(open_source(name, input, storage.dir), input, lambda feed: self._dialogue.interrupt(feed))
             for name, input in config.inputs.items()
         ]
-        self._uplink = Uplink(Desk(feeds, lambda feed: self._dialogue.on_speech(feed)))
+        self._desk = Desk(feeds, lambda feed: self._dialogue.on_speech(feed))
+        self._uplink = Uplink(self._desk)
         self._dialogue = Dialogue(config.avatar, self._uplink, metrics)
         # 3 providers, 4 receive
         self._provider = open_provider(config.avatar, ice, self._dialogue.history.users)
@@ -233,6 +236,7 @@ class Session:
             media=self._telemetry.status(current.reception if current else None, self._hub),
             spoken_s=self._uplink.spoken_s,
             input_is_finished=self._uplink.finished.is_set(),
+            inputs=self._desk.status(),
             outputs=tuple(runner.status() for runner in self._hub.runners),
             slate_reason=self._programme.splice.operator_reason,
             slate_cause=self._programme.splice.cause,

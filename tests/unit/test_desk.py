@@ -64,6 +64,32 @@ async def test_an_input_that_fails_leaves_the_other(error: Exception) -> None:
     }
 
 
+async def test_the_status_tells_how_each_input_is_doing() -> None:
+    time = VirtualTime()
+    sources = (
+        FakeSource(voice(), name="host"),
+        FakeSource(error=SourceRejected("no such file"), name="playlist"),
+        FakeSource(error=SourceLost("reset"), name="radio"),
+        FakeSource(is_live=True, name="guest"),
+    )
+    feeds = [Feed(source, sleep=time.sleep) for source in sources]
+    desk = Desk(feeds)
+    running = asyncio.create_task(desk.run())
+    await time.pass_until(0.0)
+    for _ in range(20):
+        desk.take(480)
+    found = {status.name: (status.state, status.last_error) for status in desk.status()}
+    assert found == {
+        "host": ("playing", ""),
+        "playlist": ("failed", "no such file"),
+        "radio": ("backing_off", "reset"),
+        "guest": ("silent", ""),
+    }
+    host = desk.status()[0]
+    assert host.is_speaking and host.level_dbfs > -40
+    running.cancel()
+
+
 async def test_an_input_that_stalls_leaves_the_other() -> None:
     both = await heard(FakeSource(is_live=True), FakeSource(ramp(2.0), name="playlist"))
     assert np.array_equal(both[: 2 * SECOND], ramp(2.0))
