@@ -291,8 +291,12 @@ class Setting:
             "outputs": {},
         }
 
-    def input(self, path: Path, *, session: str = "leo", loop: bool = False) -> Self:
-        self._keys["sessions"][session]["inputs"] = {"speech": {"url": f"file:{path}", "loop": loop}}
+    def input(self, path: Path, *, session: str = "leo", loop: bool = False, **keys: Any) -> Self:
+        self._keys["sessions"][session]["inputs"] = {"speech": {"url": f"file:{path}", "loop": loop, **keys}}
+        return self
+
+    def inputs(self, inputs: Mapping[str, Mapping[str, Any]], *, session: str = "leo") -> Self:
+        self._keys["sessions"][session]["inputs"] = {name: dict(keys) for name, keys in inputs.items()}
         return self
 
     def slate(self, *, session: str = "leo", **keys: Any) -> Self:
