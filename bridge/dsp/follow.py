@@ -5,7 +5,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from bridge.dsp.downmix import Downmix
@@ -79,7 +78,7 @@ class FollowingResampler:
         self._step = rate_in_hz / AVATAR_RATE_HZ  # inputs per output, nominally
         n_rows = max(2, MAX_PRODUCT // (self._bank.window * _BLOCK_OUTPUTS))
         self._piece_samples = int((n_rows - 1) * _BLOCK_OUTPUTS * self._step)
-        self._kept = np.zeros((self._bank.lead_in, 1))
+        self._kept = np.zeros(self._bank.lead_in)
         self._position = float(self._bank.lead_in)  # of the next output, in inputs from the first one kept
 
     @property
@@ -108,14 +107,14 @@ class FollowingResampler:
         mono = np.empty((len(samples), 1))
         self._downmix.mix(samples, mono)
         # The last row may reach beyond the newest input, for outputs that are not complete yet.
-        inputs = np.concatenate((self._kept, mono, np.zeros((bank.window, 1))))[:, 0]
+        inputs = np.concatenate((self._kept, mono[:, 0], np.zeros(bank.window)))
         n_inputs = len(self._kept) + len(mono)
         step = self._step * (1 + drift)
         n_ready = max(0, int((n_inputs - bank.lead_in - self._position) // step) + 1)
 
         starts = self._position + step * np.arange(0, n_ready, _BLOCK_OUTPUTS)
         nearest = np.rint(starts).astype(np.int64)
-        rows = sliding_window_view(inputs, bank.window)[nearest - bank.lead_in]
+        rows = np.ndarray((n_inputs, bank.window), np.float64, inputs, strides=(8, 8))[nearest - bank.lead_in]
         offsets = (starts - nearest)[:, None] + self._step * drift * np.arange(_BLOCK_OUTPUTS)
         offsets /= bank.reach
         terms = np.matmul(rows, bank.weights)
@@ -126,7 +125,7 @@ class FollowingResampler:
 
         self._position += n_ready * step
         n_used = max(0, int(self._position) - bank.lead_in)
-        self._kept, self._position = inputs[n_used:n_inputs, None], self._position - n_used
+        self._kept, self._position = inputs[n_used:n_inputs], self._position - n_used
         return to_int16(outputs.reshape(-1)[:n_ready])
 
 

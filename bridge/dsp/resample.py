@@ -1,7 +1,8 @@
 """Any rate and channel layout to 24 kHz mono, with the same bits for every way the input is cut."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class _Plan(NamedTuple):
     new: NDArray[np.float64]
     windows: NDArray[np.float64]
     rows: NDArray[np.float64]
-    products: NDArray[np.float64]
+    multiply: Callable[[], object]
     ready: NDArray[np.float64]
     kept: NDArray[np.float64]
     kept_to: NDArray[np.float64]
@@ -92,11 +93,11 @@ class _RunningFilter:
 
     def filter(self, plan: _Plan) -> NDArray[np.float64]:
         """The outputs that are complete now; overwritten by the next push."""
-        _, windows, rows, products, ready, kept, kept_to, self._n_pending = plan
+        _, windows, rows, multiply, ready, kept, kept_to, self._n_pending = plan
         # BLAS refuses rows that overlap: without a copy the product falls back to a slow loop.
         rows[...] = windows
         kept_to[...] = kept
-        np.matmul(rows, self._bank.weights, out=products)
+        multiply()
         if self.n_early:
             n_early = min(self.n_early, len(ready))
             self.n_early -= n_early
@@ -109,11 +110,16 @@ class _RunningFilter:
         n_whole, n_left = divmod(n_pending + n_inputs, bank.period_inputs)
         n_ready = n_whole * bank.period_outputs + bank.ready(n_left)
         n_rows = -(-n_ready // bank.period_outputs)
+        rows, outputs = self._rows[:, :n_rows], self._outputs[:n_rows].transpose(1, 0, 2)
+        if len(rows) == 1:  # the method, for two dimensions, costs a tenth of a push less than numpy's matmul
+            multiply = partial(rows[0].dot, bank.weights[0], outputs[0])
+        else:
+            multiply = partial(np.matmul, rows, bank.weights, outputs)
         return _Plan(
             new=self._inputs[begin : begin + n_inputs, None],
             windows=self._windows[:, :n_rows],
-            rows=self._rows[:, :n_rows],
-            products=self._outputs[:n_rows].transpose(1, 0, 2),
+            rows=rows,
+            multiply=multiply,
             ready=self._outputs.reshape(-1)[bank.ready(n_pending) : n_ready],
             kept=self._inputs[n_whole * bank.period_inputs :][: bank.lead_in + n_left],
             kept_to=self._inputs[: bank.lead_in + n_left],
