@@ -45,7 +45,7 @@ class Desk:
         self._newest: NDArray[np.int16] = np.empty(0, np.int16)
 
     async def run(self) -> None:
-        """Until all sources have ended. Raises SourceError if none has ever given sound, and one of them failed."""
+        """Until all sources have ended. Raises the last one's SourceError if all have failed before they gave sound."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for feed in self._feeds:
