@@ -69,7 +69,7 @@ class Desk:
             if self._onsets[index] != feed.strip.voice.onsets:
                 self._onsets[index] = feed.strip.voice.onsets
                 self._on_speech(feed)
-        return self._newest.astype("<i2").tobytes()
+        return self._newest.astype("<i2", copy=False).tobytes()
 
     def drop(self, speaker: Feed | None = None) -> None:
         """Forget what waits, but for what is as important as the speaker's."""

@@ -137,7 +137,7 @@ class Feed:
             # What was on air stays on air: from here on there is silence.
             self._log.error("input_failed", error=str(error))
             self.error = error
-        self._waiting += self._chain.flush().astype("<i2").tobytes()
+        self._waiting += self._chain.flush().astype("<i2", copy=False).tobytes()
         self._source_has_ended = True
 
     def take(self, n_samples: int) -> NDArray[np.int16] | None:
@@ -228,7 +228,7 @@ class Feed:
 
     async def take_block(self, block: AudioBlock) -> None:
         try:
-            pcm16 = self._chain.push(block).astype("<i2").tobytes()
+            pcm16 = self._chain.push(block).astype("<i2", copy=False).tobytes()
         except SourceRejected as error:
             raise SourceRejected(f"input {self.name}: {error}") from None
         self.has_begun = True
