@@ -45,7 +45,7 @@ class Desk:
         self._newest: NDArray[np.int16] = np.empty(0, np.int16)
 
     async def run(self) -> None:
-        """Until all sources have ended. Raises SourceError if none has ever given sound, and one of them failed."""
+        """Until all sources have ended. Raises the last one's SourceError if all have failed before they gave sound."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for feed in self._feeds:
@@ -69,7 +69,7 @@ class Desk:
             if self._onsets[index] != feed.strip.voice.onsets:
                 self._onsets[index] = feed.strip.voice.onsets
                 self._on_speech(feed)
-        return self._newest.astype("<i2").tobytes()
+        return self._newest.astype("<i2", copy=False).tobytes()
 
     def drop(self, speaker: Feed | None = None) -> None:
         """Forget what waits, but for what is as important as the speaker's."""

@@ -38,6 +38,8 @@ class Dialogue:
         match event.kind:
             case "speech_started" if self._is_conversation:
                 # What waits to be sent is the speech that was heard; what it interrupts is the answer.
+                if not self.answer.is_over(time.monotonic_ns()):
+                    self._hush.begin(time.monotonic_ns())
                 self.answer.cut()
             case "speech_started":
                 self.interrupt()

@@ -1,4 +1,4 @@
-"""One input of a session: its source, kept running, and what of its sound waits to be sent."""
+"""One input of a session: its source, and what of its sound waits to be sent."""
 
 import asyncio
 from collections.abc import Callable
@@ -20,7 +20,8 @@ from bridge.ports import AudioSource, OutspokenSource
 BYTES_PER_S = 2 * AVATAR_RATE_HZ
 # What is decoded ahead of a file: rides out a slow disk.
 BUFFERED_S = 1.0
-# What may wait of a live source: ten messages of 20 ms absorb a network's jitter, more would only be latency.
+# What may wait of a live source when a block comes: ten messages of 20 ms absorb a network's jitter, more would only be
+# latency.
 LIVE_BUFFERED_S = 0.2
 # In a pause a live source keeps one block of what always waits; measured over as long as a network's moods last.
 _CUSHION_SAMPLES = AVATAR_RATE_HZ // 50
@@ -60,8 +61,8 @@ class InputStatus:
 class Feed:
     """Runs one source, and keeps its sound as 24 kHz mono until it is taken.
 
-    A file waits until its sound is taken. Of a live source at most 0.2 s wait: it loses its past, and in pauses what
-    its jitter does not need; a gap of its own is concealed for up to 60 ms.
+    A file waits until its sound is taken. Of a live source at most 0.2 s wait when a block comes: it loses its past,
+    and in pauses what its jitter does not need; a gap of its own is concealed for up to 60 ms.
 
     barges_in  whether who speaks here interrupts the avatar.  strip: what is done to it in the mix.
     has_begun  it gave sound.
@@ -136,7 +137,7 @@ class Feed:
             # What was on air stays on air: from here on there is silence.
             self._log.error("input_failed", error=str(error))
             self.error = error
-        self._waiting += self._chain.flush().astype("<i2").tobytes()
+        self._waiting += self._chain.flush().astype("<i2", copy=False).tobytes()
         self._source_has_ended = True
 
     def take(self, n_samples: int) -> NDArray[np.int16] | None:
@@ -163,9 +164,15 @@ class Feed:
     def drop(self) -> None:
         """Forget what waits."""
         self._concealment.forget()
-        self.dropped_s += len(self._waiting) / BYTES_PER_S
-        self._waiting.clear()
+        self._drop_oldest(len(self._waiting))
         self._taken.set()
+
+    def _drop_oldest(self, n_bytes: int) -> None:
+        if n_bytes > 0:
+            del self._waiting[:n_bytes]
+            self.dropped_s += n_bytes / BYTES_PER_S
+            if self._turn_bytes is not None:
+                self._turn_bytes = max(0, self._turn_bytes - n_bytes)
 
     def _make_up(self, n_samples: int) -> NDArray[np.int16]:
         """What there is of a message, and what may follow it."""
@@ -178,9 +185,7 @@ class Feed:
     def _forget_past(self, n_bytes: int) -> None:
         """What came while nothing was taken would only be latency from now on."""
         if self._untaken_bytes > _UNTAKEN_BYTES:
-            excess = max(0, len(self._waiting) - n_bytes - 2 * _CUSHION_SAMPLES)
-            del self._waiting[:excess]
-            self.dropped_s += excess / BYTES_PER_S
+            self._drop_oldest(len(self._waiting) - n_bytes - 2 * _CUSHION_SAMPLES)
         self._untaken_bytes = 0
 
     def _catch_up(self, n_samples: int) -> None:
@@ -189,9 +194,7 @@ class Feed:
         self._watched += n_samples
         if self._watched < _WATCHED_SAMPLES or self.strip.voice.is_speaking:
             return
-        surplus = max(0, self._least_waiting - _CUSHION_SAMPLES)
-        del self._waiting[: 2 * surplus]
-        self.dropped_s += surplus / AVATAR_RATE_HZ
+        self._drop_oldest(2 * (self._least_waiting - _CUSHION_SAMPLES))
         self._least_waiting, self._watched = AVATAR_RATE_HZ, 0
 
     # ------------------------------------------------------------------------------------------ SourceListener
@@ -225,22 +228,19 @@ class Feed:
 
     async def take_block(self, block: AudioBlock) -> None:
         try:
-            pcm16 = self._chain.push(block).astype("<i2").tobytes()
+            pcm16 = self._chain.push(block).astype("<i2", copy=False).tobytes()
         except SourceRejected as error:
             raise SourceRejected(f"input {self.name}: {error}") from None
         self.has_begun = True
         if not self._is_listened_to:
             return
-        self._waiting += pcm16
         if self.is_live:
-            # A block that is itself longer than that was not waiting.
+            # The block itself is all present, however long it is: what waits before it is the past.
+            self._drop_oldest(len(self._waiting) - round(LIVE_BUFFERED_S * BYTES_PER_S))
             self._untaken_bytes += min(len(pcm16), _UNTAKEN_BYTES)
-            # A block that is itself longer than the bound is all present, and not its own past.
-            excess = len(self._waiting) - max(round(LIVE_BUFFERED_S * BYTES_PER_S), len(pcm16))
-            if excess > 0:
-                del self._waiting[:excess]
-                self.dropped_s += excess / BYTES_PER_S
+            self._waiting += pcm16
             return
+        self._waiting += pcm16
         while len(self._waiting) > BUFFERED_S * BYTES_PER_S:
             self._taken.clear()
             await self._taken.wait()

@@ -36,7 +36,7 @@ _TOLERANCE_DB = 1.0
 
 
 class LoudnessControl:
-    """Follows 24 kHz mono in units of an int16 step. Only speech counts: pauses do not raise the gain.
+    """Follows 24 kHz mono in units of an int16 step. Only speech counts, with the pauses in it: others raise no gain.
 
     The filter rests in pauses too: what is left in it of the word before is gone within 20 ms.
 
@@ -48,7 +48,7 @@ class LoudnessControl:
         self.gain_db = 0.0
         self.short_term_lufs: float | None = None
         self._target_lufs = target_lufs
-        self._filter = _Weighting()
+        self._filter = KWeighting()
         self._block: list[NDArray[np.float64]] = []
         self._n_in_block = 0
         self._energies: deque[float] = deque(maxlen=_N_BLOCKS)
@@ -74,8 +74,8 @@ class LoudnessControl:
             self.gain_db += min(max(wanted_db - self.gain_db, -_DB_PER_BLOCK), _DB_PER_BLOCK)
 
 
-class _Weighting:
-    """K-weighting of a stream."""
+class KWeighting:
+    """K-weighting of a stream of 24 kHz; `b` and `a` are numerator and denominator of the filter."""
 
     def __init__(self) -> None:
         (shelf_b, shelf_a), (high_pass_b, high_pass_a) = _section(*_SHELF), _section(*_HIGH_PASS)

@@ -11,6 +11,7 @@ from bridge.dsp.limiter import LOOK_AHEAD_SAMPLES
 from bridge.dsp.strip import StripSettings
 from bridge.errors import SourceLost, SourceRejected
 from bridge.feed import Feed
+from bridge.media.audio import AudioBlock
 from bridge.media.clock import AVATAR_RATE_HZ
 from bridge.ports import SourceListener
 from tests.unit.dsp.voices import noise, voice
@@ -137,6 +138,26 @@ async def test_who_is_not_listened_to_is_not_heard() -> None:
         source.feed(voice()[:2_400])
         await time.pass_until(2.0)
     assert link.sound.any()
+
+
+async def test_a_source_may_interrupt_and_what_waits_of_it_is_not_said() -> None:
+    source, interrupted = outspoken(), list[Feed]()
+    feed = Feed(source, on_interrupt=interrupted.append)
+    await feed.take_block(AudioBlock(voice()[:4_800, None], AVATAR_RATE_HZ, 0))
+    source.listener.on_interrupt()
+    assert interrupted == [feed]
+    assert feed.waiting_s == 0
+    assert feed.dropped_s == pytest.approx(0.2)
+
+
+async def test_of_long_blocks_of_a_live_source_only_what_waited_too_long_is_dropped() -> None:
+    feed = Feed(FakeSource(is_live=True))
+    for start in range(0, 24_000, 8_000):
+        await feed.take_block(AudioBlock(voice()[start : start + 8_000, None], AVATAR_RATE_HZ, 0))
+        for _ in range(14):
+            feed.take(480)
+    assert feed.dropped_s == 0
+    assert feed.waiting_s == pytest.approx((24_000 - 3 * 14 * 480) / AVATAR_RATE_HZ)
 
 
 async def test_of_a_live_input_only_speech_is_sent_where_nothing_flows_while_idle() -> None:

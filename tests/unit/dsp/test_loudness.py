@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 from scipy.signal import freqz
 
 from bridge.dsp.levels import FULL_SCALE
-from bridge.dsp.loudness import MOST_DB, LoudnessControl, _Weighting
+from bridge.dsp.loudness import MOST_DB, KWeighting, LoudnessControl
 from bridge.media.clock import AVATAR_RATE_HZ
 from tests.unit.dsp.voices import noise, silence, voice
 
@@ -27,7 +27,7 @@ def test_the_weighting_is_that_of_bs_1770_at_48_khz() -> None:
     high_pass = [1.0, -2.0, 1.0], [1.0, -1.99004745483398, 0.99007225036621]
     frequencies_hz = [30, 60, 100, 300, 1_000, 2_000, 4_000, 6_000]
     expected = freqz(*shelf, frequencies_hz, fs=48_000)[1] * freqz(*high_pass, frequencies_hz, fs=48_000)[1]
-    weighting = _Weighting()
+    weighting = KWeighting()
     found = freqz(weighting.b, weighting.a, frequencies_hz, fs=AVATAR_RATE_HZ)[1]
     assert 20 * np.log10(np.abs(found / expected)) == pytest.approx(0, abs=0.1)
 
