@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import structlog
 
-from bridge.errors import RemoteProtocolError, SourceError, SourceRejected
+from bridge.errors import RemoteProtocolError, SourceLost, SourceRejected
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import NS_PER_S
 from bridge.net.backoff import Backoff
@@ -24,10 +24,11 @@ PROVEN_S = 10.0
 
 
 class RetryingSource:
-    """Runs a source until it ends, the operator must act, or it is cancelled.
+    """Runs a source until it ends or is cancelled.
 
     A source that is lost is tried again with backoff, which starts anew after `PROVEN_S` of sound. One that is refused
-    ends it as long as there was no sound at all; later its far end is being changed, and is tried again too.
+    is tried again too, as rarely as that becomes: an operator may act at the far end, make the FIFO or plug the
+    microphone in, and no session ends because one of its inputs is missing.
 
     Source time goes on over a loss, at the pace of the clock.
     """
@@ -49,21 +50,23 @@ class RetryingSource:
         self._log = structlog.get_logger().bind(input=source.name)
 
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
-        """Deliver. Raises SourceRejected."""
+        """Deliver; nothing that a source raises comes through, but for bugs."""
         attempt = _Attempt(emit, 0)
-        began_ns, has_sounded = self._now_ns(), False
+        began_ns, refusal = self._now_ns(), ""
         while True:
             try:
                 await self.source.run(attempt.take)
                 return
-            except (SourceError, RemoteProtocolError) as error:
-                has_sounded = has_sounded or attempt.sounded_s > 0
-                if not (error.retryable or (has_sounded and isinstance(error, SourceRejected))):
-                    raise
+            except (SourceLost, RemoteProtocolError) as error:
                 if attempt.sounded_s >= PROVEN_S:
                     self._backoff.reset()
-                retry_in_s = self._backoff.next_delay_s()
+                retry_in_s, refusal = self._backoff.next_delay_s(), ""
                 self._log.warning("input_lost", error=str(error), retry_in_s=round(retry_in_s, 1))
+            except SourceRejected as error:
+                retry_in_s = LONGEST_RETRY_S
+                if str(error) != refusal:
+                    refusal = str(error)
+                    self._log.error("input_refused", error=refusal, retry_in_s=retry_in_s)
             await self._sleep(retry_in_s)
             attempt = _Attempt(emit, max(attempt.end_ns, self._now_ns() - began_ns))
 

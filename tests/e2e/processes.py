@@ -292,7 +292,10 @@ class Setting:
         }
 
     def input(self, path: Path, *, session: str = "leo", loop: bool = False) -> Self:
-        self._keys["sessions"][session]["inputs"] = {"speech": {"url": f"file:{path}", "loop": loop}}
+        return self.hears(f"file:{path}", session=session, loop=loop)
+
+    def hears(self, url: str, *, session: str = "leo", **keys: Any) -> Self:
+        self._keys["sessions"][session]["inputs"] = {"speech": {"url": url} | keys}
         return self
 
     def slate(self, *, session: str = "leo", **keys: Any) -> Self:

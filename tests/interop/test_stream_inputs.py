@@ -14,6 +14,7 @@ from bridge.config import InputConfig
 from bridge.dsp.chain import SpeechChain
 from bridge.errors import SourceRejected
 from bridge.inputs import open_source
+from bridge.inputs.runner import RetryingSource
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import AVATAR_RATE_HZ
 from bridge.ports import AudioSource
@@ -75,7 +76,9 @@ def is_tone(pcm: np.ndarray) -> bool:
 
 
 def source_of(url: str, folder: Path = Path("/")) -> AudioSource:
-    return open_source("host", InputConfig(url=url), folder)
+    """What runs once, without who tries again."""
+    source = open_source("host", InputConfig(url=url), folder)
+    return source.source if isinstance(source, RetryingSource) else source
 
 
 @contextmanager

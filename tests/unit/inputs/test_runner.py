@@ -1,4 +1,3 @@
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -83,12 +82,17 @@ async def test_source_time_goes_on_over_a_loss() -> None:
     assert starts_ns == [0, 1_000_000_000, 1_500_000_000]
 
 
-async def test_refusal_is_final_only_before_the_first_sound() -> None:
-    refused = SourceRejected("input radio: HTTP 404")
-    with pytest.raises(SourceRejected):
-        await run([(0, LOST), (0, refused)])
-    waits, _ = await run([(0.1, LOST), (0, refused), (0, None)])
-    assert len(waits) == 2
+async def test_refused_source_is_tried_again_rarely_and_said_once() -> None:
+    missing, closed = SourceRejected("input radio: HTTP 404"), SourceRejected("input radio: HTTP 403")
+    with capture_logs() as logs:
+        waits, _ = await run([(0, missing), (0, missing), (0, closed), (0.1, LOST), (0, closed), (0, None)])
+    assert waits == [15, 15, 15, 0.5, 15]
+    assert [(entry["event"], entry["log_level"], entry["error"]) for entry in logs] == [
+        ("input_refused", "error", str(missing)),
+        ("input_refused", "error", str(closed)),
+        ("input_lost", "warning", str(LOST)),
+        ("input_refused", "error", str(closed)),
+    ]
 
 
 @pytest.mark.parametrize("error", [InternalError("bug"), SourceError("what?")])
@@ -97,9 +101,15 @@ async def test_what_nobody_can_retry_is_raised(error: Exception) -> None:
         await run([(1.0, error)])
 
 
-async def test_sound_that_cannot_be_converted_is_refused() -> None:
+async def test_sound_that_cannot_be_converted_is_refused_and_no_sound() -> None:
+    waits: list[float] = []
+
     async def emit(block: AudioBlock) -> None:
         raise SourceRejected("sound with 9 channels")
 
-    with pytest.raises(SourceRejected):
-        await asyncio.wait_for(RetryingSource(Scripted([(1.0, None)])).run(emit), 1)
+    async def sleep(delay_s: float) -> None:
+        waits.append(delay_s)
+
+    with capture_logs() as logs:
+        await RetryingSource(Scripted([(PROVEN_S, None), (0, None)]), sleep=sleep).run(emit)
+    assert waits == [LONGEST_RETRY_S] and logs[0]["error"] == "sound with 9 channels"
