@@ -404,3 +404,11 @@ class Config(Model):
         if len(set(files)) < len(files):
             raise ValueError("two sessions have the same avatar.history_file: each would overwrite the other's")
         return sessions
+
+    @field_validator("sessions")
+    @classmethod
+    def _one_reads_standard_input(cls, sessions: dict[str, SessionConfig]) -> dict[str, SessionConfig]:
+        urls = [source.url.reveal() for session in sessions.values() for source in session.inputs.values()]
+        if sum(url.partition("?")[0] == "pcm:-" for url in urls) > 1:
+            raise ValueError("two inputs are pcm:-, and there is one standard input: each would hear pieces of it")
+        return sessions

@@ -110,10 +110,14 @@ class Decoder:
         container: "InputContainer",
         stream: "AudioStream",
         packets: Iterator["Packet[AudioStream]"] | None = None,
+        *,
+        can_seek: bool = True,
     ) -> Iterator[AudioBlock]:
         """`packets`: of the stream; None: as the container gives them. Raises av.FFmpegError when reading fails."""
         stream.codec_context.thread_count = 1
-        for frame in self._frames(container, stream, packets):
+        if can_seek and self._is_starting:
+            self._seek(container)
+        for frame in self._frames(packets or container.demux(stream)):
             samples = self._from_start(frame, samples_of(frame), stream)
             if len(samples):
                 yield self._timed(samples, frame.sample_rate)
@@ -133,20 +137,18 @@ class Decoder:
     def _is_starting(self) -> bool:
         return self._start_s > 0 and not self.played_s
 
-    def _frames(
-        self,
-        container: "InputContainer",
-        stream: "AudioStream",
-        packets: Iterator["Packet[AudioStream]"] | None,
-    ) -> Iterator["AudioFrame"]:
+    def _seek(self, container: "InputContainer") -> None:
         import av
 
-        if self._is_starting:
-            # What cannot be sought in is decoded from its beginning on.
-            with suppress(av.FFmpegError):
-                offset_us = round(max(0.0, self._start_s - _PREROLL_S) * 1e6)
-                container.seek((container.start_time or 0) + offset_us)
-        for packet in packets or container.demux(stream):
+        # A format that cannot be sought in is decoded from its beginning on.
+        with suppress(av.FFmpegError):
+            offset_us = round(max(0.0, self._start_s - _PREROLL_S) * 1e6)
+            container.seek((container.start_time or 0) + offset_us)
+
+    def _frames(self, packets: Iterator["Packet[AudioStream]"]) -> Iterator["AudioFrame"]:
+        import av
+
+        for packet in packets:
             try:
                 yield from packet.decode()
             except av.FFmpegError:

@@ -17,7 +17,6 @@ from bridge import __version__
 from bridge.errors import SourceError, SourceLost, SourceRejected
 from bridge.net.http_network import PinnedNetwork
 from bridge.net.reasons import root_cause, system_reason
-from bridge.net.tls import explain
 from bridge.net.url_policy import DEFAULT_PORTS, UrlPolicy, UrlRefused
 from bridge.protocols import icy
 from bridge.redact import redact_url
@@ -199,7 +198,7 @@ class HttpBody:
     def _failure(self, error: Exception) -> SourceError:
         cause = root_cause(error)
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return SourceRejected(f"{self._label}: the server's certificate is refused: {explain(cause)}")
+            return SourceRejected(f"{self._label}: the server's certificate is refused: {cause.verify_message}")
         match error:
             case httpcore.ReadTimeout():
                 return SourceLost(f"{self._label}: nothing has come for {READ_TIMEOUT_S:g} s")

@@ -17,8 +17,8 @@ CONNECT_S = 10.0
 OPEN_S = 10.0
 # Packets come fifty times a second; this is as long as players wait before they connect anew.
 IDLE_S = 10.0
-# All of a stream is alive at its first packets: its own five seconds of analysis would be five seconds of latency.
-_OPTIONS = {"fflags": "nobuffer", "probesize": "32768", "analyzeduration": "500000"}
+# Sound comes with the first packets, if there is any: FFmpeg's own five seconds of analysis would be latency.
+_OPTIONS = {"fflags": "nobuffer", "probesize": "1048576", "analyzeduration": "500000"}
 
 
 class StreamSource:

@@ -591,6 +591,20 @@ def test_a_query_wins_over_that_of_the_url(load: Load) -> None:
     load(with_avatar('url: "wss://x/y?model=transparency"', "query: {model: standard}"))
 
 
+def test_two_inputs_cannot_share_standard_input(load: Load) -> None:
+    one = GOOD.replace("file:question.wav", "pcm:-?rate=8000")
+    other = one.partition("sessions:\n")[2].replace("  leo:", "  mia:").replace("pcm:-?rate=8000", "pcm:-")
+    assert load(one).sessions["leo"].inputs["question"].url.reveal() == "pcm:-?rate=8000"
+    assert "there is one standard input" in "\n".join(mistakes(load, one + other))
+
+
+@pytest.mark.parametrize("keys", ["loop: true", "start_s: 3"])
+def test_only_what_has_an_end_is_looped_or_begun_later(load: Load, keys: str) -> None:
+    text = GOOD.replace('{url: "file:question.wav"}', f'{{url: "rtsp://cam.example/x", {keys}}}')
+    (found,) = mistakes(load, text)
+    assert found.endswith("loop and start_s are for file:, http:, https: alone")
+
+
 def test_two_sessions_cannot_share_a_history(load: Load) -> None:
     one = with_avatar("history_file: ./said.jsonl")
     other = one.partition("sessions:\n")[2].replace("  leo:", "  lea:").replace("./said", "said")

@@ -1,6 +1,7 @@
 import asyncio
 import io
 import random
+import ssl
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from bridge.inputs.http import HttpSource
 from bridge.inputs.runner import RetryingSource
 from bridge.net.backoff import Backoff
 from bridge.net.url_policy import UrlPolicy
+from tests.interop.certificates import make_certificate
 from tests.unit.inputs.test_file import RATE_HZ, joined, play, ramp
 from tests.unit.inputs.test_pcm import Heard
 from tests.unit.inputs.web import Request, serving, web
@@ -163,6 +165,25 @@ async def test_every_redirect_is_judged_and_connected_to_as_judged() -> None:
         assert len(await play(HttpSource("song", site.url("/q.wav"), LOOSE, is_strange=True))) == 1
         with pytest.raises(SourceRejected, match="redirects more than 5 times"):
             await play(HttpSource("song", site.url("/round"), STRICT))
+
+
+async def test_https_is_verified_and_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(request: Request) -> None:
+        if request.path == "/plain":
+            await request.say("HTTP/1.1 302 Found", "Location: http://127.0.0.1:9/q.wav")
+        else:
+            await serving(wav(ramp(100)))(request)
+
+    make_certificate(tmp_path / "server.pem")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(tmp_path / "server.pem")
+    async with web(answer, tls) as site:
+        with pytest.raises(SourceRejected, match="certificate is refused: self-signed certificate"):
+            await play(HttpSource("song", site.url("/q.wav"), STRICT))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+        assert len(await play(HttpSource("song", site.url("/q.wav"), STRICT))) == 1
+        with pytest.raises(SourceRejected, match="the server leads from https to http://127"):
+            await play(HttpSource("song", site.url("/plain"), STRICT))
 
 
 async def test_strange_name_is_resolved_once_for_judge_and_connection() -> None:

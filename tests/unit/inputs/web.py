@@ -1,6 +1,7 @@
 """A web server of a few lines, which says what a test has it say, byte by byte."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,16 +32,17 @@ class Request:
 @dataclass
 class Web:
     port: int = 0
+    is_tls: bool = False
     requests: list[Request] = field(default_factory=list)
 
     def url(self, path: str, host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}{path}"
+        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}{path}"
 
 
 @asynccontextmanager
-async def web(answer: Answer) -> AsyncIterator[Web]:
+async def web(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Web]:
     """Each connection is closed when `answer` returns."""
-    site, busy = Web(), set[asyncio.Task[None]]()
+    site, busy = Web(is_tls=tls is not None), set[asyncio.Task[None]]()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -59,7 +61,7 @@ async def web(answer: Answer) -> AsyncIterator[Web]:
             writer.close()
             busy.discard(task)
 
-    async with await asyncio.start_server(serve, "0.0.0.0", 0) as server:
+    async with await asyncio.start_server(serve, "0.0.0.0", 0, ssl=tls) as server:
         site.port = server.sockets[0].getsockname()[1]
         try:
             yield site
