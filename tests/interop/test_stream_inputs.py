@@ -51,8 +51,8 @@ class Listener:
 
     async def hears(self, seconds: float) -> np.ndarray:
         """The next so many seconds. Raises what the source raises."""
-        start = len(self.pcm)
-        waiting = asyncio.create_task(self._wait(start + round(seconds * AVATAR_RATE_HZ)))
+        start, n_samples = len(self.pcm), round(seconds * AVATAR_RATE_HZ)
+        waiting = asyncio.create_task(self._wait(start + n_samples))
         try:
             await asyncio.wait((waiting, self._running), timeout=15, return_when=asyncio.FIRST_COMPLETED)
             if self._running.done():
@@ -61,7 +61,7 @@ class Listener:
         finally:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        return self.pcm[start:]
+        return self.pcm[start : start + n_samples]
 
     async def _wait(self, n_samples: int) -> None:
         async with self._heard:
@@ -164,7 +164,8 @@ async def test_rtp_is_heard_as_a_session_description_says(codec: str, tmp_path: 
 async def test_http_stream_of_ffmpeg_is_heard(container: str, free_port: int) -> None:
     url = f"http://127.0.0.1:{free_port}/live"
     with running(*ffmpeg("-f", container, "-listen", "1", url)):
-        async with Listener(source_of(url)) as listener:
+        # It listens a little later.
+        async with Listener(open_source("host", InputConfig(url=url), Path("/"))) as listener:
             assert is_tone((await listener.hears(HEARD_S))[AVATAR_RATE_HZ // 3 :])
 
 
