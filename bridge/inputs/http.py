@@ -75,7 +75,11 @@ class HttpSource:
                     await self._play(body, decoder, emit)
                     songs = None
             if songs is not None:
-                await songs.run(emit)
+                try:
+                    await songs.run(emit)
+                finally:
+                    if songs.has_played:
+                        self._start_s = 0.0  # the next run goes on as a loop does
                 return
             if not self._loop:
                 return

@@ -50,6 +50,10 @@ class Playlist:
         self._end_ns = 0
         self._log = structlog.get_logger().bind(input=name)
 
+    @property
+    def has_played(self) -> bool:
+        return self._end_ns > 0
+
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
         """Deliver. Raises SourceRejected when no entry can be played, SourceLost at the end if one was lost."""
         self._end_ns, to_skip_s = 0, self._start_s
@@ -107,13 +111,16 @@ class PlaylistFile:
                 text = playlist.decode_text(await worker.call(_read, self._path))
             except OSError as error:
                 raise SourceRejected(f"{self._label} cannot be read ({error.strerror})") from None
-        source: AudioSource
         if playlist.is_hls(text):
-            source = FileSource(self.name, self._path, loop=self._loop, start_s=self._start_s)
-        else:
-            entries = playlist.parse_playlist(text)
-            source = Playlist(self.name, self._label, entries, self._open_entry, loop=self._loop, start_s=self._start_s)
-        await source.run(emit)
+            await FileSource(self.name, self._path, loop=self._loop, start_s=self._start_s).run(emit)
+            return
+        entries = playlist.parse_playlist(text)
+        songs = Playlist(self.name, self._label, entries, self._open_entry, loop=self._loop, start_s=self._start_s)
+        try:
+            await songs.run(emit)
+        finally:
+            if songs.has_played:
+                self._start_s = 0.0  # the next run goes on as a loop does
 
     def _open_entry(self, entry: str, start_s: float) -> AudioSource:
         scheme = entry.partition("://")[0].lower() if "://" in entry else "file"

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from bridge.errors import SourceRejected
+from bridge.errors import SourceLost, SourceRejected
 from bridge.inputs.playlist import PlaylistFile
 from bridge.inputs.tone import RATE_HZ as TONE_RATE_HZ
 from bridge.inputs.tone import ToneSource
+from bridge.media.audio import AudioBlock
 from tests.unit.inputs.test_file import RATE_HZ, joined, play, ramp, write_wav
 
 
@@ -75,3 +76,24 @@ async def test_what_is_no_list_is_refused(tmp_path: Path) -> None:
 async def test_file_may_name_stations(tmp_path: Path) -> None:
     path = write_list(tmp_path, "https://radio.example.com/live\n")
     assert not joined(await play(playlist(path), limit_samples=TONE_RATE_HZ)).any()
+
+
+async def test_list_that_lost_a_station_goes_on_from_its_beginning(tmp_path: Path) -> None:
+    class Lost:
+        name, is_live = "radio", False
+
+        async def run(self, emit: object) -> None:
+            raise SourceLost("the station has closed the connection")
+
+    path = write_list(tmp_path, "songs/é 1.wav\nhttp://radio.example.com/live\n")
+    source = PlaylistFile("radio", path, lambda url, start_s: Lost(), start_s=0.75)
+    with capture_logs(), pytest.raises(SourceLost):
+        await play(source)
+    blocks: list[AudioBlock] = []
+
+    async def emit(block: AudioBlock) -> None:
+        blocks.append(block)
+
+    with capture_logs(), pytest.raises(SourceLost):
+        await source.run(emit)
+    assert np.array_equal(joined(blocks)[:, 0], 1_000 + ramp(RATE_HZ))
