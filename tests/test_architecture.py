@@ -46,6 +46,7 @@ FOUNDATION = {
 # The only ones that know two stages.
 COMPOSITION = {
     *("session", "avatar", "renewal", "connection", "dialogue", "programme", "reception", "uplink", "telemetry"),
+    *("desk", "feed", "hush"),
     *("daemon", "demo", "cli", "check", "__main__", "__init__"),
 }
 

@@ -1,4 +1,4 @@
-"""Loudness of PCM16: gain, meter, and where speech pauses."""
+"""Loudness of PCM16: a meter, and where speech pauses."""
 
 import math
 from dataclasses import dataclass
@@ -13,17 +13,9 @@ SILENCE_DBFS = -100.0
 FULL_SCALE = 32_768
 
 
-def apply_gain(samples: NDArray[np.int16], gain_db: float) -> NDArray[np.int16]:
-    """Amplify; what exceeds full scale is clipped, not wrapped."""
-    if gain_db == 0.0:
-        return samples
-    louder: NDArray[np.float64] = np.rint(samples * 10.0 ** (gain_db / 20.0))
-    return louder.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-
-
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Loudness of a block, each -100 to 0 dB relative to full scale.
+    """Loudness of a block, -100 dB or more relative to full scale.
 
     peak_dbfs  the largest sample.  rms_dbfs  the energy; a full-scale sine has -3.
     """
@@ -32,7 +24,8 @@ class Level:
     rms_dbfs: float = SILENCE_DBFS
 
 
-def measure(samples: NDArray[np.int16]) -> Level:
+def measure(samples: NDArray[np.int16] | NDArray[np.float64]) -> Level:
+    """In units of an int16 step; louder than full scale is above 0 dB."""
     if not len(samples):
         return Level()
     wide = samples.astype(np.float64)
@@ -53,14 +46,18 @@ class PauseGate:
     THRESHOLD_DBFS = -40.0
 
     def __init__(self, threshold_dbfs: float = THRESHOLD_DBFS) -> None:
-        self._threshold = FULL_SCALE * 10.0 ** (threshold_dbfs / 20.0)
+        self._threshold = round(FULL_SCALE * 10.0 ** (threshold_dbfs / 20.0))
         self._quiet_samples = 0
         self._has_spoken = False
 
     def push(self, samples: NDArray[np.int16]) -> None:
-        is_loud = (samples > self._threshold) | (samples < -self._threshold)
-        if is_loud.any():
-            self._quiet_samples = int(is_loud[::-1].argmax())  # of the first one from behind
+        if not len(samples):
+            return
+        # In 16 bits that wrap, quiet ones and no others lie from 0 to twice the threshold: one comparison does it.
+        is_loud = (samples + np.int16(self._threshold)).view(np.uint16) > 2 * self._threshold
+        n_quiet = int(is_loud[::-1].argmax())  # behind the last loud one; 0 as well where none is
+        if is_loud[-1 - n_quiet]:
+            self._quiet_samples = n_quiet
             self._has_spoken = True
         else:
             self._quiet_samples += len(samples)

@@ -83,6 +83,19 @@ class OutputView(View):
     dropped_units: Mapping[str, int]
 
 
+class InputView(View):
+    """An input; see `bridge.feed.InputStatus`."""
+
+    name: str
+    state: str
+    error: Shown
+    is_speaking: bool
+    level_dbfs: float
+    waiting_s: float
+    dropped_s: float
+    underruns: int
+
+
 class MediaView(View):
     """What viewers get; see `bridge.telemetry.MediaStatus`."""
 
@@ -119,4 +132,5 @@ class SessionView(View):
     media: MediaView
     spoken_s: float
     input_is_finished: bool
+    inputs: list[InputView]
     outputs: list[OutputView]

@@ -81,7 +81,7 @@ class BadCable(Namespace):
         super().__init__()
         self.down, self.up = Direction(down or Conditions(), seed), Direction(up or Conditions(), seed + 1)
         self._ends: list[int] = []
-        self._wake, self._woken = os.pipe()
+        self._woken, self._wake = os.pipe()
         self._moving = threading.Thread(target=self._move, name="cable")
 
     def __enter__(self) -> Self:
