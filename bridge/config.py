@@ -26,12 +26,13 @@ from bridge.config_values import (
     Name,
     PortRange,
     Url,
+    apply,
     check_host,
     one_of,
     parse_address,
     shown_schemes,
 )
-from bridge.protocols import navtalk
+from bridge.protocols import input_urls, navtalk
 from bridge.redact import HARMLESS_QUERY, MASK, Secret, remember
 
 # What others take from here, wherever it is written.
@@ -61,8 +62,6 @@ __all__ = [
 ]
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
-
-INPUT_SCHEMES = ("file",)
 
 
 # ---------------------------------------------------------------------------------------------- the daemon
@@ -343,7 +342,9 @@ class AvatarConfig(Model):
 class InputConfig(Model):
     """What the avatar hears, together with the other inputs of its session.
 
-    url          `file:PATH` of anything FFmpeg decodes.
+    url          where sound comes from, as `protocols.input_urls` has it.
+    loop         starts over at the end, for ever.
+    start_s      where it begins, for the first time.
     loudness_lufs  of speech, as EBU R 128 measures it; None: as loud as it is.
     dc_blocker   takes a constant offset off.
     priority     while somebody speaks here, inputs of lower priority are ducked.
@@ -354,6 +355,7 @@ class InputConfig(Model):
 
     url: Url
     loop: bool = False
+    start_s: float = Field(default=0.0, ge=0.0)
     gain_db: float = Field(default=0.0, ge=-60.0, le=40.0)
     loudness_lufs: float | None = Field(default=None, ge=-40.0, le=-10.0)
     dc_blocker: bool = False
@@ -365,12 +367,16 @@ class InputConfig(Model):
     @field_validator("url")
     @classmethod
     def _is_supported(cls, url: Secret) -> Secret:
-        scheme, _, rest = url.reveal().partition(":")
-        if scheme not in INPUT_SCHEMES:
-            raise ValueError(f"{scheme}: is no input of this version; there is {shown_schemes(INPUT_SCHEMES)}")
-        if not rest:
-            raise ValueError("names no file")
+        apply(input_urls.check_url, url.reveal())
+        if url.reveal().partition(":")[0] in input_urls.NETWORK_SCHEMES:
+            check_host(url.reveal())
         return url
+
+    @model_validator(mode="after")
+    def _check_end(self) -> Self:
+        if (self.loop or self.start_s) and self.url.reveal().partition(":")[0] not in input_urls.FINITE_SCHEMES:
+            raise ValueError(f"loop and start_s are for {shown_schemes(input_urls.FINITE_SCHEMES)} alone")
+        return self
 
 
 class SessionConfig(Model):
@@ -403,4 +409,12 @@ class Config(Model):
         files = [str(s.avatar.history_file.absolute()) for s in sessions.values() if s.avatar.history_file]
         if len(set(files)) < len(files):
             raise ValueError("two sessions have the same avatar.history_file: each would overwrite the other's")
+        return sessions
+
+    @field_validator("sessions")
+    @classmethod
+    def _one_reads_standard_input(cls, sessions: dict[str, SessionConfig]) -> dict[str, SessionConfig]:
+        urls = [source.url.reveal() for session in sessions.values() for source in session.inputs.values()]
+        if sum(url.partition("?")[0] == "pcm:-" for url in urls) > 1:
+            raise ValueError("two inputs are pcm:-, and there is one standard input: each would hear pieces of it")
         return sessions

@@ -3,7 +3,7 @@
 BridgeError
   ConfigError             operator: the command line or the file is wrong (names file, line, key)
   SourceError
-    SourceRejected        operator: no such file, no audio in it                not retried
+    SourceRejected        operator: no such file, no audio in it                files: not retried; others: rarely
     SourceLost            remote: the source ended, stalled or reset            retried
   ProviderError
     ProviderRejected      operator: licence, balance, unknown avatar            not retried

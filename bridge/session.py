@@ -130,7 +130,7 @@ class Session:
         )
         # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
         feeds = [
-            open_feed(open_source(name, input, storage.dir), input, lambda feed: self._dialogue.interrupt(feed))
+            open_feed(open_source(name, input, storage.dir, policy), input, lambda feed: self._dialogue.interrupt(feed))
             for name, input in config.inputs.items()
         ]
         self._desk = Desk(feeds, lambda feed: self._dialogue.on_speech(feed))

@@ -292,8 +292,10 @@ class Setting:
         }
 
     def input(self, path: Path, *, session: str = "leo", loop: bool = False, **keys: Any) -> Self:
-        self._keys["sessions"][session]["inputs"] = {"speech": {"url": f"file:{path}", "loop": loop, **keys}}
-        return self
+        return self.hears(f"file:{path}", session=session, loop=loop, **keys)
+
+    def hears(self, url: str, *, session: str = "leo", **keys: Any) -> Self:
+        return self.inputs({"speech": {"url": url} | keys}, session=session)
 
     def inputs(self, inputs: Mapping[str, Mapping[str, Any]], *, session: str = "leo") -> Self:
         self._keys["sessions"][session]["inputs"] = {name: dict(keys) for name, keys in inputs.items()}

@@ -1,5 +1,6 @@
 """What an operator can get wrong: the error names the thing and who must act, and everything else goes on."""
 
+import asyncio
 import shutil
 import socket
 import wave
@@ -11,6 +12,7 @@ from tests.conftest import require_program
 from tests.e2e import recorded
 from tests.e2e.processes import LICENSE, SPEECH, STREAM_KEY, Avatar, Daemon, Setting, is_root
 from tests.interop.nginx_rtmp import NginxRtmp
+from tests.unit.inputs.web import Request, web
 
 # A recording of 180x320 takes some 40 kB a second.
 FULL_AFTER_BYTES = 160_000
@@ -72,6 +74,26 @@ async def test_a_silent_input_and_a_truncated_one_are_played_with_a_warning(avat
     assert silence["path"] == str(silent)
     assert incomplete["path"] == str(truncated)
     assert 0 < incomplete["played_s"] < incomplete["announced_s"] == 11.9
+
+
+async def test_a_station_that_leads_to_a_private_address_is_named_and_the_session_stays_up(
+    avatar: Avatar, tmp_path: Path
+) -> None:
+    async def answer(request: Request) -> None:
+        await request.say("HTTP/1.1 302 Found", f"Location: {site.url('/private', host='127.0.0.2')}")
+
+    async with web(answer) as site:
+        setting = Setting(tmp_path, avatar.url).hears(site.url("/radio"))
+        recording = setting.recording()
+        async with setting.daemon() as daemon:
+            refused = await daemon.logged("input_refused", level="error", session="leo")
+            await daemon.logged("recording_started")
+            await asyncio.sleep(1)
+            assert await daemon.stop() == 0
+        assert [request.path for request in site.requests] == ["/radio"]
+    assert refused["input"] == "speech"
+    assert refused["error"].startswith(f"input speech: {site.url('/radio')}: the server leads elsewhere, where the URL")
+    assert recorded.n_pictures(recording) > 20
 
 
 # ---------------------------------------------------------------------------------------------- the service

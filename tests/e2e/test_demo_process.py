@@ -1,5 +1,6 @@
 """The first thing that a newcomer runs."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tests.e2e import recorded
 from tests.e2e.processes import COMMAND, SPEECH, Program, descendants, exists
+from tests.unit.inputs.web import Request, web
 
 
 @pytest.mark.parametrize("place", ["relative", "absolute"])
@@ -38,6 +40,21 @@ async def test_the_demo_records_what_was_asked_for_and_leaves_nothing_behind(pla
     for track in (picture, sound):
         assert 3.5 < track.end_s - track.start_s < 5.0
     assert recorded.likeness(recorded.sound(recording), recorded.sound(SPEECH)[: 2 * recorded.SPEECH_RATE_HZ]) > 0.8
+
+
+async def test_the_demo_hears_a_station(tmp_path: Path) -> None:
+    async def answer(request: Request) -> None:
+        # A burst, as stations give; then it is slow.
+        body = SPEECH.read_bytes()
+        await request.say("ICY 200 OK", "icy-name: Rauschen", body=body[:100_000], is_whole=False)
+        await asyncio.Event().wait()
+
+    async with web(answer) as site:
+        arguments = ("--seconds", "3", "--record", "clip.mp4", "--input", site.url("/;"))
+        async with Program(*COMMAND, "demo", *arguments, cwd=tmp_path) as demo:
+            assert await demo.exit_status() == 0, demo.everything()
+    heard = recorded.sound(tmp_path / "clip.mp4")
+    assert recorded.likeness(heard, recorded.sound(SPEECH)[: 2 * recorded.SPEECH_RATE_HZ]) > 0.8
 
 
 async def test_the_demo_on_a_terminal_ends_well_with_control_c(tmp_path: Path) -> None:

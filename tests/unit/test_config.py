@@ -164,8 +164,8 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "no output": ('      twitch: {url: "rtmp://live.example/app/live"}', "      {}", "outputs: must not be empty"),
     "input scheme": (
         "file:question.wav",
-        "alsa:hw0",
-        "question.url: alsa: is no input of this version; there is file:",
+        "jack:hw0",
+        "question.url: jack: is no input of this version; there is file:",
     ),
     "output scheme": ("rtmp://live.example/app/live", "srt://h:1", "twitch.url: srt: is no output of this version"),
     "no url": ("rtmp://live.example/app/live", "twitch", "twitch.url: must be a URL"),
@@ -247,7 +247,7 @@ def test_a_mistake_is_named_with_file_line_key_and_what_to_do(load: Load, case: 
 
 
 def test_every_mistake_of_a_file_is_reported_in_its_order(load: Load) -> None:
-    text = GOOD.replace("name:", "nmae:").replace("file:q", "alsa:q").replace("rtmp://live.example/app/live", "nothing")
+    text = GOOD.replace("name:", "nmae:").replace("file:q", "jack:q").replace("rtmp://live.example/app/live", "nothing")
     lines = [int(line.split(":")[1]) for line in mistakes(load, "log: {level: loud}\n" + text)]
     assert lines == sorted(lines) and len(lines) == 4
 
@@ -584,6 +584,20 @@ def test_a_mirror_is_no_conversation(load: Load, line: str) -> None:
 
 def test_a_query_wins_over_that_of_the_url(load: Load) -> None:
     load(with_avatar('url: "wss://x/y?model=transparency"', "query: {model: standard}"))
+
+
+def test_two_inputs_cannot_share_standard_input(load: Load) -> None:
+    one = GOOD.replace("file:question.wav", "pcm:-?rate=8000")
+    other = one.partition("sessions:\n")[2].replace("  leo:", "  mia:").replace("pcm:-?rate=8000", "pcm:-")
+    assert load(one).sessions["leo"].inputs["question"].url.reveal() == "pcm:-?rate=8000"
+    assert "there is one standard input" in "\n".join(mistakes(load, one + other))
+
+
+@pytest.mark.parametrize("keys", ["loop: true", "start_s: 3"])
+def test_only_what_has_an_end_is_looped_or_begun_later(load: Load, keys: str) -> None:
+    text = GOOD.replace('{url: "file:question.wav"}', f'{{url: "rtsp://cam.example/x", {keys}}}')
+    (found,) = mistakes(load, text)
+    assert found.endswith("loop and start_s are for file:, http:, https: alone")
 
 
 def test_two_sessions_cannot_share_a_history(load: Load) -> None:
