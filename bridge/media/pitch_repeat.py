@@ -6,7 +6,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from bridge.media.clock import OPUS_CLOCK_HZ
-from bridge.outputs.opus_decoder import N_CHANNELS, BrokenPacket, Samples
+from bridge.media.opus_decoder import N_CHANNELS, BrokenPacket, Samples
 
 # Voices lie between 66 and 400 Hz (ITU-T G.711 appendix I searches 66 to 200).
 _SHORTEST_PERIOD = OPUS_CLOCK_HZ // 400

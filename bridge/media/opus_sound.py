@@ -4,8 +4,10 @@ import numpy as np
 
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, ns_to_ticks, ticks_to_ns
+from bridge.media.libopus import LibopusDecoder, find_libopus
 from bridge.media.opus import PRE_SKIP_SAMPLES, SILENCE_20_MS, redundancy_ns
-from bridge.outputs.opus_decoder import N_CHANNELS, STEP_SAMPLES, BrokenPacket, OpusDecoder, Samples
+from bridge.media.opus_decoder import N_CHANNELS, STEP_SAMPLES, BrokenPacket, OpusDecoder, Samples
+from bridge.media.pitch_repeat import PitchRepeatDecoder
 
 LOOKAHEAD_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)
 # Where session time and the count of samples differ by more than this, sound is missing or too much, and is made up
@@ -152,6 +154,12 @@ class OpusSound:
             sound[:, :n_faded] *= np.linspace(_GAIN[self._n_made_up], 1, n_faded, dtype=np.float32)
             self._n_made_up = 0
         return sound
+
+
+def open_decoder() -> OpusDecoder:
+    """libopus, else what makes do without."""
+    libopus = find_libopus()
+    return PitchRepeatDecoder() if libopus is None else LibopusDecoder(libopus)
 
 
 def is_stand_in(unit: AccessUnit) -> bool:
