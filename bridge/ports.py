@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from bridge.media.access_unit import AccessUnit, Codec, Kind
+from bridge.media.access_unit import AccessUnit, Codec, Kind, ReceivedUnit
 from bridge.media.audio import AudioBlock
 from bridge.media.live_queue import LiveQueue
 from bridge.media.rtp import RtpPacket, SenderReport
@@ -109,6 +109,17 @@ class RemoteTrack:
     codecs: Mapping[int, Codec]
     feedback: TrackFeedback
     round_trip_ns: int = 0
+
+
+class Reception(TrackSink, Protocol):
+    """Makes units of what arrives for one track; asks its sender for what does not."""
+
+    def close(self) -> None:
+        """Nothing more is asked of the sender, and nothing that still comes is taken."""
+
+
+# Begins to receive a track: units go to the callback, in the sender's order.
+OpenReception = Callable[[RemoteTrack, Callable[[ReceivedUnit], None]], Reception]
 
 
 @dataclass(frozen=True, slots=True)

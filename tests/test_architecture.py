@@ -45,7 +45,18 @@ FOUNDATION = {
 }
 # The only ones that know two stages.
 COMPOSITION = {
-    *("session", "avatar", "renewal", "connection", "dialogue", "programme", "reception", "uplink", "telemetry"),
+    *(
+        "session",
+        "avatar",
+        "renewal",
+        "connection",
+        "dialogue",
+        "programme",
+        "reception",
+        "track_reception",
+        "uplink",
+        "telemetry",
+    ),
     *("daemon", "demo", "cli", "check", "__main__", "__init__"),
 }
 
