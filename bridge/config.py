@@ -26,12 +26,13 @@ from bridge.config_values import (
     Name,
     PortRange,
     Url,
+    apply,
     check_host,
     one_of,
     parse_address,
     shown_schemes,
 )
-from bridge.protocols import navtalk
+from bridge.protocols import input_urls, navtalk
 from bridge.redact import HARMLESS_QUERY, MASK, Secret, remember
 
 # What others take from here, wherever it is written.
@@ -61,8 +62,6 @@ __all__ = [
 ]
 
 NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
-
-INPUT_SCHEMES = ("file",)
 
 
 # ---------------------------------------------------------------------------------------------- the daemon
@@ -341,21 +340,28 @@ class AvatarConfig(Model):
 
 
 class InputConfig(Model):
-    """url: `file:PATH` of anything FFmpeg decodes.  gain_db: -60 to 40."""
+    """url: where sound comes from, as `protocols.input_urls` has it.  gain_db: -60 to 40.
+
+    loop     starts over at the end, for ever.
+    start_s  where it begins, for the first time.
+    """
 
     url: Url
     loop: bool = False
+    start_s: float = Field(default=0.0, ge=0.0)
     gain_db: float = Field(default=0.0, ge=-60.0, le=40.0)
 
     @field_validator("url")
     @classmethod
     def _is_supported(cls, url: Secret) -> Secret:
-        scheme, _, rest = url.reveal().partition(":")
-        if scheme not in INPUT_SCHEMES:
-            raise ValueError(f"{scheme}: is no input of this version; there is {shown_schemes(INPUT_SCHEMES)}")
-        if not rest:
-            raise ValueError("names no file")
+        apply(input_urls.check_url, url.reveal())
         return url
+
+    @model_validator(mode="after")
+    def _check_end(self) -> Self:
+        if (self.loop or self.start_s) and self.url.reveal().partition(":")[0] not in input_urls.FINITE_SCHEMES:
+            raise ValueError(f"loop and start_s are for {shown_schemes(input_urls.FINITE_SCHEMES)} alone")
+        return self
 
 
 class SessionConfig(Model):

@@ -1,15 +1,24 @@
 """The configuration of outputs, and of the slate that they show while the avatar is away."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret
-from bridge.config_values import Bitrate, IceServer, Model, SpkiPin, Url, UrlFile, check_host, one_of, shown_schemes
-from bridge.errors import ConfigError
+from bridge.config_values import (
+    Bitrate,
+    IceServer,
+    Model,
+    SpkiPin,
+    Url,
+    UrlFile,
+    apply,
+    check_host,
+    one_of,
+    shown_schemes,
+)
 from bridge.media.recording_name import check_is_below, check_name
 from bridge.protocols import rtmp_address, whip
 from bridge.redact import Secret
@@ -64,23 +73,23 @@ class OutputConfig(Model):
         if scheme not in OUTPUT_SCHEMES:
             raise ValueError(f"{scheme}: is no output of this version; there is {shown_schemes(OUTPUT_SCHEMES)}")
         if scheme == "file":
-            _apply(check_name, rest)
+            apply(check_name, rest)
             return url
         if scheme in whip.SCHEMES:
-            _apply(whip.parse_url, url.reveal())
+            apply(whip.parse_url, url.reveal())
             check_host(url.reveal())
             return url
         if not re.fullmatch(r"//[^/]+/[^/].*", rest):
             raise ValueError(f"must be {scheme}://HOST/APP, with the stream key behind it or in stream_key_file")
         check_host(url.reveal())
         # Whether a key is missing is seen when all keys are read.
-        _apply(rtmp_address.parse_url, url.reveal(), "any")
+        apply(rtmp_address.parse_url, url.reveal(), "any")
         return url
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.is_whip:
-            _apply(whip.parse_url, self.address.reveal(), self.bearer.reveal() if self.bearer else None)
+            apply(whip.parse_url, self.address.reveal(), self.bearer.reveal() if self.bearer else None)
         elif self.bearer is not None or self.ice_servers is not None:
             raise ValueError("token and ice_servers are for whip+https: and whip+http: alone")
         self._check_rtmp()
@@ -92,7 +101,7 @@ class OutputConfig(Model):
             raise ValueError("tls_ca_file and tls_pin_sha256 are for rtmps: alone")
         if schemes <= {"rtmp", "rtmps"}:
             for address in self.addresses:
-                _apply(rtmp_address.parse_url, address.reveal(), self.key.reveal() if self.key else None)
+                apply(rtmp_address.parse_url, address.reveal(), self.key.reveal() if self.key else None)
         elif len(self.addresses) > 1:
             raise ValueError("a backup_url is for rtmp: and rtmps: alone, and is one of them itself")
         elif self.key is not None:
@@ -154,13 +163,5 @@ class SlateConfig(Model):
 def below_storage_dir(output: OutputConfig) -> OutputConfig:
     scheme, _, name = output.address.reveal().partition(":")
     if scheme == "file":
-        _apply(check_is_below, name)
+        apply(check_is_below, name)
     return output
-
-
-def _apply(rule: Callable[..., object], *arguments: object) -> None:
-    """Apply a rule that raises ConfigError. Raises ValueError, to which the model adds file, line and key."""
-    try:
-        rule(*arguments)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import ipaddress
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
+from bridge.errors import ConfigError
 from bridge.redact import Secret
 
 
@@ -149,6 +151,14 @@ def one_of(model: BaseModel, *keys: str, required: bool) -> Secret | None:
     if not present and required:
         raise ValueError(f"one of {', '.join(keys)} is needed")
     return getattr(model, present[0]) if present else None
+
+
+def apply(rule: Callable[..., object], *arguments: object) -> None:
+    """Apply a rule that raises ConfigError. Raises ValueError, to which the model adds file, line and key."""
+    try:
+        rule(*arguments)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
 
 
 def shown_schemes(schemes: tuple[str, ...]) -> str:

@@ -28,6 +28,7 @@ from bridge.daemon import Daemon
 from bridge.errors import ConfigError, ProviderUnavailable
 from bridge.ops.logs import configure_logging
 from bridge.outputs.status import OutputState
+from bridge.protocols import input_urls
 from bridge.redact import Secret, mask
 from bridge.samples import SPEECH
 from bridge.session import SessionStatus
@@ -125,7 +126,7 @@ def _config(options: DemoOptions, url: str) -> Config:
         sessions={
             SESSION: SessionConfig(
                 avatar=AvatarConfig(url=Secret.url(url), license=Secret("local"), name="navtalk.Leo", role="speak"),
-                inputs={"speech": InputConfig(url=Secret.url(f"file:{_path(source)}"), gain_db=source.gain_db)},
+                inputs={"speech": source.model_copy(update={"url": _from_here(source.url)})},
                 outputs={name: _below(storage_dir, output) for name, output in outputs.items()},
             )
         },
@@ -136,10 +137,14 @@ def _file_output(path: str) -> OutputConfig:
     return OutputConfig(url=Secret.url(f"file:{path}"))
 
 
-def _path(config: InputConfig | OutputConfig) -> Path:
+def _from_here(url: Secret) -> Secret:
+    """An input's URL from the command line, whose path is relative to the current directory, in a configuration."""
+    return Secret.url(input_urls.placed(url.reveal(), Path.cwd()))
+
+
+def _path(output: OutputConfig) -> Path:
     """The path of a `file:` URL of the command line, which is relative to the current directory."""
-    url = config.address if isinstance(config, OutputConfig) else config.url
-    return Path(url.reveal().partition(":")[2]).resolve()
+    return Path(output.address.reveal().partition(":")[2]).resolve()
 
 
 def _common_directory(outputs: Iterable[OutputConfig]) -> Path:

@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus, unquote
 MASK = "***"
 
 # Query parameters that are no secret and help to tell URLs apart; everything else in a query is masked.
-HARMLESS_QUERY = frozenset({"name", "avatarId", "model", "audioBack", "rate", "channels", "format"})
+HARMLESS_QUERY = frozenset({"name", "avatarId", "model", "audioBack", "rate", "channels", "format", "live"})
 # Schemes whose last path segment is the credential: RTMP stream keys, WHIP and WHEP resource URLs.
 _KEY_IN_PATH = frozenset({"rtmp", "rtmps"})
 _WHOLE_PATH_SECRET = frozenset({"whip+http", "whip+https", "whep+http", "whep+https"})

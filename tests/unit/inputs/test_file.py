@@ -16,9 +16,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.errors import SourceRejected
-from bridge.inputs import file
+from bridge.inputs import decoding
 from bridge.inputs.file import FileSource
 from bridge.media.audio import AudioBlock
+from bridge.ports import AudioSource
 
 RATE_HZ = 16_000
 
@@ -46,7 +47,7 @@ def write_flac(path: Path, samples: np.ndarray) -> Path:
     return path
 
 
-async def play(source: FileSource, limit_samples: int | None = None) -> list[AudioBlock]:
+async def play(source: AudioSource, limit_samples: int | None = None) -> list[AudioBlock]:
     blocks: list[AudioBlock] = []
     enough = asyncio.Event()
 
@@ -124,13 +125,13 @@ async def test_time_goes_on_over_a_change_of_rate_inside_a_file(tmp_path: Path) 
 async def test_no_more_than_a_piece_is_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_wav(tmp_path / "q.wav", ramp(RATE_HZ * 20))
     pieces: list[list[AudioBlock]] = []
-    take = file._take_piece
+    take = decoding.take_piece
 
-    def spy(blocks: Iterator[AudioBlock]) -> list[AudioBlock]:
-        pieces.append(take(blocks))
+    def spy(blocks: Iterator[AudioBlock], piece_s: float) -> list[AudioBlock]:
+        pieces.append(take(blocks, piece_s))
         return pieces[-1]
 
-    monkeypatch.setattr(file, "_take_piece", spy)
+    monkeypatch.setattr(decoding, "take_piece", spy)
     await play(FileSource("question", path), limit_samples=1)
     assert len(pieces) == 1
     assert sum(block.duration_s for block in pieces[0]) < 0.4
@@ -147,13 +148,13 @@ async def test_disk_that_never_answers_does_not_hold_up_the_end(
 ) -> None:
     reading, answered = threading.Event(), threading.Event()
 
-    def wedged(blocks: Iterator[AudioBlock]) -> list[AudioBlock]:
+    def wedged(blocks: Iterator[AudioBlock], piece_s: float) -> list[AudioBlock]:
         reading.set()
         answered.wait()
         return []
 
-    monkeypatch.setattr(file, "_take_piece", wedged)
-    monkeypatch.setattr(file, "_CLOSE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(decoding, "take_piece", wedged)
+    monkeypatch.setattr(decoding, "CLOSE_TIMEOUT_S", 0.01)
     source = FileSource("question", write_wav(tmp_path / "q.wav", ramp(10)))
     playing = asyncio.create_task(play(source))
     await asyncio.to_thread(reading.wait)
@@ -161,24 +162,24 @@ async def test_disk_that_never_answers_does_not_hold_up_the_end(
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         await playing
     assert [entry["event"] for entry in logs] == ["input_wedged"]
-    assert logs[0]["path"].endswith("q.wav")
+    assert logs[0]["input"] == "question"
     answered.set()
 
 
 _PLAY_FROM_A_DISK_THAT_NEVER_ANSWERS = """
 import asyncio, threading
 from pathlib import Path
-from bridge.inputs import file
+from bridge.inputs import decoding, file
 
 async def main():
     reading = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def wedged(blocks):
+    def wedged(blocks, piece_s):
         loop.call_soon_threadsafe(reading.set)
         threading.Event().wait()
 
-    file._take_piece, file._CLOSE_TIMEOUT_S = wedged, 0.01
+    decoding.take_piece, decoding.CLOSE_TIMEOUT_S = wedged, 0.01
     playing = asyncio.create_task(file.FileSource("question", Path("q.wav")).run(None))
     await reading.wait()
     playing.cancel()
@@ -288,3 +289,31 @@ async def test_healthy_file_gives_no_warning(tmp_path: Path) -> None:
     with capture_logs() as logs:
         await play(FileSource("host", path))
     assert logs == []
+
+
+@pytest.mark.parametrize("write", [write_wav, write_flac])
+async def test_start_is_found_to_the_sample_and_a_loop_begins_at_the_beginning(tmp_path: Path, write: Any) -> None:
+    path = write(tmp_path / f"q.{write.__name__[6:]}", ramp(5 * RATE_HZ))
+    source = FileSource("question", path, loop=True, start_s=3.7)
+    blocks = await play(source, limit_samples=2 * RATE_HZ)
+    expected = np.concatenate((ramp(5 * RATE_HZ)[int(3.7 * RATE_HZ) :], ramp(RATE_HZ)))[: 2 * RATE_HZ]
+    assert np.array_equal(joined(blocks)[: 2 * RATE_HZ, 0], expected)
+    assert blocks[0].pts_ns == 0
+
+
+async def test_start_behind_the_end_is_refused(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "q.wav", ramp(RATE_HZ))
+    with pytest.raises(SourceRejected, match=r"input host: .*q\.wav ends before 3 s"):
+        await play(FileSource("host", path, loop=True, start_s=3.0))
+
+
+async def test_ten_gigabytes_are_neither_read_nor_held(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "q.wav", ramp(RATE_HZ))
+    with path.open("r+b") as file:
+        for at in (4, 40):  # the sizes of RIFF and data, as large as 32 bits go
+            file.seek(at)
+            file.write(b"\xff\xff\xff\xff")
+        file.truncate(10 << 30)
+    async with asyncio.timeout(5):
+        blocks = await play(FileSource("question", path, start_s=0.5), limit_samples=RATE_HZ)
+    assert np.array_equal(joined(blocks)[: RATE_HZ // 2, 0], ramp(RATE_HZ)[RATE_HZ // 2 :])
