@@ -6,7 +6,7 @@ finished, raises when failed, and is cancelled to be stopped.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from bridge.media.access_unit import AccessUnit, Codec, Kind, ReceivedUnit
 from bridge.media.audio import AudioBlock
@@ -23,7 +23,33 @@ class AudioSource(Protocol):
     is_live: bool
 
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
-        """Deliver blocks until the source ends; `emit` waits while enough is buffered. Raises SourceError."""
+        """Deliver blocks until the source ends; `emit` waits while enough is buffered. Raises SourceError.
+
+        It may be called again, after it has returned or raised.
+        """
+
+
+class SourceListener(Protocol):
+    """The session's side of a source whose protocol has words besides the sound (`ws:`). Never waits."""
+
+    def on_speech_started(self) -> None:
+        """Somebody begins to speak: the detector need not find out."""
+
+    def on_speech_ended(self) -> None:
+        """The turn is over: the detector's hang-over need not be waited for."""
+
+    def on_interrupt(self) -> None:
+        """The avatar is to stop speaking, and what waits of this source is not to be said."""
+
+    def on_listening(self, on: bool) -> None:
+        """Whether the avatar is to hear this source from now on; at first it does."""
+
+
+@runtime_checkable
+class OutspokenSource(AudioSource, Protocol):
+    """A source that tells more than its sound. `listener` is set before it runs."""
+
+    listener: SourceListener
 
 
 # ---------------------------------------------------------------------------------------------- the avatar service
@@ -73,6 +99,9 @@ class AvatarLink(Protocol):
 
     async def show(self, image: bytes, media_type: str, *, wants_answer: bool) -> None:
         """Show the avatar a picture such as image/jpeg; it speaks about it if an answer is wanted."""
+
+    async def end_turn(self) -> None:
+        """Say that a turn is over, where the service wants more than the silence of `pacing.tail_s`: a commit."""
 
     async def interrupt(self) -> None:
         """Make the service forget the sound it has been sent and not spoken."""

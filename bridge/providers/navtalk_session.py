@@ -154,6 +154,9 @@ class ClientSession:
             return dump(navtalk.ImageInput(data_url, wants_answer))
         return fill_shape(shape, {"image": data_url, "reply": int(wants_answer)})
 
+    async def end_turn(self) -> None:
+        """Nothing: the service finds the end of a turn in its silence."""
+
     async def interrupt(self) -> None:
         """Make the service forget the sound that it has not spoken. The message is not documented."""
         await self._send(navtalk.AudioClear())

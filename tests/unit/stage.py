@@ -53,11 +53,14 @@ class FakeLink:
     datagrams_rejected: Mapping[str, int] = {}
 
     def __init__(self) -> None:
-        self.n_sent = self.n_interrupts = 0
+        self.n_sent = self.n_interrupts = self.n_turns_ended = 0
         self.tool_answers: list[tuple[str, str]] = []
 
     async def send_audio(self, pcm16: bytes) -> None:
         self.n_sent += 1
+
+    async def end_turn(self) -> None:
+        self.n_turns_ended += 1
 
     async def interrupt(self) -> None:
         self.n_interrupts += 1

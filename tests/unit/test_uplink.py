@@ -96,6 +96,10 @@ class FakeLink:
         self._lives_for = lives_for
         self.stall_s = 0.0
         self.interrupted_at_s: list[float] = []
+        self.n_turns_ended = 0
+
+    async def end_turn(self) -> None:
+        self.n_turns_ended += 1
 
     async def interrupt(self) -> None:
         self.interrupted_at_s.append(self._time.now_s)
