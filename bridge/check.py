@@ -21,6 +21,7 @@ from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTra
 from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
 from bridge.redact import mask
+from bridge.track_reception import TrackReception
 from bridge.uplink import Silence, Uplink
 
 # Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
@@ -46,7 +47,9 @@ async def check_connections(config: Config) -> bool:
 
 async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tuple[str, str | BridgeError]]:
     for name, source in session.inputs.items():
-        yield f"inputs.{name}", await _input(open_source(name, source, config.storage.dir))
+        ice = ice_settings(config.ice)
+        opened_input = open_source(name, source, config.storage.dir, ice, TrackReception)
+        yield f"inputs.{name}", "waits for a publisher" if source.listens else await _input(opened_input)
     if session.avatar.history_file is not None:
         yield "avatar.history_file", await asyncio.to_thread(_history, session.avatar.history_file)
     yield "avatar", await _avatar(session, ice_settings(config.ice))

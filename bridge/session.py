@@ -25,11 +25,12 @@ from bridge.outputs.hub import Hub
 from bridge.outputs.runner import OutputRunner
 from bridge.outputs.slate import SlateMaker
 from bridge.outputs.status import OutputStatus
-from bridge.ports import AvatarLink, Capability
+from bridge.ports import AudioSource, AvatarLink, Capability
 from bridge.programme import Programme
 from bridge.providers import open_provider
 from bridge.telemetry import MediaStatus, Telemetry
 from bridge.timeline.splice import OnAir
+from bridge.track_reception import TrackReception
 from bridge.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class Session:
         )
         # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
         ((input_name, input_config),) = config.inputs.items()
-        source = open_source(input_name, input_config, storage.dir)
+        source = open_source(input_name, input_config, storage.dir, ice, TrackReception)
+        self._sources = {input_name: source}
         self._uplink = Uplink(source, SpeechChain(input_config.gain_db))
         self._dialogue = Dialogue(config.avatar, self._uplink, metrics)
         # 3 providers, 4 receive
@@ -262,6 +264,10 @@ class Session:
     def mute(self, on: bool) -> None:
         """Silence what viewers hear."""
         self._programme.mute(on)
+
+    def source(self, name: str) -> AudioSource | None:
+        """The input of that name."""
+        return self._sources.get(name)
 
     async def add_output(self, name: str, config: OutputConfig) -> None:
         """Publish there too, in place of the output of that name if there is one. Raises ConfigError."""

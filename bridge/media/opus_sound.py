@@ -23,8 +23,9 @@ STRETCH_DIVISOR = 128
 MAX_FILL_NS = 10 * NS_PER_S
 # Made-up sound is kept as it is for one packet, and gone after five: a phone of speech lasts some 80 ms on average, so
 # that what goes on for longer is no longer what was said but a hum.
-HELD_SAMPLES = OPUS_CLOCK_HZ * 20 // 1000
-HEARD_SAMPLES = OPUS_CLOCK_HZ * 100 // 1000
+HELD_NS, FADED_NS = 20 * NS_PER_MS, 100 * NS_PER_MS
+HELD_SAMPLES = ns_to_ticks(HELD_NS, OPUS_CLOCK_HZ)
+HEARD_SAMPLES = ns_to_ticks(FADED_NS, OPUS_CLOCK_HZ)
 # Sound that sets in after that fades in over 5 ms instead of clicking.
 FADE_SAMPLES = OPUS_CLOCK_HZ * 5 // 1000
 

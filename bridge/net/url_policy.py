@@ -214,6 +214,10 @@ class UrlPolicy:
             raise OSError(f"{target.host} has no address")
         return PinnedUrl(url, target.scheme, target.host, target.port, tuple(addresses))
 
+    def lets_through(self, address: str) -> bool:
+        """Whether a bare IP address may be sent to."""
+        return not why_not_public(ipaddress.ip_address(address.partition("%")[0]), self._networks)
+
     def _judge(self, host: str, address: str) -> None:
         allowed = _EVERYTHING if host in self._names else self._networks
         # A link-local address may come with the interface it belongs to.

@@ -7,7 +7,9 @@ from bridge.protocols import pcm_url
 
 # Sound that has an end, so that it can be looped, and begun elsewhere than at its beginning.
 FINITE_SCHEMES = ("file",)
-SCHEMES = (*FINITE_SCHEMES, "pcm", "tone", "silence")
+# What waits for somebody who sends.
+LISTENING_SCHEMES = ("whip", "ws")
+SCHEMES = (*FINITE_SCHEMES, "pcm", *LISTENING_SCHEMES, "tone", "silence")
 
 _DEFAULT_TONE_HZ = 440.0
 
@@ -21,6 +23,11 @@ def check_url(url: str) -> None:
                 raise ConfigError("names no file")
         case "pcm":
             pcm_url.parse_url(url)
+        case "whip":
+            if rest:
+                raise ConfigError("whip: has nothing behind it; publishers are told where the API takes them")
+        case "ws":
+            pcm_url.parse_listening_url(url)
         case "tone" | "silence":
             tone_hz(url)
         case _:
