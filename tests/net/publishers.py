@@ -48,11 +48,11 @@ class Heard:
     def n_samples(self) -> int:
         return sum(len(block.samples) for block in self.blocks)
 
-    async def seconds(self, duration_s: float) -> NDArray[np.float32]:
-        """The newest sound of one channel, once as much more has come."""
-        start = len(self.blocks)
+    async def seconds(self, duration_s: float, start: int | None = None) -> NDArray[np.float32]:
+        """So much sound of one channel, from this block on; None: once as much more has come."""
+        start = len(self.blocks) if start is None else start
         async with asyncio.timeout(PATIENCE_S):
-            while sum(block.duration_s for block in self.blocks[start:]) < duration_s:
+            while sum(block.duration_s for block in self.blocks[start:]) < duration_s - 1e-9:
                 self._changed.clear()
                 await self._changed.wait()
         return np.concatenate([block.samples[:, 0] for block in self.blocks[start:]])
