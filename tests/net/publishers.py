@@ -22,7 +22,7 @@ from bridge.config import Address, HttpConfig, MetricsConfig, TokenConfig
 from bridge.inputs.websocket import WebSocketSource
 from bridge.inputs.whip import WhipSource
 from bridge.media.audio import AudioBlock
-from bridge.net.ice import limit_to_addresses
+from bridge.net.ice import IceSettings, limit_to_addresses
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.api import HttpServer
 from bridge.redact import Secret
@@ -106,12 +106,16 @@ class Desk:
 
 @asynccontextmanager
 async def desk(
-    *, tokens: bool = False, pcm: WebSocketSource | None = None, listen: str = "127.0.0.1"
+    *,
+    tokens: bool = False,
+    pcm: WebSocketSource | None = None,
+    listen: str = "127.0.0.1",
+    ice: IceSettings = LOOPBACK,
 ) -> AsyncIterator[Desk]:
     scopes: dict[str, Any] = {TOKEN: ("ingest",), OTHER_TOKEN: ("read", "control")}
     known = tuple(TokenConfig(file=Secret(token), scopes=scopes[token]) for token in scopes)
     http = HttpConfig(listen=Address(listen, 0), tokens=known if tokens else ())
-    studio = Studio(WhipSource("host", LOOPBACK, TrackReception), pcm or WebSocketSource("pipe", None))
+    studio = Studio(WhipSource("host", ice, TrackReception), pcm or WebSocketSource("pipe", None))
     server = HttpServer(
         http,
         MetricsConfig(),
