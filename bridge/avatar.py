@@ -141,8 +141,7 @@ class Avatar:
     async def interrupt(self) -> None:
         """Raises ProviderUnavailable while the service is away."""
         _, link = self._spoken_to()
-        self._uplink.interrupt()
-        self._dialogue.answer.cut()
+        self._dialogue.interrupt()
         await link.interrupt()
 
     def _spoken_to(self) -> tuple[Connection, AvatarLink]:
@@ -274,6 +273,8 @@ class Avatar:
             self._starts_ns.append(time.monotonic_ns())
 
     def _on_unit(self, connection: Connection, unit: AccessUnit) -> None:
+        if unit.codec is Codec.OPUS and connection is self.current:
+            self._dialogue.on_sound(unit)
         if unit.codec.kind == "audio" and self._is_greeting_again(connection):
             return
         self._programme.put(connection.number, unit)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from bridge.config import Config, OutputConfig, SessionConfig, SlateConfig
-from bridge.dsp.chain import SpeechChain
+from bridge.desk import Desk
 from bridge.errors import BridgeError, ConfigError, OutputError, ProviderUnavailable, RemoteProtocolError, SourceLost
 from bridge.history import History
 from bridge.inputs import open_source
@@ -22,7 +22,7 @@ from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
 from bridge.redact import mask
 from bridge.track_reception import TrackReception
-from bridge.uplink import Silence, Uplink
+from bridge.uplink import Uplink
 
 # Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
 AVATAR_S = 30.0
@@ -134,7 +134,7 @@ class _Viewer:
     """Listens to an avatar until its first keyframe and its first sound, and sends it silence meanwhile."""
 
     def __init__(self) -> None:
-        self.silence = Uplink(Silence(), SpeechChain())
+        self.silence = Uplink(Desk(()))
         self.reception = Reception(time.monotonic_ns(), self._on_unit, {})
         self.has_seen = asyncio.Event()
         self._link: AvatarLink | None = None

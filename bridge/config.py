@@ -340,16 +340,29 @@ class AvatarConfig(Model):
 
 
 class InputConfig(Model):
-    """url: where sound comes from, as `protocols.input_urls` has it.  gain_db: -60 to 40.
+    """What the avatar hears, together with the other inputs of its session.
 
-    loop     starts over at the end, for ever.
-    start_s  where it begins, for the first time.
+    url          where sound comes from, as `protocols.input_urls` has it.
+    loop         starts over at the end, for ever.
+    start_s      where it begins, for the first time.
+    loudness_lufs  of speech, as EBU R 128 measures it; None: as loud as it is.
+    dc_blocker   takes a constant offset off.
+    priority     while somebody speaks here, inputs of lower priority are ducked.
+    duck_db      gain while ducked.
+    barge_in     whether who speaks here, with a priority above 0, interrupts the avatar's answer.
+    hang_over_s  without a voice, until somebody has finished speaking.
     """
 
     url: Url
     loop: bool = False
     start_s: float = Field(default=0.0, ge=0.0)
     gain_db: float = Field(default=0.0, ge=-60.0, le=40.0)
+    loudness_lufs: float | None = Field(default=None, ge=-40.0, le=-10.0)
+    dc_blocker: bool = False
+    priority: int = Field(default=0, ge=0, le=100)
+    duck_db: float = Field(default=-20.0, ge=-100.0, le=0.0)
+    barge_in: bool = True
+    hang_over_s: float = Field(default=0.5, ge=0.1, le=10.0)
 
     @field_validator("url")
     @classmethod
@@ -371,16 +384,9 @@ class InputConfig(Model):
 
 class SessionConfig(Model):
     avatar: AvatarConfig
-    inputs: dict[Name, InputConfig]
+    inputs: dict[Name, InputConfig] = Field(min_length=1)
     slate: SlateConfig = SlateConfig()
     outputs: dict[Name, Annotated[OutputConfig, AfterValidator(below_storage_dir)]] = Field(min_length=1)
-
-    @field_validator("inputs")
-    @classmethod
-    def _exactly_one(cls, inputs: dict[str, InputConfig]) -> dict[str, InputConfig]:
-        if len(inputs) != 1:
-            raise ValueError(f"this version takes exactly one input, not {', '.join(inputs) or 'none'}")
-        return inputs
 
 
 class Config(Model):

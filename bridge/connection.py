@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import structlog
 
-from bridge.dsp.chain import SpeechChain
+from bridge.desk import Desk
 from bridge.errors import ProviderUnavailable
 from bridge.media.access_unit import AccessUnit, Kind
 from bridge.media.clock import NS_PER_S
 from bridge.ports import AvatarEvent, AvatarLink, AvatarProvider, RemoteTrack, ToolCall, TrackSink
 from bridge.reception import Reception
-from bridge.uplink import Silence, Uplink
+from bridge.uplink import Uplink
 
 # For a provider that does not notice, or mends in vain: silence is found after 2 s (`net.receiving_peer`), and another
 # connection has 5 s to gather, 3 s to come up and 2 s to bring media.
@@ -96,7 +96,7 @@ class Connection:
     async def feed_silence(self) -> None:
         """Give the service what it wants while nobody speaks; it is not on air yet. Until cancelled."""
         await self.is_ready.wait()
-        silence = Uplink(Silence(), SpeechChain())
+        silence = Uplink(Desk(()))
         if self.link is not None:
             silence.attach(self.link)
         await silence.run()

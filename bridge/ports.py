@@ -114,13 +114,16 @@ class UplinkPacing:
 
     live_samples, buffered_samples  samples per message from a live source and from a buffered one.
     idle_audio                      silence: silence flows while no input speaks; none: nothing does.
-    tail_s                          silence that ends a turn, when idle_audio is none.
+    tail_s                          silence that ends a turn.
+    needs_clean_tail                whether it has to be without the noise of an input that goes on: the service finds
+                                    the ends of turns by itself, and nobody hears what it is sent.
     """
 
     live_samples: int
     buffered_samples: int
     idle_audio: Literal["silence", "none"]
     tail_s: float
+    needs_clean_tail: bool = False
 
 
 # What an avatar service can do besides speaking what it hears: `AvatarLink.say`, `interrupt` and `show`; history, which

@@ -11,9 +11,10 @@ import structlog
 
 from bridge.avatar import Avatar
 from bridge.config import OutputConfig, SessionConfig, StorageConfig
+from bridge.desk import Desk, open_feed
 from bridge.dialogue import Dialogue
-from bridge.dsp.chain import SpeechChain
 from bridge.errors import ConfigError, OutputRejected, ProviderRejected
+from bridge.feed import InputStatus
 from bridge.inputs import open_source
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
@@ -76,6 +77,7 @@ class SessionStatus:
     media: MediaStatus
     spoken_s: float
     input_is_finished: bool
+    inputs: tuple[InputStatus, ...] = ()
     outputs: tuple[OutputStatus, ...]
     slate_reason: str = ""
     slate_cause: str = ""
@@ -128,10 +130,15 @@ class Session:
             log=self._log,
         )
         # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
-        ((input_name, input_config),) = config.inputs.items()
-        source = open_source(input_name, input_config, storage.dir, ice, TrackReception)
-        self._sources = {input_name: source}
-        self._uplink = Uplink(source, SpeechChain(input_config.gain_db))
+        self._sources = {
+            name: open_source(name, input, storage.dir, ice, TrackReception) for name, input in config.inputs.items()
+        }
+        feeds = [
+            open_feed(self._sources[name], input, lambda feed: self._dialogue.interrupt(feed))
+            for name, input in config.inputs.items()
+        ]
+        self._desk = Desk(feeds, lambda feed: self._dialogue.on_speech(feed))
+        self._uplink = Uplink(self._desk)
         self._dialogue = Dialogue(config.avatar, self._uplink, metrics)
         # 3 providers, 4 receive
         self._provider = open_provider(config.avatar, ice, self._dialogue.history.users)
@@ -233,6 +240,7 @@ class Session:
             media=self._telemetry.status(current.reception if current else None, self._hub),
             spoken_s=self._uplink.spoken_s,
             input_is_finished=self._uplink.finished.is_set(),
+            inputs=self._desk.status(),
             outputs=tuple(runner.status() for runner in self._hub.runners),
             slate_reason=self._programme.splice.operator_reason,
             slate_cause=self._programme.splice.cause,

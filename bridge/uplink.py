@@ -1,25 +1,21 @@
-"""The way up: from an input to the avatar service, in real time."""
+"""The way up: from the inputs to the avatar service, in real time."""
 
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 import numpy as np
 import structlog
 
-from bridge.dsp.chain import SpeechChain
+from bridge.desk import Desk
 from bridge.dsp.levels import SILENCE_DBFS, PauseGate
-from bridge.errors import ProviderError, SourceError, SourceRejected
-from bridge.media.audio import AudioBlock
+from bridge.errors import ProviderError
+from bridge.feed import Feed
 from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_MS, NS_PER_S, ticks_to_ns
-from bridge.ports import AudioSource, AvatarLink, UplinkPacing
+from bridge.ports import AvatarLink, UplinkPacing
 
-BYTES_PER_S = 2 * AVATAR_RATE_HZ
-# What is decoded ahead of a file: rides out a slow disk.
-BUFFERED_S = 1.0
-# What may wait of a live source: ten messages of 20 ms absorb a network's jitter, more would only be latency.
-LIVE_BUFFERED_S = 0.2
 # An avatar should not talk unseen, but some services show no picture before there is something to say.
 MEDIA_WAIT_S = 5.0
 # Messages overdue for no longer than this, three of a file's, go out at once; after a longer stall the schedule
@@ -28,37 +24,28 @@ CATCH_UP_NS = 200 * NS_PER_MS
 # Inside a word the sound stops for up to 150 ms (closure of p, t, k), between phrases for 300 ms and more, of which
 # whole messages of 64 ms are seen.
 PAUSE_S = 0.25
-
-
-class Silence:
-    """A source that says nothing: the uplink then sends what the service wants while nobody speaks."""
-
-    name = "silence"
-    is_live = False
-
-    async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
-        await asyncio.Event().wait()
+# The detector takes up to 120 ms to be sure that somebody speaks, and the softest beginning of a word lies before that.
+LEAD_S = 0.2
 
 
 class Uplink:
-    """Carries one source through its chain to the attached avatar link, at the pace of a clock.
+    """Carries what the desk gives to the attached avatar link, at the pace of a clock.
 
-    A tick per message: speech if there is some and it may go, else the silence that ends a turn, else silence if the
-    service wants it while idle. Speech waits for the first picture, at most 5 s after `attach`.
+    A tick per message: speech if there is some and it may go, else the silence that ends a turn, else what the service
+    wants while idle: silence, with what a live source gives though nobody speaks, or nothing. Speech waits for the
+    first picture, at most 5 s after `attach`.
 
     While no link is attached a file waits, so that nothing of it is lost, and a live source loses its past. A link
     that refuses a message with ProviderError is detached, and the message kept for the next one.
 
     media_ready  set by the session once the avatar's picture has arrived; cleared by `detach`.
     finished     set once all that will ever be said has been sent, and the silence after it.
-    spoken_s     speech sent.  dropped_s: sound of a live source that could not be sent in time, or was interrupted.
-    underruns    how often speech broke off because the input gave nothing.
+    spoken_s     speech sent.
     """
 
     def __init__(
         self,
-        source: AudioSource,
-        chain: SpeechChain,
+        desk: Desk,
         *,
         now_ns: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -66,23 +53,18 @@ class Uplink:
         self.media_ready = asyncio.Event()
         self.finished = asyncio.Event()
         self.spoken_s = 0.0
-        self.dropped_s = 0.0
-        self.underruns = 0
-        self._source = source
-        self._chain = chain
+        self._desk = desk
         self._now_ns = now_ns
         self._sleep = sleep
-        self._log = structlog.get_logger().bind(input=source.name)
-        self._speech = bytearray()  # PCM16 that waits to be sent
-        self._speech_taken = asyncio.Event()
-        self._has_begun = False
-        self._source_has_ended = False
+        self._log = structlog.get_logger()
+        self._unsent = b""  # speech that a link has refused
+        self._lead: deque[bytes] = deque()  # what was not sent before speech began
         self._link: AvatarLink | None = None
         self._link_attached = asyncio.Event()
         self._held_until_ns = 0
         self._is_interrupted = False
         self._has_warned = False
-        self._is_speaking = False
+        self._is_flowing = self._is_speaking = False
         self._tail_samples = 0  # silence still to be sent before the turn is over
         self._gate = PauseGate()
         self._last_word_ns: int | None = None  # while draining: when speech ends, pause or not
@@ -90,22 +72,32 @@ class Uplink:
 
     @property
     def level_dbfs(self) -> float:
-        """RMS level of the speech that is flowing, -100 while none does."""
-        return self._chain.level.rms_dbfs if self._is_speaking else SILENCE_DBFS
+        """RMS level of the sound that is flowing, -100 while none does."""
+        return self._desk.level.rms_dbfs if self._is_flowing else SILENCE_DBFS
 
     @property
     def is_pausing(self) -> bool:
         """Whether nobody has spoken for `PAUSE_S`."""
         return not self._is_speaking or self._gate.pause_s >= PAUSE_S
 
+    @property
+    def dropped_s(self) -> float:
+        """Sound of live inputs that could not be sent in time, or was interrupted."""
+        return self._desk.dropped_s
+
+    @property
+    def underruns(self) -> int:
+        """How often an input broke off because it gave nothing."""
+        return self._desk.underruns
+
     async def run(self) -> None:
-        """Carry until cancelled: after the end of the source, silence. Raises SourceError if nothing ever came."""
+        """Carry until cancelled: after the end of all sources, silence. Raises SourceError if nothing ever came."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen(), name=f"listen-{self._source.name}")
-                tasks.create_task(self._pace(), name=f"pace-{self._source.name}")
+                tasks.create_task(self._desk.run(), name="desk")
+                tasks.create_task(self._pace(), name="pace")
         except ExceptionGroup as failures:
-            # The source failed, or one of the two has a bug: no group is needed to say which.
+            # A source failed, or one of the two has a bug: no group is needed to say which.
             raise failures.exceptions[0] from None
 
     def attach(self, link: AvatarLink) -> None:
@@ -120,15 +112,16 @@ class Uplink:
         self._link = None
         self._link_attached.clear()
         self.media_ready.clear()
-        self._is_speaking = False
+        self._is_flowing = self._is_speaking = False
         if self._last_word_ns is not None:
             self.finished.set()
 
-    def interrupt(self) -> None:
-        """Somebody else speaks: what waits to be sent is dropped, and the service told to drop what it has."""
-        self.dropped_s += len(self._speech) / BYTES_PER_S
-        self._speech.clear()
-        self._speech_taken.set()
+    def interrupt(self, speaker: Feed | None = None) -> None:
+        """Somebody else speaks: what waits to be sent is dropped, but the speaker's, and the service told to drop what
+        it has.
+        """
+        self._desk.drop(speaker)
+        self._unsent = b""
         self._is_interrupted = True
 
     async def finish_utterance(self, deadline_s: float) -> None:
@@ -147,37 +140,6 @@ class Uplink:
                 await self.finished.wait()
         self._is_muted = True
 
-    # ------------------------------------------------------------------------------------------ from the source
-
-    async def _listen(self) -> None:
-        try:
-            await self._source.run(self._take_block)
-        except SourceError as error:
-            if not self._has_begun:
-                raise
-            # What was on air stays on air: from here on there is silence.
-            self._log.error("input_failed", error=str(error))
-        self._speech += self._chain.flush().astype("<i2").tobytes()
-        self._source_has_ended = True
-
-    async def _take_block(self, block: AudioBlock) -> None:
-        try:
-            pcm16 = self._chain.push(block).astype("<i2").tobytes()
-        except SourceRejected as error:
-            raise SourceRejected(f"input {self._source.name}: {error}") from None
-        self._has_begun = True
-        self._speech += pcm16
-        if self._source.is_live:
-            # A block that is itself longer than the bound is all present, and not its own past.
-            excess = len(self._speech) - max(round(LIVE_BUFFERED_S * BYTES_PER_S), len(pcm16))
-            if excess > 0:
-                del self._speech[:excess]
-                self.dropped_s += excess / BYTES_PER_S
-            return
-        while len(self._speech) > BUFFERED_S * BYTES_PER_S:
-            self._speech_taken.clear()
-            await self._speech_taken.wait()
-
     # ------------------------------------------------------------------------------------------ to the avatar
 
     async def _pace(self) -> None:
@@ -189,25 +151,25 @@ class Uplink:
     async def _feed(self, link: AvatarLink) -> None:
         """Send one message per tick until the link is detached."""
         pacing = link.pacing
-        n_samples = pacing.live_samples if self._source.is_live else pacing.buffered_samples
+        n_samples = pacing.live_samples if self._desk.is_live else pacing.buffered_samples
         start_ns, samples_due = self._now_ns(), 0
         while self._link is link:
-            speech = self._take_speech(n_samples, pacing)
-            message = speech or self._silence(n_samples, pacing)
-            if message or self._is_interrupted:
-                try:
-                    if self._is_interrupted:
-                        self._is_interrupted = False
-                        await link.interrupt()
-                    if message:
-                        await link.send_audio(message)
-                except ProviderError as error:
-                    self._log.warning("uplink_lost", error=str(error))
-                    self._speech[:0] = speech
-                    if self._link is link:
-                        self.detach()
-                    return
-            self._account(message, bool(speech), n_samples)
+            speech, idle = self._take(n_samples, pacing)
+            message = speech or idle
+            try:
+                if self._is_interrupted:
+                    self._is_interrupted = False
+                    await link.interrupt()
+                if message:
+                    await link.send_audio(message)
+                if self._account(message, bool(speech), n_samples):
+                    await link.end_turn()
+            except ProviderError as error:
+                self._log.warning("uplink_lost", error=str(error))
+                self._unsent = speech
+                if self._link is link:
+                    self.detach()
+                return
 
             samples_due += n_samples
             wait_ns = start_ns + ticks_to_ns(samples_due, AVATAR_RATE_HZ) - self._now_ns()
@@ -215,25 +177,31 @@ class Uplink:
                 start_ns, samples_due = self._now_ns(), 0
             await self._sleep(max(0, wait_ns) / NS_PER_S)
 
-    def _take_speech(self, n_samples: int, pacing: UplinkPacing) -> bytes:
-        """The next message of speech; empty while there is none or it may not go."""
-        n_bytes = 2 * n_samples
-        has_message = len(self._speech) >= n_bytes or (self._source_has_ended and len(self._speech) > 0)
-        may_speak = self._may_speak()
-        if not (may_speak and has_message):
-            if may_speak and self._is_speaking and not self._source_has_ended:
-                self.underruns += 1
-            self._is_speaking = False
-            return b""
-        if not self.media_ready.is_set() and not self._has_warned:
-            self._has_warned = True
-            self._log.warning("speech_without_media", waited_s=MEDIA_WAIT_S)
-        self._is_speaking = True
-        self._tail_samples = round(pacing.tail_s * AVATAR_RATE_HZ)
-        speech = bytes(self._speech[:n_bytes])
-        del self._speech[:n_bytes]
-        self._speech_taken.set()
-        return speech.ljust(n_bytes, b"\0")
+    def _take(self, n_samples: int, pacing: UplinkPacing) -> tuple[bytes, bytes]:
+        """The next message of speech, or what is sent while there is none or it may not go; both may be empty."""
+        sound, is_speech = b"", False
+        if self._may_speak():
+            sound, is_speech = self._unsent, bool(self._unsent)
+            if not sound:
+                sound = self._desk.take(n_samples)
+                is_speech = self._desk.is_speech
+            self._unsent = b""
+        self._is_flowing, self._is_speaking = bool(sound), is_speech
+        if is_speech:
+            if not self.media_ready.is_set() and not self._has_warned:
+                self._has_warned = True
+                self._log.warning("speech_without_media", waited_s=MEDIA_WAIT_S)
+            self._tail_samples = round(pacing.tail_s * AVATAR_RATE_HZ)
+            speech = b"".join((*self._lead, sound))
+            self._lead.clear()
+            return speech, b""
+        if pacing.idle_audio == "silence" and sound and not (self._tail_samples and pacing.needs_clean_tail):
+            return b"", sound
+        if pacing.idle_audio == "none" and sound and not self._tail_samples:
+            self._lead.append(sound)
+            if len(self._lead) * n_samples > LEAD_S * AVATAR_RATE_HZ:
+                self._lead.popleft()
+        return b"", bytes(2 * n_samples) if self._tail_samples or pacing.idle_audio == "silence" else b""
 
     def _may_speak(self) -> bool:
         now_ns = self._now_ns()
@@ -244,16 +212,15 @@ class Uplink:
                 self._log.warning("utterance_cut")
         return not self._is_muted and (self.media_ready.is_set() or now_ns >= self._held_until_ns)
 
-    def _silence(self, n_samples: int, pacing: UplinkPacing) -> bytes:
-        return bytes(2 * n_samples) if self._tail_samples > 0 or pacing.idle_audio == "silence" else b""
-
-    def _account(self, message: bytes, is_speech: bool, n_samples: int) -> None:
-        """A tick has passed and `message`, if any, has been sent."""
+    def _account(self, message: bytes, is_speech: bool, n_samples: int) -> bool:
+        """A tick has passed and `message`, if any, has been sent. Returns whether a turn is over with it."""
         self._gate.push(np.frombuffer(message or bytes(2 * n_samples), "<i2"))
+        is_turn_over = False
         if is_speech:
             self.spoken_s += n_samples / AVATAR_RATE_HZ
-        else:
+        elif self._tail_samples:
             self._tail_samples = max(0, self._tail_samples - n_samples)
-        has_said_all = self._is_muted or (self._source_has_ended and not self._speech)
-        if has_said_all and not self._tail_samples:
+            is_turn_over = not self._tail_samples
+        if (self._is_muted or (self._desk.has_ended and not self._unsent)) and not self._tail_samples:
             self.finished.set()
+        return is_turn_over

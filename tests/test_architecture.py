@@ -45,18 +45,8 @@ FOUNDATION = {
 }
 # The only ones that know two stages.
 COMPOSITION = {
-    *(
-        "session",
-        "avatar",
-        "renewal",
-        "connection",
-        "dialogue",
-        "programme",
-        "reception",
-        "track_reception",
-        "uplink",
-        "telemetry",
-    ),
+    *("session", "avatar", "renewal", "connection", "dialogue", "programme", "reception", "uplink", "telemetry"),
+    *("desk", "feed", "hush", "track_reception"),
     *("daemon", "demo", "cli", "check", "__main__", "__init__"),
 }
 

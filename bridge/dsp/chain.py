@@ -3,22 +3,18 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge.dsp.levels import Level, apply_gain, measure
 from bridge.dsp.resample import StreamResampler
 from bridge.media.audio import AudioBlock
 
 
 class SpeechChain:
-    """Turns blocks of any rate and channel count into 24 kHz mono int16, amplified by `gain_db`.
+    """Turns blocks of any rate and channel count into 24 kHz mono int16.
 
     A source may change rate or channel count between blocks: what the old resampler still holds comes out first.
-    `level` is that of the newest samples that came out.
     """
 
-    def __init__(self, gain_db: float = 0.0) -> None:
-        self._gain_db = gain_db
+    def __init__(self) -> None:
         self._resampler: StreamResampler | None = None
-        self.level = Level()
 
     def push(self, block: AudioBlock) -> NDArray[np.int16]:
         """Shape (n_samples,). Raises SourceRejected for a rate or channel count that cannot be converted."""
@@ -28,16 +24,8 @@ class SpeechChain:
             if resampler is not None:
                 held = resampler.flush()
             resampler = self._resampler = StreamResampler(block.sample_rate_hz, n_channels)
-        return self._finish(np.concatenate((held, resampler.push(block.samples))))
+        return np.concatenate((held, resampler.push(block.samples)))
 
     def flush(self) -> NDArray[np.int16]:
         """What the filter still holds at the end of the source."""
-        if self._resampler is None:
-            return np.empty(0, np.int16)
-        return self._finish(self._resampler.flush())
-
-    def _finish(self, samples: NDArray[np.int16]) -> NDArray[np.int16]:
-        samples = apply_gain(samples, self._gain_db)
-        if len(samples):
-            self.level = measure(samples)
-        return samples
+        return np.empty(0, np.int16) if self._resampler is None else self._resampler.flush()

@@ -1,4 +1,4 @@
-"""Loudness of PCM16: gain, meter, and where speech pauses."""
+"""Loudness of PCM16: a meter, and where speech pauses."""
 
 import math
 from dataclasses import dataclass
@@ -13,17 +13,9 @@ SILENCE_DBFS = -100.0
 FULL_SCALE = 32_768
 
 
-def apply_gain(samples: NDArray[np.int16], gain_db: float) -> NDArray[np.int16]:
-    """Amplify; what exceeds full scale is clipped, not wrapped."""
-    if gain_db == 0.0:
-        return samples
-    louder: NDArray[np.float64] = np.rint(samples * 10.0 ** (gain_db / 20.0))
-    return louder.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-
-
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Loudness of a block, each -100 to 0 dB relative to full scale.
+    """Loudness of a block, -100 dB or more relative to full scale.
 
     peak_dbfs  the largest sample.  rms_dbfs  the energy; a full-scale sine has -3.
     """
@@ -32,7 +24,8 @@ class Level:
     rms_dbfs: float = SILENCE_DBFS
 
 
-def measure(samples: NDArray[np.int16]) -> Level:
+def measure(samples: NDArray[np.int16] | NDArray[np.float64]) -> Level:
+    """In units of an int16 step; louder than full scale is above 0 dB."""
     if not len(samples):
         return Level()
     wide = samples.astype(np.float64)

@@ -9,6 +9,7 @@ import structlog
 from bridge.errors import BridgeError, SourceLost, SourceTaken
 from bridge.inputs.published_sound import PublishedSound
 from bridge.media.audio import AudioBlock
+from bridge.media.libopus import find_libopus
 from bridge.net.ice import IceSettings
 from bridge.net.peer import PublisherPeer
 from bridge.ports import OpenReception, Publication, Reception, RemoteTrack
@@ -45,6 +46,7 @@ class WhipSource:
 
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
         """Deliver what publishers send, for ever."""
+        await asyncio.to_thread(find_libopus)  # files are read, once: not when the first packet is there
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             try:
@@ -97,6 +99,7 @@ class WhipSource:
                 datagrams_rejected=dict(publisher.peer.datagrams_rejected),
                 candidates_rejected=publisher.peer.rejected_candidates,
                 concealed_s=round(publisher.sound.concealed_s, 2),
+                dropped_blocks=self.dropped_blocks,
             )
 
     def _put(self, block: AudioBlock) -> None:

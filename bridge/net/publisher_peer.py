@@ -13,7 +13,7 @@ from bridge.media.access_unit import Codec
 from bridge.net.codecs import codec_name, preferences
 from bridge.net.ice import IceSettings
 from bridge.net.receiving_peer import MEDIA_LOST_S, ReceivingPeer
-from bridge.net.sdp import Description, Section, is_usable, offered_codecs, unusable
+from bridge.net.sdp import Description, Section, is_usable, offered_codecs, unusable, with_nack
 from bridge.ports import RemoteTrack, TrackSink
 
 _TELEPHONY = (Codec.PCMU, Codec.PCMA)
@@ -55,6 +55,9 @@ class PublisherPeer(ReceivingPeer):
         return section.kind == "audio" and bool(_taken(section.codecs))
 
     def _amended(self, sdp: str) -> str:
+        assert self._remote is not None
+        sound = next(section for section in self._remote.outline if self._takes(section))
+        sdp = with_nack(sdp, sound)
         return sdp.replace("m=", "a=ice-options:trickle\r\nm=", 1)  # RFC 8838 §4.1: candidates may follow
 
     def _prefer(self, transceiver: RTCRtpTransceiver, offered: MediaDescription | None) -> None:

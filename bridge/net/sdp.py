@@ -285,6 +285,16 @@ def without_extension(sdp: str, uri: str) -> str:
     return re.sub(rf"^a=extmap:\S+ {re.escape(uri)}\r\n", "", sdp, flags=re.MULTILINE)
 
 
+def with_nack(answer: str, offered: Section) -> str:
+    """An answer that agrees on retransmission by request of sound too (RFC 4585 §4.2), where it was offered; aiortc
+    knows it of pictures alone."""
+    asked = re.findall(r"^a=rtcp-fb:(\d+|\*) nack\r$", offered.text, re.MULTILINE)
+    if not asked:
+        return answer
+    formats = r"\d+" if "*" in asked else "|".join(asked)
+    return re.sub(rf"^(a=rtpmap:({formats}) .*\r\n)", r"\1a=rtcp-fb:\2 nack\r\n", answer, flags=re.MULTILINE)
+
+
 def candidates_of(sdp: str) -> list[tuple[str, str, int]]:
     """Candidates of the first section of a description of ours, each with the mid and the index of the section."""
     lines = re.findall(r"^a=(candidate:.*)\r\n", _split(sdp)[1], re.MULTILINE)

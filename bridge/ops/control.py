@@ -87,6 +87,19 @@ class OutputView(View):
     dropped_units: Mapping[str, int]
 
 
+class InputView(View):
+    """An input; see `bridge.feed.InputStatus`."""
+
+    name: str
+    state: str
+    last_error: Shown
+    is_speaking: bool
+    level_dbfs: float
+    waiting_s: float
+    dropped_s: float
+    underruns: int
+
+
 class MediaView(View):
     """What viewers get; see `bridge.telemetry.MediaStatus`."""
 
@@ -123,4 +136,5 @@ class SessionView(View):
     media: MediaView
     spoken_s: float
     input_is_finished: bool
+    inputs: list[InputView]
     outputs: list[OutputView]

@@ -145,6 +145,11 @@ class Metrics:
         self.provider_events_total = counter(
             "provider_events_total", "Events of the avatar service, by the kind the bridge sees.", (*_SERVICE, "type")
         )
+        self.interrupt_to_silence_seconds = wait(
+            "interrupt_to_silence_seconds",
+            "An interruption of the avatar to the arrival of its first silent sound.",
+            _SESSION,
+        )
         self.tool_calls_total = counter(
             "tool_calls_total", "Tool calls of the avatar's model: answered, default or unsent.", (*_SESSION, "result")
         )
@@ -278,6 +283,7 @@ class SessionMetrics:
         self.provider_session_seconds = Bound(metrics.provider_session_seconds, with_service)
         self.provider_reconnects_total = BoundCounter(metrics.provider_reconnects_total, with_service)
         self.provider_events_total = BoundCounter(metrics.provider_events_total, with_service)
+        self.interrupt_to_silence_seconds = Bound(metrics.interrupt_to_silence_seconds, session)
         self.tool_calls_total = BoundCounter(metrics.tool_calls_total, session)
 
     def __enter__(self) -> Self:

@@ -70,4 +70,5 @@ class NavTalkOptions:
             # A turn ends after 500 ms of silence (server_vad of the vendor's legacy page), plus half as much for the
             # detector's own window. A mirror needs none; the AudioBack worker lets the mouth close for 250 ms.
             tail_s=0.75 if self.role == "conversation" else 0.25,
+            needs_clean_tail=self.role == "conversation",
         )

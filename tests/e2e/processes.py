@@ -291,8 +291,8 @@ class Setting:
             "outputs": {},
         }
 
-    def input(self, path: Path, *, session: str = "leo", loop: bool = False) -> Self:
-        self._keys["sessions"][session]["inputs"] = {"speech": {"url": f"file:{path}", "loop": loop}}
+    def input(self, path: Path, *, session: str = "leo", loop: bool = False, **keys: Any) -> Self:
+        self._keys["sessions"][session]["inputs"] = {"speech": {"url": f"file:{path}", "loop": loop, **keys}}
         return self
 
     def slate(self, *, session: str = "leo", **keys: Any) -> Self:

@@ -35,6 +35,15 @@ async def test_video_is_declined_and_the_sound_beside_it_taken() -> None:
         await at.host.seconds(0.2)
 
 
+@pytest.mark.parametrize("asked", ["96", "*"])
+async def test_retransmission_is_agreed_on_where_it_is_offered(asked: str) -> None:
+    async with desk() as at, Publisher(at) as publisher:
+        assert "nack" not in (await publisher.publish()).text
+        offer = (await publisher.offer()).replace("a=rtpmap:96", f"a=rtcp-fb:{asked} nack\r\na=rtpmap:96")
+        await at.client.delete(publisher.session_url)
+        assert "a=rtpmap:96 opus/48000/2\r\na=rtcp-fb:96 nack\r\n" in (await post(at, offer)).text
+
+
 async def test_the_second_of_two_publishers_is_told_when_to_come_again() -> None:
     async with desk() as at, Publisher(at) as first, Publisher(at) as second:
         await first.publish()

@@ -160,12 +160,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "bridge.yaml:5: sessions.leo.avatar.url: holds a user name with a colon",
     ),
     "avatar url": ("name: navtalk.Leo", "name: x\n      url: https://x/y", "avatar.url: must be wss://HOST/PATH"),
-    "two inputs": (
-        "      question:",
-        "      host: {url: 'file:host.wav'}\n      question:",
-        "sessions.leo.inputs: this version takes exactly one input, not host, question",
-    ),
-    "no input": ('      question: {url: "file:question.wav"}', "      {}", "takes exactly one input, not none"),
+    "no input": ('      question: {url: "file:question.wav"}', "      {}", "inputs: must not be empty"),
     "no output": ('      twitch: {url: "rtmp://live.example/app/live"}', "      {}", "outputs: must not be empty"),
     "input scheme": (
         "file:question.wav",

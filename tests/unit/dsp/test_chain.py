@@ -18,25 +18,12 @@ def test_every_block_becomes_24_khz_mono() -> None:
     assert pcm[12_000] == 10_000
 
 
-def test_gain_is_applied() -> None:
-    assert SpeechChain(gain_db=-6.0206).push(block(24_000, 10)).tolist() == [5_000] * 10
-
-
 @pytest.mark.parametrize(("rate_hz", "n_channels"), [(16_000, 1), (48_000, 2)])
 def test_change_of_format_loses_no_sound(rate_hz: int, n_channels: int) -> None:
     chain = SpeechChain()
     before = chain.push(block(48_000, 48_000))
     after = chain.push(block(rate_hz, rate_hz, n_channels))
     assert len(before) + len(after) + len(chain.flush()) == 48_000
-
-
-def test_level_is_that_of_the_newest_samples() -> None:
-    chain = SpeechChain()
-    assert chain.level.peak_dbfs == -100
-    chain.push(block(24_000, 480, value=-32768))
-    assert chain.level.peak_dbfs == 0
-    chain.push(block(24_000, 480, value=0))
-    assert chain.level.peak_dbfs == -100
 
 
 def test_format_that_cannot_be_converted_is_refused() -> None:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from bridge.dsp.levels import SILENCE_DBFS, Level, PauseGate, apply_gain, measure
+from bridge.dsp.levels import SILENCE_DBFS, Level, PauseGate, measure
 
 
 def tone(amplitude: float, n_samples: int = 2_400) -> np.ndarray:
@@ -23,19 +23,6 @@ def test_most_negative_sample_is_full_scale() -> None:
 @pytest.mark.parametrize("n_samples", [0, 480])
 def test_silence_and_nothing_measure_minus_100(n_samples: int) -> None:
     assert measure(np.zeros(n_samples, np.int16)) == Level(SILENCE_DBFS, SILENCE_DBFS)
-
-
-def test_gain_moves_the_level_by_its_decibels() -> None:
-    assert measure(apply_gain(tone(0.1), 6.0)).rms_dbfs == pytest.approx(measure(tone(0.1)).rms_dbfs + 6, abs=0.01)
-
-
-def test_gain_clips_and_does_not_wrap() -> None:
-    assert apply_gain(np.array([30_000, -30_000], np.int16), 20.0).tolist() == [32767, -32768]
-
-
-def test_gain_of_0_db_leaves_every_bit() -> None:
-    samples = tone(0.7)
-    assert apply_gain(samples, 0.0) is samples
 
 
 def test_before_the_first_word_the_pause_is_endless() -> None:

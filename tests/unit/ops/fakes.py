@@ -39,6 +39,18 @@ class FakeOutput:
 
 
 @dataclass
+class FakeInput:
+    name: str = "question"
+    state: str = "playing"
+    last_error: str = ""
+    is_speaking: bool = True
+    level_dbfs: float = -20.0
+    waiting_s: float = 1.0
+    dropped_s: float = 0.0
+    underruns: int = 0
+
+
+@dataclass
 class FakeMedia:
     fps: float = 25.0
     video_bps: float = 1e6
@@ -69,6 +81,7 @@ class FakeStatus:
     media: FakeMedia = field(default_factory=FakeMedia)
     spoken_s: float = 3.0
     input_is_finished: bool = False
+    inputs: tuple[FakeInput, ...] = (FakeInput(),)
     outputs: tuple[FakeOutput, ...] = (FakeOutput("twitch"),)
     license: str = "sk_canary_license"
 

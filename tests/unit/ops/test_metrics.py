@@ -38,6 +38,7 @@ PROMISED = {
     "output_reconnects": ("counter", "session output protocol reason"),
     "provider_reconnects": ("counter", "session service reason"),
     "provider_events": ("counter", "session service type"),
+    "interrupt_to_silence_seconds": ("histogram", "session"),
     "tool_calls": ("counter", "session result"),
     "input_underruns": ("counter", "session"),
     "slate_active": ("gauge", "session"),

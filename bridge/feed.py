@@ -1,0 +1,253 @@
+"""One input of a session: its source, kept running, and what of its sound waits to be sent."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from bridge.dsp.chain import SpeechChain
+from bridge.dsp.concealment import Concealment
+from bridge.dsp.strip import Strip, StripSettings
+from bridge.errors import SourceError, SourceLost, SourceRejected
+from bridge.media.audio import AudioBlock
+from bridge.media.clock import AVATAR_RATE_HZ
+from bridge.net.backoff import Backoff
+from bridge.ports import AudioSource, OutspokenSource
+
+BYTES_PER_S = 2 * AVATAR_RATE_HZ
+# What is decoded ahead of a file: rides out a slow disk.
+BUFFERED_S = 1.0
+# What may wait of a live source: ten messages of 20 ms absorb a network's jitter, more would only be latency.
+LIVE_BUFFERED_S = 0.2
+# In a pause a live source keeps one block of what always waits; measured over as long as a network's moods last.
+_CUSHION_SAMPLES = AVATAR_RATE_HZ // 50
+_WATCHED_SAMPLES = 2 * AVATAR_RATE_HZ
+# A source that is lost is opened again: a stream that was restarted is mostly back within a second.
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
+
+
+class InputState(StrEnum):
+    SILENT = "silent"
+    PLAYING = "playing"
+    BACKING_OFF = "backing_off"
+    FAILED = "failed"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputStatus:
+    """How an input is doing. silent: it gives nothing at present; backing_off: it was lost, and is opened again soon.
+
+    last_error   empty: none so far. It stays when the input is well again.
+    is_speaking  whether there is a voice in it.  level_dbfs: its RMS level as it is mixed.
+    waiting_s    sound that waits to be sent.
+    dropped_s    sound of a live source that could not be sent in time, or was interrupted.
+    underruns    how often its sound broke off because the source gave nothing.
+    """
+
+    name: str
+    state: InputState
+    last_error: str
+    is_speaking: bool
+    level_dbfs: float
+    waiting_s: float
+    dropped_s: float
+    underruns: int
+
+
+class Feed:
+    """Runs one source, again and again while it is lost, and keeps its sound as 24 kHz mono until it is taken.
+
+    A file waits until its sound is taken. Of a live source at most 0.2 s wait: it loses its past, and in pauses what
+    its jitter does not need; a gap of its own is concealed for up to 60 ms.
+
+    barges_in  whether who speaks here interrupts the avatar.  strip: what is done to it in the mix.
+    has_begun  it gave sound.
+    error      why it has ended, where that was no proper end.
+    dropped_s, underruns  as in `InputStatus`.
+    """
+
+    def __init__(
+        self,
+        source: AudioSource,
+        settings: StripSettings | None = None,
+        *,
+        barges_in: bool = False,
+        on_interrupt: Callable[["Feed"], None] = lambda feed: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`on_interrupt`: told when the source itself asks for the avatar to stop."""
+        self.name = source.name
+        self.is_live = source.is_live
+        self.barges_in = barges_in
+        self.strip = Strip(settings or StripSettings())
+        self.has_begun = False
+        self.error: SourceError | None = None
+        self.dropped_s = 0.0
+        self.underruns = 0
+        self._source = source
+        self._on_interrupt = on_interrupt
+        self._sleep = sleep
+        self._chain = SpeechChain()
+        self._waiting = bytearray()  # PCM16
+        self._taken = asyncio.Event()
+        self._source_has_ended = False
+        self._has_given = False  # since it was opened the last time
+        self._last_error = ""
+        self._is_backing_off = self._is_flowing = False
+        self._is_listened_to = True
+        self._concealment = Concealment()
+        self._least_waiting, self._watched = AVATAR_RATE_HZ, 0  # samples left behind a message, over so many
+        self._turn_bytes: int | None = None  # of what waits: all that belongs to a turn that the source has ended
+        self._log = structlog.get_logger().bind(input=source.name)
+        if isinstance(source, OutspokenSource):
+            source.listener = self
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all that it will ever give has been taken."""
+        return self._source_has_ended and not self._waiting
+
+    @property
+    def waiting_s(self) -> float:
+        """How much of its sound waits to be taken: how late it will be, at least."""
+        return len(self._waiting) / BYTES_PER_S
+
+    def status(self) -> InputStatus:
+        if self._is_flowing:
+            state = InputState.PLAYING
+        elif self._source_has_ended:
+            state = InputState.FAILED if self.error else InputState.ENDED
+        else:
+            state = InputState.BACKING_OFF if self._is_backing_off else InputState.SILENT
+        return InputStatus(
+            name=self.name,
+            state=state,
+            last_error=self._last_error,
+            is_speaking=self.strip.voice.is_speaking,
+            level_dbfs=self.strip.level.rms_dbfs,
+            waiting_s=self.waiting_s,
+            dropped_s=self.dropped_s,
+            underruns=self.underruns,
+        )
+
+    async def run(self) -> None:
+        """Until the source has ended for good; `error` says why, if that was no proper end."""
+        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
+        while not self._source_has_ended:
+            try:
+                self._has_given = False
+                await self._source.run(self.take_block)
+                self._source_has_ended = True
+            except SourceLost as error:
+                if self._has_given:
+                    backoff.reset()
+                delay_s = backoff.next_delay_s()
+                self._log.warning("input_lost", error=str(error), retry_in_s=round(delay_s, 1))
+                self._last_error, self._is_backing_off = str(error), True
+                await self._sleep(delay_s)
+                self._is_backing_off = False
+            except SourceError as error:
+                self._log.error("input_failed", error=str(error))
+                self.error, self._source_has_ended = error, True
+                self._last_error = str(error)
+            self._waiting += self._chain.flush().astype("<i2").tobytes()
+
+    def take(self, n_samples: int) -> NDArray[np.int16] | None:
+        """The next so many samples, the last ones filled up with silence; None: they are not there."""
+        n_bytes = 2 * n_samples
+        is_end = self._source_has_ended or self._turn_bytes is not None
+        if len(self._waiting) < n_bytes and not (is_end and self._waiting):
+            self.underruns += self._is_flowing and not is_end
+            self._is_flowing = False
+            self._end_told_turn(0)
+            return None if is_end or self._concealment.is_spent else self._make_up(n_samples)
+        self._is_flowing = True
+        piece = np.frombuffer(bytes(self._waiting[:n_bytes]).ljust(n_bytes, b"\0"), "<i2")
+        del self._waiting[:n_bytes]
+        self._taken.set()
+        self._end_told_turn(n_bytes)
+        if not self.is_live:
+            return piece
+        self._catch_up(n_samples)
+        return self._concealment.push(piece)
+
+    def drop(self) -> None:
+        """Forget what waits."""
+        self._concealment.forget()
+        self.dropped_s += len(self._waiting) / BYTES_PER_S
+        self._waiting.clear()
+        self._taken.set()
+
+    def _make_up(self, n_samples: int) -> NDArray[np.int16]:
+        """What there is of a message, and what may follow it."""
+        came = np.frombuffer(bytes(self._waiting), "<i2")
+        self._waiting.clear()
+        if len(came):
+            came = self._concealment.push(came)
+        return np.concatenate((came, self._concealment.make_up(n_samples - len(came))))
+
+    def _catch_up(self, n_samples: int) -> None:
+        """What has waited for seconds is latency that no jitter needs: in a pause it is dropped."""
+        self._least_waiting = min(self._least_waiting, len(self._waiting) // 2)
+        self._watched += n_samples
+        if self._watched < _WATCHED_SAMPLES or self.strip.voice.is_speaking:
+            return
+        surplus = max(0, self._least_waiting - _CUSHION_SAMPLES)
+        del self._waiting[: 2 * surplus]
+        self.dropped_s += surplus / AVATAR_RATE_HZ
+        self._least_waiting, self._watched = AVATAR_RATE_HZ, 0
+
+    # ------------------------------------------------------------------------------------------ SourceListener
+
+    def on_speech_started(self) -> None:
+        self._turn_bytes = None
+        self.strip.voice.begin()
+
+    def on_speech_ended(self) -> None:
+        self._turn_bytes = len(self._waiting)
+
+    def on_interrupt(self) -> None:
+        self.drop()
+        self._on_interrupt(self)
+
+    def on_listening(self, on: bool) -> None:
+        self._is_listened_to = on
+        if not on:
+            self.drop()
+
+    def _end_told_turn(self, taken_bytes: int) -> None:
+        """The source has said where its turn ends: there the detector need not wait for a pause."""
+        if self._turn_bytes is None:
+            return
+        self._turn_bytes -= taken_bytes
+        if self._turn_bytes <= 0:
+            self._turn_bytes = None
+            self.strip.voice.end()
+
+    # ------------------------------------------------------------------------------------------ from the source
+
+    async def take_block(self, block: AudioBlock) -> None:
+        try:
+            pcm16 = self._chain.push(block).astype("<i2").tobytes()
+        except SourceRejected as error:
+            raise SourceRejected(f"input {self.name}: {error}") from None
+        self.has_begun = self._has_given = True
+        if not self._is_listened_to:
+            return
+        self._waiting += pcm16
+        if self.is_live:
+            # A block that is itself longer than the bound is all present, and not its own past.
+            excess = len(self._waiting) - max(round(LIVE_BUFFERED_S * BYTES_PER_S), len(pcm16))
+            if excess > 0:
+                del self._waiting[:excess]
+                self.dropped_s += excess / BYTES_PER_S
+            return
+        while len(self._waiting) > BUFFERED_S * BYTES_PER_S:
+            self._taken.clear()
+            await self._taken.wait()

@@ -1,0 +1,228 @@
+"""Several inputs at once: what becomes of one is nothing to the others."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+from structlog.testing import capture_logs
+
+from bridge.desk import Desk
+from bridge.dsp.limiter import LOOK_AHEAD_SAMPLES
+from bridge.dsp.strip import StripSettings
+from bridge.errors import SourceLost, SourceRejected
+from bridge.feed import LONGEST_RETRY_S, Feed
+from bridge.media.audio import AudioBlock
+from bridge.media.clock import AVATAR_RATE_HZ
+from bridge.ports import SourceListener
+from tests.unit.dsp.voices import noise, voice
+from tests.unit.upward import QUIET_PACING, FakeLink, FakeSource, VirtualTime, ramp, running, silence
+
+SECOND = AVATAR_RATE_HZ
+
+
+async def heard(
+    *sources: FakeSource, for_s: float = 3.0, settings: dict[str, StripSettings] | None = None
+) -> np.ndarray:
+    """What a link gets within this time; what the limiter of several adds before it is taken off."""
+    time = VirtualTime()
+    link = FakeLink(time)
+    async with running(*sources, time=time, settings=settings) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(for_s)
+    return link.sound[LOOK_AHEAD_SAMPLES if len(sources) > 1 else 0 :]
+
+
+async def test_two_inputs_are_heard_together() -> None:
+    playlist = ramp(2.0) // 4
+    both = await heard(FakeSource(voice()), FakeSource(playlist, name="playlist"))
+    assert np.array_equal(both[: 2 * SECOND], voice() + playlist)
+
+
+async def test_who_speaks_with_priority_is_heard_before_the_others() -> None:
+    host = FakeSource(np.concatenate((silence(0.5), voice())), name="host")
+    both = await heard(host, FakeSource(ramp(3.0) // 4), settings={"host": StripSettings(priority=1, duck_db=-100)})
+    assert np.array_equal(both[: SECOND // 2], ramp(0.5) // 4)
+    rest = both[SECOND : 2 * SECOND] - voice()[SECOND // 2 : 3 * SECOND // 2]
+    assert np.abs(rest).max() < 0.11 * (ramp(3.0) // 4).max()
+
+
+async def test_an_input_that_ends_leaves_the_other() -> None:
+    both = await heard(FakeSource(voice()[: SECOND // 2]), FakeSource(ramp(2.0), name="playlist"))
+    assert np.array_equal(both[SECOND : 2 * SECOND], ramp(2.0)[SECOND:])
+
+
+@pytest.mark.parametrize("error", [SourceRejected("no such file"), SourceLost("reset")])
+async def test_an_input_that_fails_leaves_the_other(error: Exception) -> None:
+    with capture_logs() as logs:
+        both = await heard(FakeSource(error=error), FakeSource(ramp(2.0), name="playlist"))
+    assert np.array_equal(both[: 2 * SECOND], ramp(2.0))
+    assert {(entry["event"], entry["input"]) for entry in logs} < {
+        ("input_failed", "question"),
+        ("input_lost", "question"),
+    }
+
+
+async def test_the_status_tells_how_each_input_is_doing() -> None:
+    time = VirtualTime()
+    sources = (
+        FakeSource(voice(), name="host"),
+        FakeSource(error=SourceRejected("no such file"), name="playlist"),
+        FakeSource(error=SourceLost("reset"), name="radio"),
+        FakeSource(is_live=True, name="guest"),
+    )
+    feeds = [Feed(source, sleep=time.sleep) for source in sources]
+    desk = Desk(feeds)
+    running = asyncio.create_task(desk.run())
+    await time.pass_until(0.0)
+    for _ in range(20):
+        desk.take(480)
+    found = {status.name: (status.state, status.last_error) for status in desk.status()}
+    assert found == {
+        "host": ("playing", ""),
+        "playlist": ("failed", "no such file"),
+        "radio": ("backing_off", "reset"),
+        "guest": ("silent", ""),
+    }
+    host = desk.status()[0]
+    assert host.is_speaking and host.level_dbfs > -40
+    running.cancel()
+
+
+async def test_an_input_that_stalls_leaves_the_other() -> None:
+    both = await heard(FakeSource(is_live=True), FakeSource(ramp(2.0), name="playlist"))
+    assert np.array_equal(both[: 2 * SECOND], ramp(2.0))
+
+
+async def test_if_every_input_fails_before_it_gave_sound_the_last_failure_is_raised() -> None:
+    feeds = [Feed(FakeSource(error=SourceRejected("no such file"))), Feed(FakeSource(error=SourceRejected("no sound")))]
+    with pytest.raises(SourceRejected, match="no sound"):
+        await Desk(feeds).run()
+
+
+async def test_a_lost_input_is_opened_again_and_again() -> None:
+    class Flapping(FakeSource):
+        n_runs = 0
+
+        async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
+            self.n_runs += 1
+            if self.n_runs < 4:
+                raise SourceLost("connection refused")
+            await super().run(emit)
+
+    source = Flapping(ramp(1.0))
+    sound = await heard(source, for_s=2 * LONGEST_RETRY_S)
+    assert source.n_runs == 4
+    begins = int(np.flatnonzero(sound)[0])
+    assert 0.5 * 3.5 <= begins / SECOND <= 3.6, "0.5, 1 and 2 s, each shortened by up to half"
+    assert np.array_equal(sound[begins : begins + SECOND], ramp(1.0))
+
+
+class OutspokenSource(FakeSource):
+    """A live source with words besides its sound."""
+
+    listener: SourceListener
+
+
+def outspoken(name: str = "guest") -> OutspokenSource:
+    source = OutspokenSource(is_live=True, name=name)
+    source.listener = None  # type: ignore[assignment]
+    return source
+
+
+async def test_a_source_that_ends_its_turn_is_not_waited_for() -> None:
+    time, source = VirtualTime(), outspoken()
+    link = FakeLink(time, QUIET_PACING)
+    async with running(source, time=time, settings={"guest": StripSettings(hang_over_s=10)}) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        for tick in range(50):
+            source.feed(voice()[480 * tick : 480 * (tick + 1)])
+            await time.pass_until(tick * 0.02)
+        source.listener.on_speech_ended()
+        for tick in range(50, 100):
+            source.feed(noise(0.02))
+            await time.pass_until(tick * 0.02)
+    assert link.n_turns_ended == 1
+    assert len(link.messages) == pytest.approx(50 + 32, abs=5), "speech, a tail of 0.64 s, and nothing after it"
+
+
+async def test_who_is_not_listened_to_is_not_heard() -> None:
+    time, source = VirtualTime(), outspoken()
+    link = FakeLink(time)
+    async with running(source, time=time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        source.listener.on_listening(False)
+        source.feed(voice())
+        await time.pass_until(1.0)
+        assert not link.sound.any()
+        source.listener.on_listening(True)
+        source.feed(voice()[:2_400])
+        await time.pass_until(2.0)
+    assert link.sound.any()
+
+
+async def test_of_a_live_input_only_speech_is_sent_where_nothing_flows_while_idle() -> None:
+    time, source = VirtualTime(), FakeSource(is_live=True)
+    link = FakeLink(time, QUIET_PACING)
+    sound = np.concatenate((noise(1.0), voice(), noise(2.0)))
+    async with running(source, time=time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        for tick in range(len(sound) // 480):
+            source.feed(sound[480 * tick : 480 * (tick + 1)])
+            await asyncio.sleep(0)
+            await time.pass_until(tick * 0.02)
+    assert len(link.sound) / SECOND == pytest.approx(2.0 + 0.2 + 0.5 + 0.64, abs=0.2), "with its lead and its hang-over"
+    assert np.array_equal(link.sound[-round(0.64 * SECOND) :], silence(0.64))
+    # The first word is whole.
+    lead = round(0.05 * SECOND)
+    begins = int(np.flatnonzero(np.abs(link.sound) > 200)[0])
+    assert begins > lead // 2
+    assert link.n_turns_ended == 1
+
+
+async def live_feed(*, starts_with_s: float, sound: np.ndarray) -> Feed:
+    """A live feed whose sound is taken message by message, with so much of it ahead."""
+    source = FakeSource(is_live=True)
+    feed = Feed(source)
+    running = asyncio.create_task(feed.run())
+    source.feed(silence(starts_with_s))
+    for start in range(0, len(sound), 480):
+        source.feed(sound[start : start + 480])
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        piece = feed.take(480)
+        assert piece is not None
+        feed.strip.push(piece)
+    running.cancel()
+    return feed
+
+
+async def test_latency_that_no_jitter_needs_is_given_up_in_a_pause() -> None:
+    pausing = await live_feed(starts_with_s=0.14, sound=noise(4.0))
+    assert pausing.waiting_s == pytest.approx(0.02, abs=0.001)
+    assert pausing.dropped_s == pytest.approx(0.12, abs=0.001)
+    speaking = await live_feed(starts_with_s=0.14, sound=np.tile(voice()[:24_000], 4))
+    assert speaking.waiting_s == pytest.approx(0.14, abs=0.001), "not in the middle of a word"
+
+
+async def test_a_message_that_comes_late_is_made_up_and_speech_goes_on() -> None:
+    time, source = VirtualTime(), FakeSource(is_live=True)
+    link = FakeLink(time)
+    late = range(30, 33)
+    vowel = 8_000 * np.sin(2 * np.pi * 150 / AVATAR_RATE_HZ * np.arange(SECOND))
+    async with running(source, time=time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        for tick in range(50):
+            if tick not in late:
+                first = late.start if tick == late.stop else tick
+                source.feed(vowel[480 * first : 480 * (tick + 1)])
+            await time.pass_until(tick * 0.02)
+        assert uplink.underruns == 1
+    loud = [np.abs(message).max() > 100 for message in link.messages]
+    assert all(loud[late.start - 5 : late.stop + 10])
+    assert link.n_turns_ended == 0
