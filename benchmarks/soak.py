@@ -218,7 +218,7 @@ async def run(directory: Path, minutes: float, seed: int) -> Outcome:
             faults=faults,
             rss_bytes=rss_bytes,
             recordings=[recording, *setting.recordings.glob("*.mkv")],
-            arrivals=[(read_ns, stamp_ns) for read_ns, stamp_ns in connection["pictures"]],
+            arrivals=[(read_ns, stamp_ns) for read_ns, stamp_ns, *_ in connection["pictures"]],
             disconnects_healthy=int(disconnects[0]) + len(healthy.recordings(HEALTHY_KEY)) - 1,
             disconnects_tormented=int(disconnects[1]),
             exceptions=_n_exceptions(daemon),

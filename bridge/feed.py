@@ -1,8 +1,7 @@
 """One input of a session: its source, kept running, and what of its sound waits to be sent."""
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 from bridge.dsp.chain import SpeechChain
 from bridge.dsp.concealment import Concealment
 from bridge.dsp.strip import Strip, StripSettings
-from bridge.errors import SourceError, SourceLost, SourceRejected
+from bridge.errors import SourceError, SourceRejected
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import AVATAR_RATE_HZ
-from bridge.net.backoff import Backoff
 from bridge.ports import AudioSource, OutspokenSource
 
 BYTES_PER_S = 2 * AVATAR_RATE_HZ
@@ -27,23 +25,22 @@ LIVE_BUFFERED_S = 0.2
 # In a pause a live source keeps one block of what always waits; measured over as long as a network's moods last.
 _CUSHION_SAMPLES = AVATAR_RATE_HZ // 50
 _WATCHED_SAMPLES = 2 * AVATAR_RATE_HZ
-# A source that is lost is opened again: a stream that was restarted is mostly back within a second.
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.5, 15.0
+# Nobody has taken anything for so long: there was no avatar, or it was not to be spoken to yet.
+_UNTAKEN_BYTES = BYTES_PER_S // 2
 
 
 class InputState(StrEnum):
     SILENT = "silent"
     PLAYING = "playing"
-    BACKING_OFF = "backing_off"
     FAILED = "failed"
     ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputStatus:
-    """How an input is doing. silent: it gives nothing at present; backing_off: it was lost, and is opened again soon.
+    """How an input is doing. silent: it gives nothing at present.
 
-    last_error   empty: none so far. It stays when the input is well again.
+    error        why it has failed; empty: it has not.
     is_speaking  whether there is a voice in it.  level_dbfs: its RMS level as it is mixed.
     waiting_s    sound that waits to be sent.
     dropped_s    sound of a live source that could not be sent in time, or was interrupted.
@@ -52,7 +49,7 @@ class InputStatus:
 
     name: str
     state: InputState
-    last_error: str
+    error: str
     is_speaking: bool
     level_dbfs: float
     waiting_s: float
@@ -61,7 +58,7 @@ class InputStatus:
 
 
 class Feed:
-    """Runs one source, again and again while it is lost, and keeps its sound as 24 kHz mono until it is taken.
+    """Runs one source, and keeps its sound as 24 kHz mono until it is taken.
 
     A file waits until its sound is taken. Of a live source at most 0.2 s wait: it loses its past, and in pauses what
     its jitter does not need; a gap of its own is concealed for up to 60 ms.
@@ -79,7 +76,6 @@ class Feed:
         *,
         barges_in: bool = False,
         on_interrupt: Callable[["Feed"], None] = lambda feed: None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`on_interrupt`: told when the source itself asks for the avatar to stop."""
         self.name = source.name
@@ -92,16 +88,14 @@ class Feed:
         self.underruns = 0
         self._source = source
         self._on_interrupt = on_interrupt
-        self._sleep = sleep
         self._chain = SpeechChain()
         self._waiting = bytearray()  # PCM16
         self._taken = asyncio.Event()
         self._source_has_ended = False
-        self._has_given = False  # since it was opened the last time
-        self._last_error = ""
-        self._is_backing_off = self._is_flowing = False
+        self._is_flowing = False
         self._is_listened_to = True
         self._concealment = Concealment()
+        self._untaken_bytes = 0  # that have come since something was taken
         self._least_waiting, self._watched = AVATAR_RATE_HZ, 0  # samples left behind a message, over so many
         self._turn_bytes: int | None = None  # of what waits: all that belongs to a turn that the source has ended
         self._log = structlog.get_logger().bind(input=source.name)
@@ -119,16 +113,14 @@ class Feed:
         return len(self._waiting) / BYTES_PER_S
 
     def status(self) -> InputStatus:
-        if self._is_flowing:
-            state = InputState.PLAYING
-        elif self._source_has_ended:
+        if self._source_has_ended and not self._is_flowing:
             state = InputState.FAILED if self.error else InputState.ENDED
         else:
-            state = InputState.BACKING_OFF if self._is_backing_off else InputState.SILENT
+            state = InputState.PLAYING if self._is_flowing else InputState.SILENT
         return InputStatus(
             name=self.name,
             state=state,
-            last_error=self._last_error,
+            error=str(self.error or ""),
             is_speaking=self.strip.voice.is_speaking,
             level_dbfs=self.strip.level.rms_dbfs,
             waiting_s=self.waiting_s,
@@ -137,30 +129,21 @@ class Feed:
         )
 
     async def run(self) -> None:
-        """Until the source has ended for good; `error` says why, if that was no proper end."""
-        backoff = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S, random.Random())
-        while not self._source_has_ended:
-            try:
-                self._has_given = False
-                await self._source.run(self.take_block)
-                self._source_has_ended = True
-            except SourceLost as error:
-                if self._has_given:
-                    backoff.reset()
-                delay_s = backoff.next_delay_s()
-                self._log.warning("input_lost", error=str(error), retry_in_s=round(delay_s, 1))
-                self._last_error, self._is_backing_off = str(error), True
-                await self._sleep(delay_s)
-                self._is_backing_off = False
-            except SourceError as error:
-                self._log.error("input_failed", error=str(error))
-                self.error, self._source_has_ended = error, True
-                self._last_error = str(error)
-            self._waiting += self._chain.flush().astype("<i2").tobytes()
+        """Until the source has ended; `error` says why, if that was no proper end."""
+        try:
+            await self._source.run(self.take_block)
+        except SourceError as error:
+            # What was on air stays on air: from here on there is silence.
+            self._log.error("input_failed", error=str(error))
+            self.error = error
+        self._waiting += self._chain.flush().astype("<i2").tobytes()
+        self._source_has_ended = True
 
     def take(self, n_samples: int) -> NDArray[np.int16] | None:
         """The next so many samples, the last ones filled up with silence; None: they are not there."""
         n_bytes = 2 * n_samples
+        if self.is_live:
+            self._forget_past(n_bytes)
         is_end = self._source_has_ended or self._turn_bytes is not None
         if len(self._waiting) < n_bytes and not (is_end and self._waiting):
             self.underruns += self._is_flowing and not is_end
@@ -191,6 +174,14 @@ class Feed:
         if len(came):
             came = self._concealment.push(came)
         return np.concatenate((came, self._concealment.make_up(n_samples - len(came))))
+
+    def _forget_past(self, n_bytes: int) -> None:
+        """What came while nothing was taken would only be latency from now on."""
+        if self._untaken_bytes > _UNTAKEN_BYTES:
+            excess = max(0, len(self._waiting) - n_bytes - 2 * _CUSHION_SAMPLES)
+            del self._waiting[:excess]
+            self.dropped_s += excess / BYTES_PER_S
+        self._untaken_bytes = 0
 
     def _catch_up(self, n_samples: int) -> None:
         """What has waited for seconds is latency that no jitter needs: in a pause it is dropped."""
@@ -237,11 +228,13 @@ class Feed:
             pcm16 = self._chain.push(block).astype("<i2").tobytes()
         except SourceRejected as error:
             raise SourceRejected(f"input {self.name}: {error}") from None
-        self.has_begun = self._has_given = True
+        self.has_begun = True
         if not self._is_listened_to:
             return
         self._waiting += pcm16
         if self.is_live:
+            # A block that is itself longer than that was not waiting.
+            self._untaken_bytes += min(len(pcm16), _UNTAKEN_BYTES)
             # A block that is itself longer than the bound is all present, and not its own past.
             excess = len(self._waiting) - max(round(LIVE_BUFFERED_S * BYTES_PER_S), len(pcm16))
             if excess > 0:

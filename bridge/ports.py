@@ -47,7 +47,7 @@ class SourceListener(Protocol):
 
 @runtime_checkable
 class OutspokenSource(AudioSource, Protocol):
-    """A source that tells more than its sound. `listener` is set before it runs."""
+    """A source that tells more than its sound. `listener` is there from the start, and set before it runs."""
 
     listener: SourceListener
 

@@ -1,6 +1,7 @@
 """What a session tells about itself: its metrics, and a status for people."""
 
 import contextlib
+import functools
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class OutputTelemetry:
         self._series = contextlib.ExitStack()
         self._metrics = self._series.enter_context(metrics)
         self._latency = metrics.added_latency_seconds(mode="copy")
+        self._glass = functools.cache(metrics.glass_to_glass_seconds)
         self._lost_ns: int | None = None
         metrics.output_mode.switch(mode="copy", reason="as_received")
 
@@ -67,8 +69,7 @@ class OutputTelemetry:
             self.latencies_s.append(latency_s)
             self._latency.observe(latency_s)
             if unit.captured is not None:
-                glass = self._metrics.glass_to_glass_seconds(basis=unit.captured.basis)
-                glass.observe((now_ns - unit.captured.at_ns) / NS_PER_S)
+                self._glass(basis=unit.captured.basis).observe((now_ns - unit.captured.at_ns) / NS_PER_S)
 
     def on_change(self, status: OutputStatus) -> None:
         self._metrics.output_state.switch(state=status.state.value)

@@ -58,7 +58,8 @@ class Uplink:
         self._sleep = sleep
         self._log = structlog.get_logger()
         self._unsent = b""  # speech that a link has refused
-        self._lead: deque[bytes] = deque()  # what was not sent before speech began
+        self._lead: deque[bytes] = deque()  # what came last and was not sent
+        self._ahead_samples = 0  # sent before they were due
         self._link: AvatarLink | None = None
         self._link_attached = asyncio.Event()
         self._held_until_ns = 0
@@ -113,6 +114,8 @@ class Uplink:
         self._link_attached.clear()
         self.media_ready.clear()
         self._is_flowing = self._is_speaking = False
+        self._lead.clear()
+        self._ahead_samples = 0
         if self._last_word_ns is not None:
             self.finished.set()
 
@@ -192,16 +195,26 @@ class Uplink:
                 self._has_warned = True
                 self._log.warning("speech_without_media", waited_s=MEDIA_WAIT_S)
             self._tail_samples = round(pacing.tail_s * AVATAR_RATE_HZ)
+            self._ahead_samples += len(self._lead) * n_samples
             speech = b"".join((*self._lead, sound))
             self._lead.clear()
             return speech, b""
-        if pacing.idle_audio == "silence" and sound and not (self._tail_samples and pacing.needs_clean_tail):
-            return b"", sound
-        if pacing.idle_audio == "none" and sound and not self._tail_samples:
+        return b"", self._idle(sound, n_samples, pacing)
+
+    def _idle(self, sound: bytes, n_samples: int, pacing: UplinkPacing) -> bytes:
+        """What is sent while nobody speaks; `sound` is then what a room sounds like. May be empty."""
+        is_tail = self._tail_samples > 0
+        is_clean = pacing.idle_audio == "none" or (is_tail and pacing.needs_clean_tail)
+        if not is_clean:
+            self._lead.clear()
+        elif sound:
             self._lead.append(sound)
             if len(self._lead) * n_samples > LEAD_S * AVATAR_RATE_HZ:
                 self._lead.popleft()
-        return b"", bytes(2 * n_samples) if self._tail_samples or pacing.idle_audio == "silence" else b""
+        if not is_tail and (pacing.idle_audio == "none" or self._ahead_samples >= n_samples):
+            self._ahead_samples = max(0, self._ahead_samples - n_samples)
+            return b""
+        return bytes(2 * n_samples) if is_clean or not sound else sound
 
     def _may_speak(self) -> bool:
         now_ns = self._now_ns()

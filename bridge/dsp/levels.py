@@ -46,14 +46,18 @@ class PauseGate:
     THRESHOLD_DBFS = -40.0
 
     def __init__(self, threshold_dbfs: float = THRESHOLD_DBFS) -> None:
-        self._threshold = FULL_SCALE * 10.0 ** (threshold_dbfs / 20.0)
+        self._threshold = round(FULL_SCALE * 10.0 ** (threshold_dbfs / 20.0))
         self._quiet_samples = 0
         self._has_spoken = False
 
     def push(self, samples: NDArray[np.int16]) -> None:
-        is_loud = (samples > self._threshold) | (samples < -self._threshold)
-        if is_loud.any():
-            self._quiet_samples = int(is_loud[::-1].argmax())  # of the first one from behind
+        if not len(samples):
+            return
+        # In 16 bits that wrap, quiet ones and no others lie from 0 to twice the threshold: one comparison does it.
+        is_loud = (samples + np.int16(self._threshold)).view(np.uint16) > 2 * self._threshold
+        n_quiet = int(is_loud[::-1].argmax())  # behind the last loud one; 0 as well where none is
+        if is_loud[-1 - n_quiet]:
+            self._quiet_samples = n_quiet
             self._has_spoken = True
         else:
             self._quiet_samples += len(samples)

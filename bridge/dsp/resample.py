@@ -1,81 +1,141 @@
 """Any rate and channel layout to 24 kHz mono, with the same bits for every way the input is cut."""
 
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from bridge.dsp.make_taps import TAP_FRACTION_BITS, TAPS_FILE, conversion_ratio, design_taps
+from bridge.dsp.downmix import FRACTION_STEPS, Downmix
+from bridge.dsp.filter_bank import FilterBank, aligned, conversion_ratio, decimating_bank, resampling_bank
 from bridge.errors import SourceRejected
+from bridge.media.audio import Samples
+from bridge.media.clock import AVATAR_RATE_HZ
 
 MIN_RATE_HZ = 8_000
 MAX_RATE_HZ = 192_000
 # 11.025 kHz, the oddest rate in use, needs 320. The bank of a rate with 600 takes 10 MB.
 MAX_UP_FACTOR = 640
+# From twice this rate on a source is thinned out first, to 44.1 to 88.2 kHz.
+_THINNED_RATE_HZ = 44_100
 
-# Outputs per matrix product row: enough for BLAS to shine, few enough that little of the band matrix is zeros.
-_BLOCK_OUTPUTS = 32
-# Longer input is taken in pieces, so that the copies of its windows stay at 3 MB.
-_PIECE_SAMPLES = 65_536
-
-# Samples are held in units of one int16 step with 8 bits of fraction, taps in Q28: all products are integers times
-# 2**-36, and 2**15 * 2**8 * 2**28 * sum(|taps|) stays below 2**53 as long as that sum is below 4. Hence every partial
-# sum is exact in float64, and neither its order nor a fused multiply-add can change a bit.
-_FRACTION_STEPS = 2.0**8
+# Mono has 15 bits and 8 of fraction, taps have 28 of fraction: all products are integers times 2**-36, and below 2**53
+# of these every partial sum is exact in float64, so that neither its order nor a fused multiply-add changes a bit. It
+# holds while the magnitudes of the taps behind an output, of both filters, have a product below 4.
 _MAX_TAP_SUM = 4.0
 
-# ITU-R BS.775-4 table 2, down to one channel: L and R 0.7071, C 1, surround 0.5, LFE left out. In WAVE's and FFmpeg's
-# channel order, 3 to 8 channels: 3.0, quad, 5.0, 5.1, 6.1, 7.1.
-_FRONT, _CENTRE, _LFE, _SURROUND = 0.5**0.5, 1.0, 0.0, 0.5
-_DOWNMIX: dict[int, tuple[float, ...]] = {
-    1: (1.0,),
-    2: (_FRONT, _FRONT),
-    3: (_FRONT, _FRONT, _CENTRE),
-    4: (_FRONT, _FRONT, _SURROUND, _SURROUND),
-    5: (_FRONT, _FRONT, _CENTRE, _SURROUND, _SURROUND),
-    6: (_FRONT, _FRONT, _CENTRE, _LFE, _SURROUND, _SURROUND),
-    7: (_FRONT, _FRONT, _CENTRE, _LFE, _SURROUND, _SURROUND, _SURROUND),
-    8: (_FRONT, _FRONT, _CENTRE, _LFE, _SURROUND, _SURROUND, _SURROUND, _SURROUND),
-}
-# Gains are integers of 2**-12, which keeps the sum of eight channels exact too.
-_GAIN_STEPS = 2.0**12
+_LOWEST, _HIGHEST = np.array(-32768.0), np.array(32767.0)
+
+# From this many multiplications on, OpenBLAS wakes its threads (GEMM_MULTITHREAD_THRESHOLD, interface/gemm.c), which
+# then burn more than they save; longer input is taken in pieces.
+MAX_PRODUCT = 2**18
+# Of a stream; sizes that repeat need one to a few hundred. One takes 2 kB.
+_MAX_PLANS = 256
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _FilterBank:
-    """The filter of one rate as band matrices: a row of inputs times `weights[b]` is a block of outputs.
+class _Plan(NamedTuple):
+    """Where the data of one push lies: views of a filter's memory. `new` has shape (n, 1), `ready` (m,)."""
 
-    Outputs repeat their phases after `period_outputs`, which `period_inputs` inputs later. Block b of a period takes
-    `weights.shape[1]` inputs from `first_input[b]` on, counted from `lead_in` samples before the period.
+    new: NDArray[np.float64]
+    windows: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    products: NDArray[np.float64]
+    ready: NDArray[np.float64]
+    kept: NDArray[np.float64]
+    kept_to: NDArray[np.float64]
+    n_pending: int
+
+
+class _RunningFilter:
+    """One filter bank run along a stream.
+
+    In a steady stream the same few plans return, and a push is a handful of calls of numpy.
+
+    n_before  how many of its inputs lie before the stream's beginning.
+    n_early   how many outputs to come lie there; they are not given.
     """
 
-    up: int
-    down: int
-    centre: int
-    lead_in: int
-    period_inputs: int
-    period_outputs: int
-    first_input: list[int]
-    weights: NDArray[np.float64]  # (blocks, inputs per block, outputs per block)
+    def __init__(self, bank: FilterBank, n_before: int = 0) -> None:
+        self._bank = bank
+        # A period ends where the stream begins, so that pushes of whole periods leave no part of one.
+        n_periods_before = -(-n_before // bank.period_inputs)
+        self._n_pending = n_periods_before * bank.period_inputs - n_before  # inputs of the period that has begun
+        n_outputs_before = n_periods_before * bank.period_outputs - bank.ready(self._n_pending)
+        self.n_early = bank.n_early + n_outputs_before
+        n_blocks, window, block_outputs = bank.weights.shape
+        max_periods = max(1, MAX_PRODUCT // (window * block_outputs) - 1)
+        self.max_inputs = max_periods * bank.period_inputs
+        # A period may have begun before and one may begin after; windows of the last may reach beyond it.
+        n_rows = max_periods + 1
+        self._inputs = np.zeros(bank.lead_in + n_rows * bank.period_inputs + window)
+        self._windows = as_strided(
+            self._inputs,
+            (n_blocks, n_rows, window),
+            tuple(8 * n for n in (bank.block_stride, bank.period_inputs, 1)),
+            writeable=False,
+        )
+        self._rows = np.empty((n_blocks, n_rows, window))
+        self._outputs = np.empty((n_rows, n_blocks, block_outputs))
+        self._plans: dict[tuple[int, int], _Plan] = {}
+
+    def plan(self, n_inputs: int) -> _Plan:
+        """For at most `max_inputs` more: they go to `new`, then `filter`."""
+        key = self._n_pending, n_inputs
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = self._make_plan(n_inputs)
+        return plan
+
+    def filter(self, plan: _Plan) -> NDArray[np.float64]:
+        """The outputs that are complete now; overwritten by the next push."""
+        _, windows, rows, products, ready, kept, kept_to, self._n_pending = plan
+        # BLAS refuses rows that overlap: without a copy the product falls back to a slow loop.
+        rows[...] = windows
+        kept_to[...] = kept
+        np.matmul(rows, self._bank.weights, out=products)
+        if self.n_early:
+            n_early = min(self.n_early, len(ready))
+            self.n_early -= n_early
+            return ready[n_early:]
+        return ready
+
+    def _make_plan(self, n_inputs: int) -> _Plan:
+        bank, n_pending = self._bank, self._n_pending
+        begin = bank.lead_in + n_pending
+        n_whole, n_left = divmod(n_pending + n_inputs, bank.period_inputs)
+        n_ready = n_whole * bank.period_outputs + bank.ready(n_left)
+        n_rows = -(-n_ready // bank.period_outputs)
+        return _Plan(
+            new=self._inputs[begin : begin + n_inputs, None],
+            windows=self._windows[:, :n_rows],
+            rows=self._rows[:, :n_rows],
+            products=self._outputs[:n_rows].transpose(1, 0, 2),
+            ready=self._outputs.reshape(-1)[bank.ready(n_pending) : n_ready],
+            kept=self._inputs[n_whole * bank.period_inputs :][: bank.lead_in + n_left],
+            kept_to=self._inputs[: bank.lead_in + n_left],
+            n_pending=n_left,
+        )
 
 
 class StreamResampler:
     """Resamples one stream to 24 kHz mono int16; the output does not depend on how the input is cut into pieces.
 
-    A polyphase FIR with linear phase: flat to 10.9 kHz, down 105 dB at 12 kHz; below 24 kHz both edges shrink with
+    A polyphase FIR with linear phase: flat to 10.8 kHz, down 105 dB at 12 kHz; below 24 kHz both edges shrink with
     the rate. Output number k is the input at the time k / 24000 s; it comes out once the filter has seen `delay_s`
     more of the input, and `flush` gives the rest. At 24 kHz int16 mono comes out unchanged.
 
     rate_in_hz  8000 to 192000, with an up-sampling factor to 24 kHz of at most 640.
-    n_channels  1 to 8, in WAVE order; downmixed by BS.775, scaled so that full scale on all channels cannot clip.
+    n_channels  1 to 8, in WAVE order, see `Downmix`.
 
     Raises SourceRejected for any other rate or channel count.
     """
 
     def __init__(self, rate_in_hz: int, n_channels: int = 1) -> None:
-        if n_channels not in _DOWNMIX:
-            raise SourceRejected(f"sound with {n_channels} channels: 1 to {max(_DOWNMIX)} can be mixed down")
+        self._downmix = Downmix(n_channels)
         up, _ = conversion_ratio(rate_in_hz)
         if not MIN_RATE_HZ <= rate_in_hz <= MAX_RATE_HZ or up > MAX_UP_FACTOR:
             raise SourceRejected(
@@ -83,124 +143,80 @@ class StreamResampler:
             )
         self.rate_in_hz = rate_in_hz
         self.n_channels = n_channels
-        self._bank = _filter_bank(rate_in_hz)
-        gains = np.array(_DOWNMIX[n_channels])
-        self._gains = np.rint(gains / gains.sum() * _GAIN_STEPS)
+        self._banks = _banks(rate_in_hz)
         self._restart()
 
     @property
     def delay_s(self) -> float:
-        return self._bank.centre / self._bank.up / self.rate_in_hz
+        first, *second = self._banks
+        delay = first.delay + sum(first.down * bank.delay for bank in second)
+        return delay / self.rate_in_hz
 
-    def push(self, samples: NDArray[np.int16] | NDArray[np.float32]) -> NDArray[np.int16]:
-        """Take samples, shape (n, n_channels); give every output that is complete, shape (m,).
+    def push(self, samples: Samples) -> NDArray[np.int16]:
+        """Take samples, shape (n, n_channels), int16, int32 or float32; give every output that is complete, shape (m,).
 
-        float32: range [-1, 1], louder is clipped; what is not a number is silence.
+        int32: full scale is 2**31.  float32: range [-1, 1], louder is clipped; what is not a number is silence.
         """
-        pieces = [
-            self._push_piece(self._to_mono(samples[start : start + _PIECE_SAMPLES]))
-            for start in range(0, len(samples), _PIECE_SAMPLES)
-        ]
-        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, np.int16), *pieces])
+        size = self._piece_samples
+        if len(samples) <= size:
+            return self._push_piece(samples)
+        return np.concatenate([self._push_piece(samples[at : at + size]) for at in range(0, len(samples), size)])
 
     def flush(self) -> NDArray[np.int16]:
         """The outputs up to the end of the input: ceil(inputs * 24000 / rate_in_hz) in all. Then it starts anew."""
-        bank = self._bank
-        n_inputs = len(self._kept) - bank.lead_in
-        n_outputs = -(-n_inputs * bank.up // bank.down) - self._period_outputs_done
-        tail = self._push_piece(np.zeros(bank.lead_in + 1))[:n_outputs]
+        n_left = -(-self._n_inputs * AVATAR_RATE_HZ // self.rate_in_hz) - self._n_outputs
+        n_silent = round(self.delay_s * self.rate_in_hz) + self.rate_in_hz // AVATAR_RATE_HZ + 2
+        tail = self.push(np.zeros((n_silent, self.n_channels), np.int16))[:n_left]
         self._restart()
         return tail
 
     def _restart(self) -> None:
-        # What future outputs need of the input, from `lead_in` samples before the current period on.
-        self._kept = np.zeros(self._bank.lead_in)
-        self._period_outputs_done = 0
+        self._first, self._second = _RunningFilter(self._banks[0]), None
+        self._piece_samples = self._first.max_inputs
+        if len(self._banks) > 1:
+            # It needs what the first filter makes of the stream's beginning ahead of it.
+            n_early, self._first.n_early = self._first.n_early, 0
+            self._second = _RunningFilter(self._banks[1], n_before=n_early)
+            self._piece_samples = min(self._piece_samples, self._banks[0].down * (self._second.max_inputs - 1))
+        self._n_inputs = self._n_outputs = 0
 
-    def _to_mono(self, samples: NDArray[np.int16] | NDArray[np.float32]) -> NDArray[np.float64]:
-        wide = samples.astype(np.float64)
-        if samples.dtype != np.int16:
-            np.nan_to_num(wide, copy=False, nan=0.0)
-            np.clip(wide, -1.0, 1.0, out=wide)
-            wide *= 2.0**15 * _FRACTION_STEPS
-            np.rint(wide, out=wide)
-            wide *= 1 / _FRACTION_STEPS
-        if self.n_channels == 1:
-            return wide[:, 0]
-        mono: NDArray[np.float64] = wide @ self._gains
-        mono *= _FRACTION_STEPS / _GAIN_STEPS
-        np.rint(mono, out=mono)
-        mono *= 1 / _FRACTION_STEPS
-        return mono
-
-    def _push_piece(self, mono: NDArray[np.float64]) -> NDArray[np.int16]:
-        bank, done = self._bank, self._period_outputs_done
-        n_inputs = len(self._kept) - bank.lead_in + len(mono)
-        # Output k needs inputs up to (k * down + centre) // up.
-        ready = max(done, (n_inputs * bank.up - bank.centre - 1) // bank.down + 1)
-        if ready == done:
-            self._kept = np.concatenate((self._kept, mono))
-            return np.empty(0, np.int16)
-        n_periods = -(-ready // bank.period_outputs)
-        n_blocks, window, block_outputs = bank.weights.shape
-        last_window_end = (n_periods - 1) * bank.period_inputs + bank.first_input[-1] + window
-        padding = max(0, last_window_end - bank.lead_in - n_inputs)
-        inputs = np.concatenate((self._kept, mono, np.zeros(padding)))
-
-        outputs = np.empty((n_periods, n_blocks, block_outputs))
-        strides = (bank.period_inputs * inputs.itemsize, inputs.itemsize)
-        for block, first in enumerate(bank.first_input):
-            windows = np.ndarray((n_periods, window), np.float64, inputs, first * inputs.itemsize, strides)
-            # BLAS refuses rows that overlap: without a copy the product falls back to a slow loop.
-            np.matmul(windows.copy(), bank.weights[block], out=outputs[:, block])
-
-        whole_periods = ready // bank.period_outputs
-        self._kept = inputs[whole_periods * bank.period_inputs : bank.lead_in + n_inputs].copy()
-        self._period_outputs_done = ready - whole_periods * bank.period_outputs
-        return _to_int16(outputs.reshape(-1)[done:ready])
+    def _push_piece(self, samples: Samples) -> NDArray[np.int16]:
+        plan = self._first.plan(len(samples))
+        self._downmix.mix(samples, plan.new)
+        outputs = self._first.filter(plan)
+        if self._second:
+            plan = self._second.plan(len(outputs))
+            np.rint(outputs, out=plan.new[:, 0])
+            outputs = self._second.filter(plan)
+        self._n_inputs += len(samples)
+        self._n_outputs += len(outputs)
+        return to_int16(outputs)
 
 
-def _to_int16(samples: NDArray[np.float64]) -> NDArray[np.int16]:
-    """Round to int16, clipped at full scale; overwrites its argument."""
-    np.rint(samples, out=samples)
-    np.clip(samples, -32768.0, 32767.0, out=samples)
-    return samples.astype(np.int16)
+def to_int16(outputs: NDArray[np.float64]) -> NDArray[np.int16]:
+    """Round, clip at full scale; overwrites its argument."""
+    np.rint(outputs, out=outputs)
+    # The method costs a third of numpy's function, and arrays are found faster than numbers.
+    outputs.clip(_LOWEST, _HIGHEST, out=outputs)
+    return outputs.astype(np.int16)
 
 
 @lru_cache(maxsize=16)
-def _filter_bank(rate_in_hz: int) -> _FilterBank:
-    up, down = conversion_ratio(rate_in_hz)
-    half = _right_half(rate_in_hz) / 2.0**TAP_FRACTION_BITS
-    taps, centre = np.concatenate((half[:0:-1], half)), len(half) - 1
-    period_outputs = up * -(-_BLOCK_OUTPUTS // up)
-    block_outputs = next(n for n in range(_BLOCK_OUTPUTS, period_outputs + 1) if period_outputs % n == 0)
-    lead_in = -(-centre // up)
+def _banks(rate_in_hz: int) -> tuple[FilterBank, ...]:
+    """One filter, or two for a fast source: a short one that thins it out leaves the long one half the work or less.
 
-    first_outputs = range(0, period_outputs, block_outputs)
-    # Input i and output k meet at tap centre + k * down - i * up.
-    first_input = [-((centre - k * down) // up) for k in first_outputs]
-    last_input = [((k + block_outputs - 1) * down + centre) // up for k in first_outputs]
-    window = max(last - first + 1 for first, last in zip(first_input, last_input, strict=True))
-    inputs = np.array(first_input)[:, None, None] + np.arange(window)[None, :, None]
-    outputs = np.array(first_outputs)[:, None, None] + np.arange(block_outputs)[None, None, :]
-    tap = centre + outputs * down - inputs * up
-    weights = np.where((tap >= 0) & (tap < len(taps)), taps[np.clip(tap, 0, len(taps) - 1)], 0.0)
-    assert np.abs(weights).sum(axis=1).max() < _MAX_TAP_SUM
-    return _FilterBank(
-        up=up,
-        down=down,
-        centre=centre,
-        lead_in=lead_in,
-        period_inputs=period_outputs * down // up,
-        period_outputs=period_outputs,
-        first_input=[first + lead_in for first in first_input],
-        weights=weights,
-    )
+    Between the two samples are whole numbers, in steps of 2**-8.
+    """
+    for factor in (4, 2):
+        thinned_hz, remainder = divmod(rate_in_hz, factor)
+        if thinned_hz >= _THINNED_RATE_HZ and not remainder and conversion_ratio(thinned_hz)[0] <= MAX_UP_FACTOR:
+            thinning, resampling = decimating_bank(factor), resampling_bank(thinned_hz)
+            assert thinning.tap_sum * resampling.tap_sum < _MAX_TAP_SUM
+            return _scaled(thinning, FRACTION_STEPS), _scaled(resampling, 1 / FRACTION_STEPS)
+    bank = resampling_bank(rate_in_hz)
+    assert bank.tap_sum < _MAX_TAP_SUM
+    return (bank,)
 
 
-def _right_half(rate_in_hz: int) -> NDArray[np.int32]:
-    with np.load(TAPS_FILE) as shipped:
-        if str(rate_in_hz) in shipped:
-            taps: NDArray[np.int32] = shipped[str(rate_in_hz)]
-            return taps
-    return design_taps(rate_in_hz)
+def _scaled(bank: FilterBank, factor: float) -> FilterBank:
+    return replace(bank, weights=aligned(bank.weights * factor))

@@ -76,7 +76,8 @@ class Strip:
     def rest(self, n_samples: int) -> None:
         """For so long there is nothing of this input."""
         self._newest = np.empty(0)
-        self.voice.push(np.zeros(n_samples))
+        if self.voice.is_speaking:
+            self.voice.push(np.zeros(n_samples))
 
     def _follow_offset(self, sound: NDArray[np.float64]) -> NDArray[np.float64]:
         n = len(sound)

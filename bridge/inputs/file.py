@@ -13,7 +13,7 @@ from bridge.media.audio import AudioBlock
 
 
 class FileSource:
-    """Plays the audio of one file, decoded 0.2 s at a time, as it is asked for, in a thread of its own.
+    """Plays the audio of one file, decoded half a second at a time, as it is asked for, in a thread of its own.
 
     loop     starts over at the end, without a gap, for ever.
     start_s  where in the file it begins; a loop starts over at the beginning.

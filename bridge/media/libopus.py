@@ -26,7 +26,7 @@ _RESET_STATE = 4028  # opus_defines.h: OPUS_RESET_STATE, a request without an ar
 class Libopus:
     """A library that was loaded. name: version, and whose it is."""
 
-    calls: ctypes.CDLL
+    calls: ctypes.PyDLL
     name: str
 
 
@@ -38,7 +38,8 @@ def find_libopus() -> Libopus | None:
 
 def load_libopus(path: str, whose: str) -> Libopus:
     """Raises OSError: there is none, or it is not what it should be."""
-    calls = ctypes.CDLL(path)
+    # Calls keep the GIL: letting it go and fighting for it again costs as much as decoding 20 ms, which takes 0.05 ms.
+    calls = ctypes.PyDLL(path)
     try:
         calls.opus_get_version_string.argtypes = ()
         calls.opus_get_version_string.restype = ctypes.c_char_p
@@ -86,8 +87,8 @@ def _found() -> Iterator[Libopus]:
 class LibopusDecoder:
     """An `OpusDecoder` of libopus: 48 kHz stereo, whatever was coded.
 
-    Belongs to one thread at a time; the GIL is free while it works. It writes to a buffer of its own, which holds the
-    longest packet there is: no byte that arrives makes it write elsewhere.
+    Belongs to one thread at a time, and holds the GIL: for 0.3 ms at the longest packet there is. It writes to a buffer
+    of its own, which holds such a packet: no byte that arrives makes it write elsewhere.
     """
 
     can_restore = True

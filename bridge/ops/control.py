@@ -92,7 +92,7 @@ class InputView(View):
 
     name: str
     state: str
-    last_error: Shown
+    error: Shown
     is_speaking: bool
     level_dbfs: float
     waiting_s: float

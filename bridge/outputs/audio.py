@@ -112,10 +112,12 @@ class AacTranscoder:
     def _encode_pending(self) -> list[AccessUnit]:
         assert self._encoder is not None
         units: list[AccessUnit] = []
-        while self._pending.shape[1] >= AAC_FRAME_SAMPLES:
-            block, self._pending = np.split(self._pending, [AAC_FRAME_SAMPLES], axis=1)
+        n_whole = self._pending.shape[1] // AAC_FRAME_SAMPLES * AAC_FRAME_SAMPLES
+        whole, self._pending = self._pending[:, :n_whole], self._pending[:, n_whole:]
+        for start in range(0, n_whole, AAC_FRAME_SAMPLES):
+            block = np.ascontiguousarray(whole[:, start : start + AAC_FRAME_SAMPLES])
             # from_ndarray fills every plane: a frame made otherwise holds NaN, which the encoder refuses.
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="fltp", layout="stereo")
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
             frame.sample_rate = OPUS_CLOCK_HZ
             frame.pts = self._n_encoded
             self._n_encoded += AAC_FRAME_SAMPLES

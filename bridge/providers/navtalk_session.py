@@ -74,6 +74,7 @@ class ClientSession:
         self._tool_calls = ToolCalls()
         self._stream_id = secrets.token_hex(8)
         self._n_audio_messages = 0
+        self._is_bare = options.is_transparent
         # A mirror may be spoken to once it is connected, and some services send it nothing else before the offer.
         is_mirror = options.role == "speak"
         configuring = () if is_mirror else (navtalk.SessionCreated.TYPE, navtalk.SessionUpdated.TYPE)
@@ -114,14 +115,13 @@ class ClientSession:
 
     async def send_audio(self, pcm16: bytes) -> None:
         """Send whole samples, in messages of at most 64 ms. Raises ProviderUnavailable once the session is over."""
-        is_bare = self._options.is_transparent
         for start in range(0, len(pcm16), 2 * navtalk.BUFFERED_SAMPLES):
             piece = pcm16[start : start + 2 * navtalk.BUFFERED_SAMPLES]
             tag = None
-            if self._options.role == "speak" and not is_bare:
+            if self._options.role == "speak" and not self._is_bare:
                 tag = navtalk.AudioBackTag(self._stream_id, self._n_audio_messages)
             self._n_audio_messages += 1
-            await self._send(navtalk.AudioAppend(piece, is_bare, tag))
+            await self._send(navtalk.AudioAppend(piece, self._is_bare, tag))
 
     async def say(self, text: str) -> None:
         """Send something typed. The shape of the message is inferred, unless the operator gives one.

@@ -295,6 +295,10 @@ class Setting:
         self._keys["sessions"][session]["inputs"] = {"speech": {"url": f"file:{path}", "loop": loop, **keys}}
         return self
 
+    def inputs(self, inputs: Mapping[str, Mapping[str, Any]], *, session: str = "leo") -> Self:
+        self._keys["sessions"][session]["inputs"] = {name: dict(keys) for name, keys in inputs.items()}
+        return self
+
     def slate(self, *, session: str = "leo", **keys: Any) -> Self:
         """What stands in for the avatar."""
         self._keys["sessions"][session]["slate"] = keys

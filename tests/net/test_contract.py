@@ -1,4 +1,4 @@
-"""The names inside aiortc and aioice that `bridge.net` relies on: each is pinned here and missed by name."""
+"""The names inside aiortc, aioice and pylibsrtp that `bridge.net` relies on: each is pinned here and missed by name."""
 
 import ast
 import importlib
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection
+from pylibsrtp import Session
 
 import bridge.net
 from bridge.net.aiortc_sender import EncodedSender
@@ -44,6 +45,7 @@ async def instances() -> AsyncIterator[dict[str, Any]]:
         "RTCIceGatherer": dtls.transport.iceGatherer,
         "Connection": connection,
         "StunProtocol": UnguardedProtocol(connection),
+        "Session": Session(),
     }
     await pc.close()
 

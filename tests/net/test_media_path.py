@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from aiortc import RTCDtlsTransport
 from aiortc.rtp import is_rtcp
-from pylibsrtp import Error as SrtpError
+from pylibsrtp import Session
+from pylibsrtp._binding import ffi
 
 from bridge.media.access_unit import Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.rtp import RtpPacket
+from bridge.net import media_path
 from bridge.net.aiortc_receiver import EncodedReceiver
 from bridge.net.guard import GuardedProtocol
 from bridge.net.media_path import MediaExit, MediaPath
@@ -39,18 +41,27 @@ async def test_only_the_first_packet_of_a_track_goes_the_long_way(monkeypatch: p
     assert [packet.payload[0] for packet in sink.packets] == list(range(20))
 
 
-async def test_media_waits_its_turn_behind_what_aiortc_has_not_read_yet() -> None:
-    stage = Stage()
+async def test_media_waits_its_turn_behind_what_aiortc_has_not_read_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
     stage.queue.put_nowait((b"", 1))
     assert not stage.path.take(packet())
     stage.queue.get_nowait()
     assert stage.path.take(packet())
 
 
+class NoCipher:
+    """In libsrtp's place: packets are not encrypted, and what ends so was damaged on the way."""
+
+    @staticmethod
+    def srtp_unprotect(state: object, memory: Any, n_bytes: Any) -> int:
+        return 7 if ffi.buffer(memory, n_bytes[0])[:].endswith(b"damaged") else 0
+
+
 class Stage:
     """A path whose packets are not encrypted."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(media_path, "srtp", NoCipher)
         self.queue: asyncio.Queue[Any] = asyncio.Queue()
         self.receiver = EncodedReceiver("audio", SimpleNamespace(), lambda track: self.sink)  # type: ignore[arg-type]
         self.sink = Sink(RemoteTrack("audio", {111: Codec.OPUS}, self.receiver))
@@ -58,15 +69,10 @@ class Stage:
         transport: Any = SimpleNamespace(
             transport=SimpleNamespace(_connection=SimpleNamespace(_queue=self.queue)),
             _rtp_router=SimpleNamespace(ssrc_table={SSRC: self.receiver}),
-            _rx_srtp=SimpleNamespace(unprotect=self.unprotect),
+            _rx_srtp=Session(),
         )
         self.rejected: Counter[str] = Counter()
         self.path = MediaPath(transport, self.rejected)
-
-    def unprotect(self, data: bytes) -> bytes:
-        if data.endswith(b"damaged"):
-            raise SrtpError(7)
-        return data
 
 
 def packet(payload: bytes = b"sound", first: int = 0x80, *, before: bytes = b"", ssrc: int = SSRC) -> bytes:
@@ -87,8 +93,8 @@ EXTENSION = b"\xbe\xde\x00\x02" + bytes(8)
     ],
     ids=["plain", "extension", "contributing sources", "both", "padding"],
 )
-async def test_what_stands_around_the_payload_is_left_out(data: bytes) -> None:
-    stage = Stage()
+async def test_what_stands_around_the_payload_is_left_out(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
     assert stage.path.take(data)
     (taken,) = stage.sink.packets
     assert taken == RtpPacket(SSRC, 111, 7, 960, True, b"sound", taken.arrival_ns)
@@ -103,16 +109,18 @@ async def test_what_stands_around_the_payload_is_left_out(data: bytes) -> None:
         pytest.param(packet(b"\xff", first=0xA0), "malformed", id="padding past the start"),
     ],
 )
-async def test_a_broken_packet_is_dropped_and_counted(data: bytes, reason: str) -> None:
-    stage = Stage()
+async def test_a_broken_packet_is_dropped_and_counted(
+    data: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(monkeypatch)
     assert stage.path.take(data)
     assert not stage.sink.packets
     assert stage.rejected == {reason: 1}
 
 
 @pytest.mark.parametrize("data", [packet(ssrc=99), b"\x80\xc8" + bytes(10)], ids=["another SSRC", "RTCP"])
-async def test_what_it_does_not_know_goes_the_long_way(data: bytes) -> None:
-    assert not Stage().path.take(data)
+async def test_what_it_does_not_know_goes_the_long_way(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not Stage(monkeypatch).path.take(data)
 
 
 async def test_a_picture_is_read_in_one_turn_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

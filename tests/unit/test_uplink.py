@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from bridge.desk import Desk
 from bridge.errors import SourceRejected
-from bridge.feed import BUFFERED_S, LIVE_BUFFERED_S, Feed
+from bridge.feed import BUFFERED_S, Feed
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import AVATAR_RATE_HZ
 from bridge.uplink import Uplink
@@ -217,22 +217,6 @@ async def test_message_that_a_dying_link_refused_goes_to_the_next_one() -> None:
         await time.pass_until(6.0)
     heard = np.concatenate((dying.sound, healthy.sound))
     assert np.array_equal(heard[: len(spoken)], spoken)
-
-
-async def test_live_source_loses_its_past_while_no_avatar_is_there() -> None:
-    time, source = VirtualTime(), FakeSource(is_live=True)
-    link = FakeLink(time)
-    spoken = ramp(2.0)
-    async with running(source, time=time) as uplink:
-        for start in range(0, len(spoken), 480):
-            source.feed(spoken[start : start + 480])
-        await time.pass_until(2.0)
-        uplink.media_ready.set()
-        uplink.attach(link)
-        await time.pass_until(3.0)
-    newest = spoken[-round(LIVE_BUFFERED_S * AVATAR_RATE_HZ) :]
-    assert np.array_equal(link.sound[: len(newest)], newest)
-    assert uplink.dropped_s == pytest.approx(1.8)
 
 
 async def test_live_block_longer_than_the_bound_is_kept_whole() -> None:

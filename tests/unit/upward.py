@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from bridge.uplink import Uplink
 
 PACING = UplinkPacing(live_samples=480, buffered_samples=1_536, idle_audio="silence", tail_s=0.64)
 QUIET_PACING = UplinkPacing(live_samples=480, buffered_samples=1_536, idle_audio="none", tail_s=0.64)
+CLEAN_PACING = replace(PACING, needs_clean_tail=True)
 MESSAGE_S = 1_536 / AVATAR_RATE_HZ
 
 
@@ -138,7 +140,7 @@ async def running(
 ) -> AsyncIterator[Uplink]:
     """An uplink of these inputs, until the end; settings by the name of the input."""
     settings = settings or {}
-    desk = Desk([Feed(source, settings.get(source.name), sleep=time.sleep) for source in sources])
+    desk = Desk([Feed(source, settings.get(source.name)) for source in sources])
     uplink = Uplink(desk, now_ns=time.now_ns, sleep=time.sleep)
     task = asyncio.create_task(uplink.run())
     await time.pass_until(0)

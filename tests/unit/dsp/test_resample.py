@@ -1,5 +1,10 @@
-import hashlib
 import itertools
+import os
+import platform
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,19 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bridge.dsp.make_taps import SHIPPED_RATES_HZ, TAPS_FILE, design_taps
 from bridge.dsp.resample import StreamResampler
 from bridge.errors import SourceRejected
 from bridge.media.clock import AVATAR_RATE_HZ
+from tests.unit.dsp import golden
 
-RATES_HZ = (8_000, 11_025, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 192_000)
+RATES_HZ = (*golden.RATES_HZ, 24_000)
+
+# What each kernel needs of an x86-64 processor, by the flags of /proc/cpuinfo; the first is every such processor's.
+KERNELS = {"Prescott": "sse2", "Nehalem": "sse4_2", "Sandybridge": "avx", "Haswell": "avx2", "SkylakeX": "avx512vl"}
+DIGESTS = ["eb0af0a934580281", "12e78389ea35314f", "9105607b070cb62d"]
 
 
 def noise(n_samples: int, n_channels: int = 1, dtype: str = "int16") -> NDArray:
-    random = np.random.default_rng(n_samples)
-    if dtype == "int16":
-        return random.integers(-32768, 32768, (n_samples, n_channels), dtype=np.int16)
-    return random.uniform(-1.1, 1.1, (n_samples, n_channels)).astype(np.float32)
+    return golden.noise(n_samples, n_channels, dtype)
 
 
 def sine(frequency_hz: float, rate_hz: int, n_samples: int, amplitude: float = 0.5) -> NDArray:
@@ -54,8 +60,8 @@ def db(ratio: float) -> float:
     return float(20 * np.log10(max(ratio, 1e-9)))
 
 
-@pytest.mark.parametrize("dtype", ["int16", "float32"])
-@pytest.mark.parametrize("n_channels", [1, 2, 6])
+@pytest.mark.parametrize("dtype", golden.FORMATS)
+@pytest.mark.parametrize("n_channels", golden.CHANNELS)
 @pytest.mark.parametrize("rate_hz", RATES_HZ)
 def test_output_bits_do_not_depend_on_how_the_input_is_cut(rate_hz: int, n_channels: int, dtype: str) -> None:
     samples = noise(rate_hz // 5, n_channels, dtype)
@@ -110,7 +116,7 @@ def test_24_khz_mono_int16_comes_out_unchanged_and_at_once() -> None:
 
 @pytest.mark.parametrize("rate_hz", [rate_hz for rate_hz in RATES_HZ if rate_hz != AVATAR_RATE_HZ])
 def test_tones_in_the_passband_keep_frequency_level_and_phase(rate_hz: int) -> None:
-    edge_hz = 10_900 * min(1, rate_hz / AVATAR_RATE_HZ)
+    edge_hz = 10_800 * min(1, rate_hz / AVATAR_RATE_HZ)
     for frequency_hz in (97.0, 997.0, edge_hz):
         out = resample_whole(sine(frequency_hz, rate_hz, rate_hz // 2), rate_hz)
         assert db(amplitude_at(frequency_hz, out) / 0.5) == pytest.approx(0, abs=0.02)
@@ -123,7 +129,7 @@ def test_tones_in_the_passband_keep_frequency_level_and_phase(rate_hz: int) -> N
 def test_what_lies_above_12_khz_does_not_fold_back(rate_hz: int) -> None:
     for frequency_hz in (12_050.0, 13_500.0, rate_hz / 2 - 1_000):
         out = resample_whole(sine(frequency_hz, rate_hz, rate_hz // 2, amplitude=1.0), rate_hz)
-        # The filter's 105 dB is below one step of int16: the middle of the output is digital silence.
+        # The filter's 110 dB is below one step of int16: the middle of the output is digital silence.
         assert np.abs(out[2_000:-2_000]).max() == 0
 
 
@@ -144,6 +150,16 @@ def test_signal_to_noise_of_a_sine_at_48_khz_is_that_of_16_bits() -> None:
     basis = np.stack((np.sin(angle), np.cos(angle)), axis=1)
     residue = out - basis @ np.linalg.lstsq(basis, out.astype(np.float64), rcond=None)[0]
     assert db(float(np.sqrt(np.mean(residue**2))) / 32768) < -94
+
+
+def test_24_bits_in_int32_keep_what_16_cannot_hold() -> None:
+    quiet = noise(2_000)
+    as_int32 = quiet.astype(np.int32) << 16
+    assert np.array_equal(resample_whole(as_int32, 44_100), resample_whole(quiet, 44_100))
+    # Half a step of int16 on top, which mono rounding to even would drop or double.
+    halves = np.full((4_800, 2), (3 << 15), np.int32)
+    halves[:, 1] = 1 << 15
+    assert set(resample_whole(halves, 48_000)[200:-200].tolist()) == {1}
 
 
 def test_float_beyond_full_scale_is_clipped_and_not_a_number_is_silence() -> None:
@@ -190,32 +206,51 @@ def test_what_cannot_be_converted_is_refused_with_its_figure(rate_hz: int, n_cha
         StreamResampler(rate_hz, n_channels)
 
 
-def test_delay_is_the_same_for_every_chunk_and_small() -> None:
-    resampler = StreamResampler(48_000)
+@pytest.mark.parametrize(
+    ("rate_hz", "limit_ms"), [(8_000, 8), (16_000, 4), (44_100, 2.6), (48_000, 2.6), (96_000, 2.6), (192_000, 2.6)]
+)
+def test_delay_is_the_same_for_every_chunk_and_small(rate_hz: int, limit_ms: float) -> None:
+    resampler, chunk = StreamResampler(rate_hz), rate_hz // 50
     held = {
-        480 * (i + 1) // 2 - total
-        for i, total in enumerate(itertools.accumulate(len(resampler.push(noise(480))) for _ in range(20)))
+        480 * (i + 1) - total
+        for i, total in enumerate(itertools.accumulate(len(resampler.push(noise(chunk))) for _ in range(20)))
     }
     assert len(held) == 1
-    assert held.pop() == pytest.approx(resampler.delay_s * AVATAR_RATE_HZ, abs=1)
-    assert resampler.delay_s < 0.0035
+    assert held.pop() == pytest.approx(resampler.delay_s * AVATAR_RATE_HZ, abs=2)
+    assert resampler.delay_s * 1000 <= limit_ms
 
 
-@pytest.mark.parametrize("rate_hz", SHIPPED_RATES_HZ)
-def test_shipped_taps_are_what_their_program_makes(rate_hz: int) -> None:
-    with np.load(TAPS_FILE) as shipped:
-        difference = shipped[str(rate_hz)].astype(np.int64) - design_taps(rate_hz)
-    # Another libm may round the last bit the other way.
-    assert np.abs(difference).max() <= 1
+def test_sizes_that_never_repeat_take_a_bounded_memory() -> None:
+    resampler, samples = StreamResampler(44_100), noise(1_000)
+    sizes = np.random.default_rng(5).integers(1, 1_000, 2_000)
+    for size in sizes[:1_000]:
+        resampler.push(samples[:size])
+    tracemalloc.start()
+    for size in sizes[1_000:]:
+        resampler.push(samples[:size])
+    grown_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert grown_bytes < 600_000
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("int16", "8f0268ee62412a06"), ("float32", "b95c3602a641d16f")])
-def test_bits_are_the_ones_of_every_other_machine(dtype: str, expected: str) -> None:
-    samples = (np.arange(30_000, dtype=np.int64) ** 3 * 7_919 % 65_536 - 32_768).astype(np.int16).reshape(-1, 2)
-    if dtype == "float32":
-        # Thirds have no end in binary: what is not rounded to a grid first makes sums that depend on their order.
-        samples = samples.astype(np.float32) / np.float32(32_768 * 3)
-    digest = hashlib.sha256()
-    for rate_hz in SHIPPED_RATES_HZ:
-        digest.update(resample_whole(samples, rate_hz).astype("<i2").tobytes())
-    assert digest.hexdigest()[:16] == expected
+def test_bits_are_the_ones_of_every_other_machine() -> None:
+    assert [golden.digest(dtype) for dtype in golden.FORMATS] == DIGESTS
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="kernels of x86-64")
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_bits_do_not_depend_on_the_kernel_that_multiplies(kernel: str) -> None:
+    if KERNELS[kernel] not in Path("/proc/cpuinfo").read_text().split():
+        pytest.skip(f"this processor has no {KERNELS[kernel]}")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.dsp.golden"],
+        env={**os.environ, "OPENBLAS_CORETYPE": kernel},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    *chosen, first, second, third = done.stdout.split()
+    # OpenBLAS has another name for what it takes for Prescott; none is named where numpy has another BLAS.
+    assert chosen in ([], ["Katmai" if kernel == "Prescott" else kernel])
+    assert [first, second, third] == DIGESTS

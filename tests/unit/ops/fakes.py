@@ -42,7 +42,7 @@ class FakeOutput:
 class FakeInput:
     name: str = "question"
     state: str = "playing"
-    last_error: str = ""
+    error: str = ""
     is_speaking: bool = True
     level_dbfs: float = -20.0
     waiting_s: float = 1.0
