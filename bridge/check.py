@@ -10,6 +10,7 @@ from bridge.desk import Desk
 from bridge.errors import BridgeError, ConfigError, OutputError, ProviderUnavailable, RemoteProtocolError, SourceLost
 from bridge.history import History
 from bridge.inputs import open_source
+from bridge.inputs.runner import RetryingSource
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.audio import AudioBlock
 from bridge.media.h264 import PROFILE_NAMES, decoder_configuration, parameter_sets, parse_sps
@@ -47,9 +48,11 @@ async def check_connections(config: Config) -> bool:
 
 async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tuple[str, str | BridgeError]]:
     for name, source in session.inputs.items():
-        ice = ice_settings(config.ice)
-        opened_input = open_source(name, source, config.storage.dir, ice, TrackReception)
-        yield f"inputs.{name}", "waits for a publisher" if source.listens else await _input(opened_input)
+        policy = UrlPolicy(config.url_policy.allow)
+        opened_source = open_source(name, source, config.storage.dir, policy, ice_settings(config.ice), TrackReception)
+        if isinstance(opened_source, RetryingSource):
+            opened_source = opened_source.source  # its first failure is what there is to say
+        yield f"inputs.{name}", "waits for a publisher" if source.listens else await _input(opened_source)
     if session.avatar.history_file is not None:
         yield "avatar.history_file", await asyncio.to_thread(_history, session.avatar.history_file)
     yield "avatar", await _avatar(session, ice_settings(config.ice))

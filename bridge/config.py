@@ -368,6 +368,8 @@ class InputConfig(Model):
     @classmethod
     def _is_supported(cls, url: Secret) -> Secret:
         apply(input_urls.check_url, url.reveal())
+        if url.reveal().partition(":")[0] in input_urls.NETWORK_SCHEMES:
+            check_host(url.reveal())
         return url
 
     @property

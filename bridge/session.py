@@ -131,7 +131,8 @@ class Session:
         )
         # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
         self._sources = {
-            name: open_source(name, input, storage.dir, ice, TrackReception) for name, input in config.inputs.items()
+            name: open_source(name, input, storage.dir, policy, ice, TrackReception)
+            for name, input in config.inputs.items()
         }
         feeds = [
             open_feed(self._sources[name], input, lambda feed: self._dialogue.interrupt(feed))

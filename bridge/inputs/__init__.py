@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from bridge.config import InputConfig
 from bridge.errors import ConfigError
+from bridge.net.url_policy import UrlPolicy
 from bridge.ports import AudioSource, OpenReception
 from bridge.protocols import input_urls
 
@@ -16,23 +17,39 @@ __all__ = ["open_source"]
 
 
 def open_source(
-    name: str, config: InputConfig, base_dir: Path, ice: "IceSettings", open_reception: OpenReception
+    name: str,
+    config: InputConfig,
+    base_dir: Path,
+    policy: UrlPolicy,
+    ice: "IceSettings",
+    open_reception: OpenReception,
+    *,
+    is_strange: bool = False,
 ) -> AudioSource:
     """The source that `config.url` names; nothing is opened before it runs.
 
     base_dir             what relative paths in URLs are relative to.
+    policy               says where servers may lead us besides public hosts.
     ice, open_reception  for WebRTC publishers: how they are reached, and what makes units of their packets.
+    is_strange           the configuration did not come from the operator's file: the policy judges its URL at every
+                         attempt.
 
     Raises ConfigError for what no input can be.
     """
     try:
-        return _open(name, config, base_dir, ice, open_reception)
+        return _open(name, config, base_dir, policy, ice, open_reception, is_strange)
     except ConfigError as error:
         raise ConfigError(f"input {name}: {error}") from None
 
 
 def _open(
-    name: str, config: InputConfig, base_dir: Path, ice: "IceSettings", open_reception: OpenReception
+    name: str,
+    config: InputConfig,
+    base_dir: Path,
+    policy: UrlPolicy,
+    ice: "IceSettings",
+    open_reception: OpenReception,
+    is_strange: bool,
 ) -> AudioSource:
     # Each kind brings what it needs only where it is used: libav, HTTP, WebRTC.
     url = config.url.reveal()
@@ -42,12 +59,43 @@ def _open(
     match url.partition(":")[0]:
         case "file":
             from bridge.inputs.file import FileSource
-            from bridge.inputs.playlist import PlaylistFile
             from bridge.protocols.playlist import SUFFIXES
 
             assert path is not None
-            kind = PlaylistFile if path.suffix.lower() in SUFFIXES else FileSource
-            return kind(name, path, loop=config.loop, start_s=config.start_s)
+            if path.suffix.lower() not in SUFFIXES:
+                return FileSource(name, path, loop=config.loop, start_s=config.start_s)
+            from bridge.inputs.http import HttpSource
+            from bridge.inputs.playlist import PlaylistFile
+            from bridge.inputs.runner import RetryingSource
+
+            def open_url(url: str, start_s: float) -> AudioSource:
+                return HttpSource(name, url, policy, is_strange=True, start_s=start_s, may_be_playlist=False)
+
+            return RetryingSource(PlaylistFile(name, path, open_url, loop=config.loop, start_s=config.start_s))
+        case "http" | "https":
+            from bridge.inputs.http import HttpSource
+            from bridge.inputs.runner import RetryingSource
+
+            return RetryingSource(
+                HttpSource(name, url, policy, is_strange=is_strange, loop=config.loop, start_s=config.start_s)
+            )
+        case "rtsp" | "rtmp":
+            from bridge.inputs.runner import RetryingSource
+            from bridge.inputs.stream import StreamSource
+
+            return RetryingSource(StreamSource(name, url, policy, is_strange=is_strange))
+        case "sdp":
+            from bridge.inputs.runner import RetryingSource
+            from bridge.inputs.sdp import SdpSource
+
+            assert path is not None
+            return RetryingSource(SdpSource(name, path, policy, is_strange=is_strange))
+        case "alsa" | "pulse":
+            from bridge.inputs.device import DeviceSource
+            from bridge.inputs.runner import RetryingSource
+            from bridge.protocols import pcm_url
+
+            return RetryingSource(DeviceSource(name, pcm_url.parse_device(url)))
         case "pcm":
             from bridge.inputs.pcm import PcmSource
             from bridge.inputs.runner import RetryingSource

@@ -11,16 +11,20 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from bridge.errors import SourceRejected
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import ticks_to_ns
 from bridge.worker import Worker
 
 if TYPE_CHECKING:
-    from av import AudioFrame, AudioStream
+    from av import AudioFrame, AudioStream, Packet
     from av.container import InputContainer
 
-# A hop to the decoding thread and back costs about 0.1 ms: five in a second are nothing.
-PIECE_S = 0.2
+# A hop to the decoding thread and back, and a turn of the resampler, cost some 0.3 ms whatever the piece: two in a
+# second are nothing, and a piece is half of what is decoded ahead.
+PIECE_S = 0.5
+# Of a live source: a message to the service holds as much, and a source that has less gives what it has.
+LIVE_PIECE_S = 0.02
 # The thread closes what it reads once it has the piece it is at; a disk that takes longer than this to give one is
 # wedged.
 CLOSE_TIMEOUT_S = 2.0
@@ -34,11 +38,17 @@ Blocks = Generator[AudioBlock, None, None]
 
 
 async def play(
-    name: str, blocks: Blocks, emit: Callable[[AudioBlock], Awaitable[None]], *, piece_s: float = PIECE_S
+    name: str,
+    blocks: Blocks,
+    emit: Callable[[AudioBlock], Awaitable[None]],
+    *,
+    piece_s: float = PIECE_S,
+    interrupt: Callable[[], None] = lambda: None,
 ) -> None:
     """Run `blocks` in a thread, `piece_s` at a time, as they are asked for. Raises what it raises.
 
-    The thread is left to itself where it does not come to an end in time.
+    At the end `interrupt` is called, which may wake the thread out of a wait. The thread is left to itself where it
+    does not come to an end in time.
     """
     async with Worker(f"decode {name}") as worker:
         try:
@@ -46,6 +56,7 @@ async def play(
                 for block in piece:
                     await emit(block)
         finally:
+            interrupt()
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await worker.call(blocks.close)
@@ -72,6 +83,14 @@ def _join(blocks: Sequence[AudioBlock]) -> AudioBlock:
     return replace(blocks[0], samples=np.concatenate([block.samples for block in blocks]))
 
 
+class EndsBeforeStart(SourceRejected):
+    """The operator wants to begin behind the end. `duration_s`: as far as it goes."""
+
+    def __init__(self, message: str, duration_s: float) -> None:
+        super().__init__(message)
+        self.duration_s = duration_s
+
+
 class Decoder:
     """Decodes one stream of one container; time counts from its first block.
 
@@ -87,10 +106,15 @@ class Decoder:
         self._start_s = start_s
         self._origin_ns, self._n_samples, self._rate_hz = 0, 0, 1
 
-    def blocks(self, container: "InputContainer", stream: "AudioStream") -> Iterator[AudioBlock]:
-        """Raises av.FFmpegError when reading fails."""
+    def blocks(
+        self,
+        container: "InputContainer",
+        stream: "AudioStream",
+        packets: Iterator["Packet[AudioStream]"] | None = None,
+    ) -> Iterator[AudioBlock]:
+        """`packets`: of the stream; None: as the container gives them. Raises av.FFmpegError when reading fails."""
         stream.codec_context.thread_count = 1
-        for frame in self._frames(container, stream):
+        for frame in self._frames(container, stream, packets):
             samples = self._from_start(frame, samples_of(frame), stream)
             if len(samples):
                 yield self._timed(samples, frame.sample_rate)
@@ -98,11 +122,24 @@ class Decoder:
             # Behind the end there is no frame to tell by.
             self.skipped_s = max(self.skipped_s, float(stream.duration * stream.time_base))
 
+    def check_played(self, label: str, played_s: float) -> None:
+        """Raises EndsBeforeStart, SourceRejected, which say `label`, unless more than `played_s` was played."""
+        if self.played_s > played_s:
+            return
+        if self.skipped_s:
+            raise EndsBeforeStart(f"{label} ends before {self._start_s:g} s", self.skipped_s)
+        raise SourceRejected(f"{label} holds no sound: its audio track is empty or damaged")
+
     @property
     def _is_starting(self) -> bool:
         return self._start_s > 0 and not self.played_s
 
-    def _frames(self, container: "InputContainer", stream: "AudioStream") -> Iterator["AudioFrame"]:
+    def _frames(
+        self,
+        container: "InputContainer",
+        stream: "AudioStream",
+        packets: Iterator["Packet[AudioStream]"] | None,
+    ) -> Iterator["AudioFrame"]:
         import av
 
         if self._is_starting:
@@ -110,7 +147,7 @@ class Decoder:
             with suppress(av.FFmpegError):
                 offset_us = round(max(0.0, self._start_s - _PREROLL_S) * 1e6)
                 container.seek((container.start_time or 0) + offset_us)
-        for packet in container.demux(stream):
+        for packet in packets or container.demux(stream):
             try:
                 yield from packet.decode()
             except av.FFmpegError:

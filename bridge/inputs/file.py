@@ -30,7 +30,7 @@ class FileSource:
         self._start_s = start_s
 
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
-        """Deliver the file. Raises SourceRejected when nothing in it can be played, EndsBeforeStart."""
+        """Deliver the file. Raises SourceRejected when nothing in it can be played."""
         await play(self.name, self._blocks(), emit)
 
     def _blocks(self) -> Blocks:
@@ -41,10 +41,7 @@ class FileSource:
             for block in self._decode(decoder, inspection):
                 inspection.see(block)
                 yield block
-            if decoder.played_s == played_s:
-                if decoder.skipped_s:
-                    raise EndsBeforeStart(self._said(f"ends before {self._start_s:g} s"), decoder.skipped_s)
-                raise self._rejected("holds no sound: its audio track is empty or damaged")
+            decoder.check_played(f"input {self.name}: {self._path}", played_s)
             if not self._loop:
                 return
 
@@ -75,19 +72,8 @@ class FileSource:
             announced = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
         inspection.end(float(announced) - decoder.skipped_s, decoder.damaged_packets)
 
-    def _said(self, reason: str) -> str:
-        return f"input {self.name}: {self._path} {reason}"
-
     def _rejected(self, reason: str) -> SourceRejected:
-        return SourceRejected(self._said(reason))
-
-
-class EndsBeforeStart(SourceRejected):
-    """The operator wants to begin behind the end. `duration_s`: as far as it goes."""
-
-    def __init__(self, message: str, duration_s: float) -> None:
-        super().__init__(message)
-        self.duration_s = duration_s
+        return SourceRejected(f"input {self.name}: {self._path} {reason}")
 
 
 class _Inspection:

@@ -1,15 +1,15 @@
 """Playlists: several sources, one after the other."""
 
 import errno
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import structlog
 
-from bridge.errors import SourceError, SourceRejected
-from bridge.inputs.file import EndsBeforeStart, FileSource
+from bridge.errors import SourceError, SourceLost, SourceRejected
+from bridge.inputs.decoding import EndsBeforeStart
+from bridge.inputs.file import FileSource
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import NS_PER_S
 from bridge.ports import AudioSource
@@ -51,10 +51,10 @@ class Playlist:
         self._log = structlog.get_logger().bind(input=name)
 
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
-        """Deliver. Raises SourceRejected when no entry can be played."""
+        """Deliver. Raises SourceRejected when no entry can be played, SourceLost at the end if one was lost."""
         self._end_ns, to_skip_s = 0, self._start_s
         while True:
-            before_ns = self._end_ns
+            before_ns, lost = self._end_ns, None
             for entry in self._entries:
                 try:
                     await self._play(self._open_entry(entry, to_skip_s), emit)
@@ -63,6 +63,10 @@ class Playlist:
                     to_skip_s -= end.duration_s
                 except SourceError as error:
                     self._log.warning("playlist_entry_skipped", error=str(error))
+                    lost = error if isinstance(error, SourceLost) else lost
+            if lost is not None:
+                # Stations often list several servers: there is nothing behind the last one but the first again.
+                raise lost
             if self._end_ns == before_ns:
                 raise SourceRejected(f"{self._label} holds no entry that can be played")
             if not self._loop:
@@ -83,13 +87,16 @@ class PlaylistFile:
     """Plays a playlist that is a file, read anew at each run. Paths in it are relative to where it lies.
 
     HLS, which has the same suffix and holds one stream in pieces, is left to FFmpeg: pieces that are files are played.
+
+    open_url  opens an entry that is an http or https URL.
     """
 
     is_live = False
 
-    def __init__(self, name: str, path: Path, *, loop: bool = False, start_s: float = 0.0) -> None:
+    def __init__(self, name: str, path: Path, open_url: OpenEntry, *, loop: bool = False, start_s: float = 0.0) -> None:
         self.name = name
         self._path = path
+        self._open_url = open_url
         self._loop = loop
         self._start_s = start_s
 
@@ -109,8 +116,11 @@ class PlaylistFile:
         await source.run(emit)
 
     def _open_entry(self, entry: str, start_s: float) -> AudioSource:
-        if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", entry) and not entry.lower().startswith("file:///"):
-            raise SourceRejected(f"{self._label} names {redact_url(entry)}, which is no file")
+        scheme = entry.partition("://")[0].lower() if "://" in entry else "file"
+        if scheme in ("http", "https"):
+            return self._open_url(entry, start_s)
+        if scheme != "file":
+            raise SourceRejected(f"{self._label} names {redact_url(entry)}, which is neither a file nor http(s):")
         path = self._path.parent / entry.removeprefix("file://")
         return FileSource(self.name, path, start_s=start_s)
 

@@ -25,6 +25,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     **{"http": 80, "ws": 80, "whip+http": 80},
     **{"https": 443, "wss": 443, "whip+https": 443, "rtmps": 443},
     "rtmp": 1935,
+    "rtsp": 554,
     **{"stun": 3478, "turn": 3478, "stuns": 5349, "turns": 5349},
 }
 # RFC 7064 and RFC 7065: no // before the host, and nothing but a query behind the port.
@@ -214,9 +215,9 @@ class UrlPolicy:
             raise OSError(f"{target.host} has no address")
         return PinnedUrl(url, target.scheme, target.host, target.port, tuple(addresses))
 
-    def lets_through(self, address: str) -> bool:
-        """Whether a bare IP address may be sent to."""
-        return not why_not_public(ipaddress.ip_address(address.partition("%")[0]), self._networks)
+    def check_address(self, address: str) -> None:
+        """Judge a bare address. Raises UrlRefused; ValueError for what is none."""
+        self._judge(address, address)
 
     def _judge(self, host: str, address: str) -> None:
         allowed = _EVERYTHING if host in self._names else self._networks

@@ -38,7 +38,7 @@ class HostileOutputs:
 
     async def read(self, tree: Mapping[str, Any]) -> OutputConfig:
         """Raises Problem that names the fields."""
-        if mistakes := list(_forbidden(tree, ())):
+        if mistakes := list(forbidden(tree, ())):
             raise invalid(mistakes)
         with_secrets, mistakes = self._secrets.put_in(tree)
         if mistakes:
@@ -64,7 +64,7 @@ class HostileOutputs:
         scheme, _, rest = url.partition(":")
         if scheme == "file":
             check_is_below(rest)
-            await asyncio.to_thread(_check_links, self._storage_dir, name_at(rest, datetime.now(UTC)))
+            await asyncio.to_thread(check_links, self._storage_dir, name_at(rest, datetime.now(UTC)))
         else:
             await self._policy.check(url, schemes=frozenset({scheme}))
 
@@ -77,7 +77,7 @@ class HostileOutputs:
                     raise invalid([(("ice_servers", number, "urls"), str(error))]) from None
 
 
-def _forbidden(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
+def forbidden(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
     """What no stranger may write, wherever it stands."""
     if len(path) > _MOST_DEPTH:
         yield path, "is nested too deeply"
@@ -86,15 +86,15 @@ def _forbidden(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
             if _READS_SECRETS.fullmatch(key):
                 yield (*path, key), "is only for the configuration file; give the secret itself, without the ending"
             else:
-                yield from _forbidden(item, (*path, key))
+                yield from forbidden(item, (*path, key))
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            yield from _forbidden(item, (*path, index))
+            yield from forbidden(item, (*path, index))
     elif isinstance(value, str) and "${" in value:
         yield path, "${} is only for the configuration file"
 
 
-def _check_links(directory: Path, name: str) -> None:
+def check_links(directory: Path, name: str) -> None:
     """Raises ConfigError for a name that no file can have, or that leads through a link, and so perhaps elsewhere."""
     path = directory
     for part in PurePath(name).parts:

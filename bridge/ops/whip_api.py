@@ -5,7 +5,7 @@ from http import HTTPStatus
 from fastapi import APIRouter, Request, Response
 
 from bridge.errors import RemoteProtocolError, SourceTaken
-from bridge.net.url_policy import UrlPolicy
+from bridge.net.url_policy import UrlPolicy, UrlRefused
 from bridge.ops.control import ControlledDaemon
 from bridge.ops.problems import Problem
 from bridge.ops.sessions_api import find_running
@@ -25,6 +25,13 @@ _FRAGMENT = {"requestBody": {"required": True, "content": {FRAGMENT_TYPE: {}}}}
 def whip_routes(daemon: ControlledDaemon, policy: UrlPolicy) -> APIRouter:
     """`policy` says which addresses of publishers ICE may try."""
     router = APIRouter(prefix="/v1", responses={"default": {"description": "A problem document (RFC 9457)"}})
+
+    def may_reach(address: str) -> bool:
+        try:
+            policy.check_address(address)
+        except UrlRefused:
+            return False
+        return True
 
     def point(name: str, input: str) -> PublishingPoint:
         source = find_running(daemon, name).source(input)
@@ -60,7 +67,7 @@ def whip_routes(daemon: ControlledDaemon, policy: UrlPolicy) -> APIRouter:
         offer = await _text(request)
         try:
             check_offer(offer)
-            accepted = await found_at.publish(offer, policy.lets_through)
+            accepted = await found_at.publish(offer, may_reach)
         except Refused as refused:
             raise Problem(HTTPStatus(refused.status), str(refused)) from None
         except RemoteProtocolError as error:

@@ -3,13 +3,17 @@
 from pathlib import PurePath
 
 from bridge.errors import ConfigError
-from bridge.protocols import pcm_url
+from bridge.protocols import pcm_url, rtmp_address
 
 # Sound that has an end, so that it can be looped, and begun elsewhere than at its beginning.
-FINITE_SCHEMES = ("file",)
+FINITE_SCHEMES = ("file", "http", "https")
+# What hears the machine itself, and whoever writes on it.
+MACHINE_SCHEMES = ("pcm", "alsa", "pulse")
+# With a host in them.
+NETWORK_SCHEMES = ("http", "https", "rtsp", "rtmp")
 # What waits for somebody who sends.
 LISTENING_SCHEMES = ("whip", "ws")
-SCHEMES = (*FINITE_SCHEMES, "pcm", *LISTENING_SCHEMES, "tone", "silence")
+SCHEMES = (*FINITE_SCHEMES, "rtsp", "rtmp", "sdp", *LISTENING_SCHEMES, *MACHINE_SCHEMES, "tone", "silence")
 
 _DEFAULT_TONE_HZ = 440.0
 
@@ -18,9 +22,16 @@ def check_url(url: str) -> None:
     """Raises ConfigError, which does not repeat the URL, for what no input can be."""
     scheme, _, rest = url.partition(":")
     match scheme:
-        case "file":
+        case "file" | "sdp":
             if not rest:
                 raise ConfigError("names no file")
+        case "rtmp":
+            rtmp_address.parse_url(url)
+        case "alsa" | "pulse":
+            pcm_url.parse_device(url)
+        case "http" | "https" | "rtsp":
+            if not rest.startswith("//"):
+                raise ConfigError(f"must be {scheme}://HOST/PATH")
         case "pcm":
             pcm_url.parse_url(url)
         case "whip":
@@ -42,6 +53,8 @@ def local_path(url: str) -> str | None:
         case "file":
             # RFC 8089: PATH, /PATH or ///PATH.
             return rest.removeprefix("//") if rest.startswith("///") else rest
+        case "sdp":
+            return rest
         case "pcm":
             return pcm_url.parse_url(url).path
     return None

@@ -48,6 +48,31 @@ class PcmUrl:
     is_live: bool
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceUrl:
+    """`alsa:NAME` or `pulse:NAME`, with rate and channels in its query.
+
+    name  as `arecord -L` or `pactl list short sources` shows it; empty: the system's own choice.
+    """
+
+    scheme: str
+    name: str
+    format: PcmFormat
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.name}"
+
+
+def parse_device(url: str) -> DeviceUrl:
+    """(alsa|pulse):[NAME][?rate=…&channels=…]. Raises ConfigError."""
+    scheme, _, rest = url.partition(":")
+    name, _, query = rest.partition("?")
+    if not name.isprintable():
+        raise ConfigError("the device's name holds control characters")
+    words = read_query(query, {"rate": "48000", "channels": "1"})
+    return DeviceUrl(scheme, name, format_of({**words, "format": "s16le"}))
+
+
 def parse_url(url: str) -> PcmUrl:
     """pcm:(-|PATH)[?rate=…&channels=…&format=…&live=yes|no]. Raises ConfigError."""
     path, _, query = url.partition(":")[2].partition("?")

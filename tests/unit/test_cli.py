@@ -170,7 +170,7 @@ def test_demo_hands_over_checked_options(run: Run, tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (("--input", "alsa:x"), "--input: alsa: is no input of this version"),
+        (("--input", "jack:x"), "--input: jack: is no input of this version"),
         (("--output", "twitch"), "--output: must be a URL"),
         (("--output", "@/nowhere"), "--output: cannot read /nowhere"),
         (("--record", "out.avi"), "--record: file:out.avi must end in .mp4"),

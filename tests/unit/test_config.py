@@ -164,8 +164,8 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "no output": ('      twitch: {url: "rtmp://live.example/app/live"}', "      {}", "outputs: must not be empty"),
     "input scheme": (
         "file:question.wav",
-        "alsa:hw0",
-        "question.url: alsa: is no input of this version; there is file:",
+        "jack:hw0",
+        "question.url: jack: is no input of this version; there is file:",
     ),
     "output scheme": ("rtmp://live.example/app/live", "srt://h:1", "twitch.url: srt: is no output of this version"),
     "no url": ("rtmp://live.example/app/live", "twitch", "twitch.url: must be a URL"),
@@ -247,7 +247,7 @@ def test_a_mistake_is_named_with_file_line_key_and_what_to_do(load: Load, case: 
 
 
 def test_every_mistake_of_a_file_is_reported_in_its_order(load: Load) -> None:
-    text = GOOD.replace("name:", "nmae:").replace("file:q", "alsa:q").replace("rtmp://live.example/app/live", "nothing")
+    text = GOOD.replace("name:", "nmae:").replace("file:q", "jack:q").replace("rtmp://live.example/app/live", "nothing")
     lines = [int(line.split(":")[1]) for line in mistakes(load, "log: {level: loud}\n" + text)]
     assert lines == sorted(lines) and len(lines) == 4
 
