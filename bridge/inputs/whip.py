@@ -94,13 +94,14 @@ class WhipSource:
         finally:
             if self._publisher is publisher:
                 self._publisher = None
-            self._log.info(
-                "publisher_gone",
-                datagrams_rejected=dict(publisher.peer.datagrams_rejected),
-                candidates_rejected=publisher.peer.rejected_candidates,
-                concealed_s=round(publisher.sound.concealed_s, 2),
-                dropped_blocks=self.dropped_blocks,
-            )
+            if publisher.publication_id is not None:
+                self._log.info(
+                    "publisher_gone",
+                    datagrams_rejected=dict(publisher.peer.datagrams_rejected),
+                    candidates_rejected=publisher.peer.rejected_candidates,
+                    concealed_s=round(publisher.sound.concealed_s, 2),
+                    dropped_blocks=self.dropped_blocks,
+                )
 
     def _put(self, block: AudioBlock) -> None:
         if self._blocks.full():
@@ -113,7 +114,7 @@ class _Publisher:
     """One publisher, from its offer to its end.
 
     accepted        its publication, or why there is none.
-    publication_id  empty before there is one, and none can be found by that.
+    publication_id  None before there is one.
     task            what runs it.
     """
 
@@ -144,15 +145,21 @@ class _Publisher:
                 publication = Publication(id, answer, etag, ice_users(offer))
                 self.publication_id = publication.id
                 self.accepted.set_result(publication)
-                await self.peer.run()
+                try:
+                    await self.peer.run()
+                finally:
+                    self._close_reception()  # what still comes while the connection is closed is not heard
         except BridgeError as error:
             if self.accepted.done():
                 raise
             self.accepted.set_exception(error)
         finally:
-            self.accepted.cancel()
-            if self._reception is not None:
-                self._reception.close()
+            if not self.accepted.done():
+                self.accepted.set_exception(SourceLost("another publisher has come, or the session has ended"))
+
+    def _close_reception(self) -> None:
+        if self._reception is not None:
+            self._reception.close()
 
     def _on_track(self, track: RemoteTrack) -> Reception:
         self._reception = self._open_reception(track, lambda unit: self._emit(self.sound.push(unit)))

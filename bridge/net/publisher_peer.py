@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiortc import RTCIceCandidate, RTCRtpTransceiver
@@ -10,6 +10,7 @@ from aiortc.sdp import MediaDescription
 
 from bridge.errors import SourceLost
 from bridge.media.access_unit import Codec
+from bridge.media.clock import NS_PER_S
 from bridge.net.codecs import codec_name, preferences
 from bridge.net.ice import IceSettings
 from bridge.net.receiving_peer import MEDIA_LOST_S, ReceivingPeer
@@ -38,7 +39,7 @@ class PublisherPeer(ReceivingPeer):
     def is_silent(self) -> bool:
         """Whether nothing has come for so long that this publisher is likely to have gone."""
         heard_ns = max((receiver.last_arrival_ns for receiver in self._receivers), default=0)
-        return time.monotonic_ns() - max(heard_ns, self._began_ns) >= MEDIA_LOST_S * 1e9
+        return time.monotonic_ns() - max(heard_ns, self._began_ns) >= MEDIA_LOST_S * NS_PER_S
 
     async def _watch(self) -> Any:
         await asyncio.Event().wait()
@@ -65,7 +66,7 @@ class PublisherPeer(ReceivingPeer):
         transceiver.setCodecPreferences(preferences(*_taken(offered_codecs(offered))))
 
 
-def _taken(names: "tuple[str, ...] | list[str]") -> tuple[Codec, ...]:
+def _taken(names: Iterable[str]) -> tuple[Codec, ...]:
     """Of the codecs of a section those to agree to: one rate, whatever the publisher switches to."""
     known = {name.lower() for name in names}
     if Codec.OPUS in known:

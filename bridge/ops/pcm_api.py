@@ -1,8 +1,8 @@
 """WebSockets of the API: senders of raw sound, each to an input of a session.
 
-A token comes as the subprotocol `bearer.TOKEN` beside `pcm`, which is the one that is agreed on; in the header
-Authorization, from programs that can set it; or in the first message, `{"type": "open", "token": …}`. Never in the
-URL, which proxies and browsers write down.
+A token comes as the subprotocol `bearer.TOKEN` beside `pcm`, which is the one that is agreed on, if it holds neither /
+nor =, which subprotocols may not; in the header Authorization, from programs that can set it; or in the first message,
+`{"type": "open", "token": …}`. Never in the URL, which proxies and browsers write down.
 """
 
 import asyncio

@@ -86,14 +86,11 @@ class Studio:
 
 
 @dataclass
-class Desk:
-    """Both inputs running, with a client of their API. url: of the WHIP input; socket_url: of the other one."""
+class Entrance:
+    """A client of an API with these inputs. url: of the WHIP input; socket_url: of the other one."""
 
     client: httpx.AsyncClient
-    studio: Studio
     origin: str
-    host: Heard = field(default_factory=Heard)
-    pipe: Heard = field(default_factory=Heard)
 
     @property
     def url(self) -> str:
@@ -102,6 +99,15 @@ class Desk:
     @property
     def socket_url(self) -> str:
         return f"ws{self.origin.removeprefix('http')}/v1/sessions/leo/pcm/pipe"
+
+
+@dataclass
+class Desk(Entrance):
+    """Both inputs running, and what is heard of them."""
+
+    studio: Studio
+    host: Heard = field(default_factory=Heard)
+    pipe: Heard = field(default_factory=Heard)
 
 
 @asynccontextmanager
@@ -130,7 +136,7 @@ async def desk(
         origin = f"http://127.0.0.1:{server.address.port}"
         headers = {"Authorization": f"Bearer {TOKEN}"} if tokens else {}
         async with httpx.AsyncClient(trust_env=False, headers=headers) as client:
-            made = Desk(client, studio, origin)
+            made = Desk(client, origin, studio)
             running = [
                 asyncio.create_task(each)
                 for each in (server.run(), studio.whip.run(made.host.take), studio.pcm.run(made.pipe.take))
@@ -181,12 +187,12 @@ class Publisher:
     """
 
     def __init__(
-        self, desk: Desk, codec: str = "opus", *, video: bool = False, sound: bool = True, candidates: bool = True
+        self, at: Entrance, codec: str = "opus", *, video: bool = False, sound: bool = True, candidates: bool = True
     ) -> None:
         self.track = Tone()
         self.answer: httpx.Response | None = None
         self.candidates: list[str] = []
-        self._desk = desk
+        self._at = at
         self._candidates = candidates
         self._pc = RTCPeerConnection(RTCConfiguration([]))
         if sound:
@@ -203,13 +209,13 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.answer is not None and self.answer.is_success:
-            await self._desk.client.delete(self.session_url)
+            await self._at.client.delete(self.session_url)
         await self._pc.close()
 
     @property
     def session_url(self) -> str:
         assert self.answer is not None
-        return self._desk.origin + self.answer.headers["location"]
+        return self._at.origin + self.answer.headers["location"]
 
     async def offer(self) -> str:
         for transceiver in self._pc.getTransceivers():
@@ -224,10 +230,21 @@ class Publisher:
 
     async def publish(self, edit: Callable[[str], str] = str) -> httpx.Response:
         """POST the offer, and take the answer if there is one."""
-        answer = await post(self._desk, edit(await self.offer()))
+        answer = await post(self._at, edit(await self.offer()))
         if answer.is_success:
             await self.take(answer)
         return answer
+
+    async def publish_once_free(self) -> int:
+        """The same, until nobody else is there; how often it was refused for that."""
+        offer, n_refused = await self.offer(), 0
+        async with asyncio.timeout(PATIENCE_S):
+            while (answer := await post(self._at, offer)).status_code == 409:
+                n_refused += 1
+                await asyncio.sleep(0.2)
+        assert answer.status_code == 201, answer.text
+        await self.take(answer)
+        return n_refused
 
     async def take(self, answer: httpx.Response) -> None:
         self.answer = answer
@@ -253,6 +270,6 @@ class Publisher:
                 protocol.datagram_received = lambda *_: None
 
 
-async def post(desk: Desk, offer: str, **headers: str) -> httpx.Response:
+async def post(at: Entrance, offer: str, **headers: str) -> httpx.Response:
     given = {"Content-Type": "application/sdp"} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return await desk.client.post(desk.url, content=offer, headers=given)
+    return await at.client.post(at.url, content=offer, headers=given)
