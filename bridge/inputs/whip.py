@@ -46,10 +46,10 @@ class WhipSource:
 
     async def run(self, emit: Callable[[AudioBlock], Awaitable[None]]) -> None:
         """Deliver what publishers send, for ever."""
-        await asyncio.to_thread(find_libopus)  # files are read, once: not when the first packet is there
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             try:
+                await asyncio.to_thread(find_libopus)  # files are read, once: not when the first packet is there
                 while True:
                     await emit(await self._blocks.get())
             finally:
