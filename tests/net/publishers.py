@@ -3,6 +3,7 @@
 import asyncio
 import fractions
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -264,10 +265,29 @@ class Publisher:
 
     def vanish(self) -> None:
         """Cut its cable: nothing more leaves, and nothing that comes is read."""
-        for transceiver in self._pc.getTransceivers():
-            for protocol in transceiver.receiver.transport.transport._connection._protocols:
-                protocol.transport.sendto = lambda *_: None
-                protocol.datagram_received = lambda *_: None
+        for protocol in self._sockets():
+            protocol.transport.sendto = lambda *_: None
+            protocol.datagram_received = lambda *_: None
+
+    def lose(self, is_lost: Callable[[int, int], bool]) -> None:
+        """Lose packets of sound, by sequence number and the how manieth copy of it this is, from 0."""
+        copies: Counter[int] = Counter()
+        for protocol in self._sockets():
+            send = protocol.transport.sendto
+
+            def send_or_lose(data: bytes, address: Any, send: Callable[..., None] = send) -> None:
+                is_sound = 127 < data[0] < 192 and data[1] & 0x7F not in range(64, 96)  # RFC 5761 §4: RTCP
+                number = int.from_bytes(data[2:4], "big")
+                if is_sound and is_lost(number, copies[number]):
+                    copies[number] += 1
+                    return
+                send(data, address)
+
+            protocol.transport.sendto = send_or_lose
+
+    def _sockets(self) -> list[Any]:
+        connections = (each.receiver.transport.transport._connection for each in self._pc.getTransceivers())
+        return [protocol for connection in connections for protocol in connection._protocols]
 
 
 async def post(at: Entrance, offer: str, **headers: str) -> httpx.Response:

@@ -1,5 +1,7 @@
 """WHIP publishers and their input, over the real API and real ICE, DTLS and SRTP on loopback."""
 
+from typing import Any
+
 import pytest
 
 from tests.net.publishers import OTHER_TOKEN, TONE_HZ, Publisher, desk, frequency_hz, post
@@ -39,6 +41,22 @@ async def test_retransmission_is_agreed_on_where_it_is_offered(asked: str) -> No
         offer = (await publisher.offer()).replace("a=rtpmap:96", f"a=rtcp-fb:{asked} nack\r\na=rtpmap:96")
         await at.client.delete(publisher.session_url)
         assert "a=rtpmap:96 opus/48000/2\r\na=rtcp-fb:96 nack\r\n" in (await post(at, offer)).text
+
+
+async def test_what_is_lost_on_the_way_is_asked_for_again_or_made_up() -> None:
+    async with desk() as at, Publisher(at) as publisher:
+        await publisher.publish()
+        await at.host.seconds(0.1)
+        # One packet in ten once, one in twenty whenever it is sent.
+        publisher.lose(lambda number, copy: number % 20 == 7 or (number % 10 == 3 and not copy))
+        await at.host.seconds(1.5)
+        current: Any = at.studio.whip._publisher
+        stats = current._reception.receiver.stats
+        assert 2 <= stats.lost <= 5, "what was lost once came when it was asked for"
+        assert current.sound.concealed_s + current.sound._opus.sound.restored_samples / 48_000 > 0.03
+        ends_ns = [block.pts_ns + round(block.duration_s * 1e9) for block in at.host.blocks]
+        begin_ns = [block.pts_ns for block in at.host.blocks]
+        assert max(abs(b - e) for b, e in zip(begin_ns[1:], ends_ns, strict=False)) < 1_000_000, "no gap is left"
 
 
 async def test_the_second_of_two_publishers_is_told_when_to_come_again() -> None:
