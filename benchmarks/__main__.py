@@ -4,11 +4,11 @@ import datetime
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks import capacity, lipsync, loss, passthrough, resample, siege, soak, startup
+from benchmarks import capacity, ingest, lipsync, loss, passthrough, resample, siege, soak, startup
 from benchmarks.processes import ending_properly
 from benchmarks.report import Findings, machine
 
-BENCHMARKS = (passthrough, loss, capacity, lipsync, startup, resample, siege, soak)
+BENCHMARKS = (passthrough, loss, capacity, lipsync, startup, resample, ingest, siege, soak)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

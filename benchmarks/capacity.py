@@ -8,7 +8,6 @@ daemon's own histogram. The prototype does the same job from the same source, bu
 
 import argparse
 import os
-import socket
 import tempfile
 import time
 from collections import Counter
@@ -21,7 +20,7 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.configuration import SESSION, write_sessions
+from benchmarks.configuration import SESSION, free_port, write_sessions
 from benchmarks.media import FPS, load_media
 from benchmarks.processes import Child, cpu_cores, ending_properly, python
 from benchmarks.report import Findings, median
@@ -134,7 +133,7 @@ def _run(n_sessions: int, sink: Sink = Sink.RTMP) -> Run:
                 url = "file:{session}.flv"
         names = [f"{SESSION}-{number}" for number in range(n_sessions)]
         outputs = {name: {"out": url.replace("{session}", name)} for name in names}
-        port = _free_port()
+        port = free_port()
         config = write_sessions(directory, avatar_url, outputs, listen=f"127.0.0.1:{port}")
         bridge = stack.enter_context(Child(python("benchmarks.bridge_child", str(config))))
         time.sleep(WARM_UP_S + WARM_UP_PER_SESSION_S * n_sessions)
@@ -159,7 +158,7 @@ def _measure_prototype(directory: Path) -> tuple[list[float], str]:
     """CPU of each window, or none and why not."""
     if not (directory / "rcv_enc.py").is_file():
         return [], f"not measured, there is no rcv_enc.py in {directory}"
-    port = _free_port()
+    port = free_port()
     try:
         with ExitStack() as stack:
             url = f"{_other_core(stack, 'benchmarks.rtmp_sink').first_line()}/prototype"
@@ -211,12 +210,6 @@ def quantile(buckets: Mapping[float, int], share: float) -> float | None:
 
 def _memory_per_session_mib(few: Run, many: Run) -> float:
     return (many.rss_bytes - few.rss_bytes) / (many.n_sessions - few.n_sessions) / 2**20
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the bridge is given to run."""
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,10 +12,18 @@ SESSION = "bench"
 
 
 def write_configuration(
-    directory: Path, avatar_url: str, outputs: Mapping[str, str], *, speech: Path = SPEECH, loop: bool = True
+    directory: Path,
+    avatar_url: str,
+    outputs: Mapping[str, str],
+    *,
+    speech: Path = SPEECH,
+    loop: bool = True,
+    inputs: Mapping[str, Mapping[str, object]] | None = None,
+    listen: str = "127.0.0.1:0",
 ) -> Path:
     """A file for `avatar-bridge run`: one session whose avatar says what it is sent. outputs: a URL for each name."""
-    return write_sessions(directory, avatar_url, {SESSION: outputs}, speech=speech, loop=loop)
+    sessions = {SESSION: outputs}
+    return write_sessions(directory, avatar_url, sessions, speech=speech, loop=loop, inputs=inputs, listen=listen)
 
 
 def write_sessions(
@@ -25,9 +34,10 @@ def write_sessions(
     speech: Path = SPEECH,
     loop: bool = True,
     idle_audio: str = "silence",
+    inputs: Mapping[str, Mapping[str, object]] | None = None,
     listen: str = "127.0.0.1:0",
 ) -> Path:
-    """The same of several sessions. sessions: for each name its outputs."""
+    """The same of several sessions. sessions: for each name its outputs. inputs: None: the speech."""
     licence, path = directory / "licence", directory / "bridge.yaml"
     licence.touch(0o600)
     licence.write_text("any licence will do")
@@ -41,7 +51,7 @@ def write_sessions(
         "sessions": {
             name: {
                 "avatar": avatar | {"idle_audio": idle_audio},
-                "inputs": {"speech": {"url": f"file:{speech}", "loop": loop}},
+                "inputs": inputs or {"speech": {"url": f"file:{speech}", "loop": loop}},
                 "outputs": {output: {"url": url} for output, url in outputs.items()},
             }
             for name, outputs in sessions.items()
@@ -49,3 +59,10 @@ def write_sessions(
     }
     path.write_text(yaml.safe_dump(settings))
     return path
+
+
+def free_port() -> int:
+    """One of 127.0.0.1, as a configuration is to name it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+        return port

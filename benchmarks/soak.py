@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import random
-import socket
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.beats import write_tone
+from benchmarks.configuration import free_port
 from benchmarks.processes import ending_properly, python
 from benchmarks.report import Findings
 from benchmarks.stretches import Picture, Stretch, is_near, offsets, read_recording, stretches
@@ -187,7 +187,7 @@ async def run(directory: Path, minutes: float, seed: int) -> Outcome:
         tap = await stack.enter_async_context(Program(*python("benchmarks.tap", str(healthy.rtmp_port))))
         wire = Wire(tormented.rtmp_port)
         wire_port = await stack.enter_async_context(wire.listening())
-        avatar = await stack.enter_async_context(StampedAvatar(directory, _free_port()))
+        avatar = await stack.enter_async_context(StampedAvatar(directory, free_port()))
         began_s = loop.time()
         service = Service(avatar, faults, began_s)
         setting = Setting(directory, await stack.enter_async_context(service.relay.listening()))
@@ -345,12 +345,6 @@ def measure(minutes: float = BENCH_MINUTES, seed: int = 1) -> Findings:
         return Findings.missing(TITLE.format(faults="no", minutes=minutes), BOUNDS, reason)
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         return findings(asyncio.run(run(Path(directory), minutes, seed)), minutes, seed)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port
 
 
 def main() -> None:

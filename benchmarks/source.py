@@ -5,6 +5,7 @@ handed to the sender: in place of the moment when a live encoder would have been
 """
 
 import asyncio
+from collections.abc import Callable
 
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -19,12 +20,13 @@ from bridge.signals import STOP_SIGNALS, on_signals
 _PATH = "/wss/v2/realtime-chat"
 
 
-async def serve_until_stopped() -> None:
+async def serve_until_stopped(on_sound: Callable[[bytes], None] = lambda pcm16: None) -> None:
+    """`on_sound` is told what the bridge sends."""
     media = load_media()
     stopped = asyncio.Event()
 
     async def handle(socket: ServerConnection) -> None:
-        await _Session(socket, media).run()
+        await _Session(socket, media, on_sound).run()
 
     async with serve(handle, "127.0.0.1", 0, compression=None, close_timeout=1.0) as server:
         port = next(iter(server.sockets)).getsockname()[1]
@@ -36,7 +38,8 @@ async def serve_until_stopped() -> None:
 class _Session:
     """One client, from greeting to farewell. Keyframes come every two seconds, and when they are asked for."""
 
-    def __init__(self, socket: ServerConnection, media: Media) -> None:
+    def __init__(self, socket: ServerConnection, media: Media, on_sound: Callable[[bytes], None]) -> None:
+        self._on_sound = on_sound
         self._socket = socket
         self._media = media
         self._reel = Reel(media.pictures)
@@ -57,6 +60,8 @@ class _Session:
         match request:
             case navtalk.Answer(sdp):
                 await self._peer.accept(sdp)
+            case navtalk.AudioAppend(pcm16):
+                self._on_sound(pcm16)
             case navtalk.Candidate(candidate, sdp_mid, sdp_mline_index):
                 await self._peer.add_candidate(candidate, sdp_mid, sdp_mline_index)
 

@@ -22,6 +22,7 @@ from bridge.ports import AudioSource, AvatarEvent, AvatarLink, Output, RemoteTra
 from bridge.providers import ice_settings, open_provider
 from bridge.reception import Reception
 from bridge.redact import mask
+from bridge.track_reception import TrackReception
 from bridge.uplink import Uplink
 
 # Hand-shake, connectivity checks and a keyframe take two seconds with a service that is well.
@@ -47,10 +48,11 @@ async def check_connections(config: Config) -> bool:
 
 async def _findings(config: Config, session: SessionConfig) -> AsyncIterator[tuple[str, str | BridgeError]]:
     for name, source in session.inputs.items():
-        opened_source = open_source(name, source, config.storage.dir, UrlPolicy(config.url_policy.allow))
+        policy = UrlPolicy(config.url_policy.allow)
+        opened_source = open_source(name, source, config.storage.dir, policy, ice_settings(config.ice), TrackReception)
         if isinstance(opened_source, RetryingSource):
             opened_source = opened_source.source  # its first failure is what there is to say
-        yield f"inputs.{name}", await _input(opened_source)
+        yield f"inputs.{name}", "waits for a publisher" if source.listens else await _input(opened_source)
     if session.avatar.history_file is not None:
         yield "avatar.history_file", await asyncio.to_thread(_history, session.avatar.history_file)
     yield "avatar", await _avatar(session, ice_settings(config.ice))

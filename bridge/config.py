@@ -372,6 +372,11 @@ class InputConfig(Model):
             check_host(url.reveal())
         return url
 
+    @property
+    def listens(self) -> bool:
+        """Whether it waits for somebody who sends."""
+        return self.url.reveal().partition(":")[0] in input_urls.LISTENING_SCHEMES
+
     @model_validator(mode="after")
     def _check_end(self) -> Self:
         if (self.loop or self.start_s) and self.url.reveal().partition(":")[0] not in input_urls.FINITE_SCHEMES:

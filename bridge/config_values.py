@@ -46,6 +46,15 @@ class Address(NamedTuple):
         except ValueError:
             return self.host == "localhost"
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody reaches it but from this machine or its private network."""
+        try:
+            address = ipaddress.ip_address(self.host)
+        except ValueError:
+            return self.is_loopback
+        return address.is_private and not address.is_unspecified
+
 
 _ADDRESS = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([^\s:\[\]/]+)):(\d{1,5})")
 

@@ -8,7 +8,7 @@ import time
 import structlog
 from prometheus_client import CollectorRegistry
 
-from bridge.config import Config
+from bridge.config import Address, Config
 from bridge.errors import BridgeError
 from bridge.media.clock import NS_PER_S
 from bridge.net.backoff import Backoff
@@ -50,6 +50,7 @@ class Daemon:
         self._tasks = asyncio.TaskGroup()
         self._running: list[asyncio.Task[None]] = []
         self.is_draining = False
+        self.http_address: Address | None = None  # once it listens
 
     async def run(self) -> bool:
         """Run until drained, or until the last session has failed. Returns whether no session has failed.
@@ -69,6 +70,7 @@ class Daemon:
                     secrets=self._config.secrets,
                 )
             )
+            self.http_address = http.address
             for metrics in self._session_metrics.values():
                 stack.enter_context(metrics)  # a failed session stays visible as long as it is configured
             async with self._tasks as tasks:

@@ -35,6 +35,7 @@ from bridge.session import SessionStatus
 from bridge.signals import RELOAD_SIGNALS, STOP_SIGNALS, on_signals
 
 SESSION = "demo"
+INPUT = "speech"
 RECORDING = "recordings/demo-{start:%Y%m%dT%H%M%SZ}.mp4"
 # Importing and drawing the face takes 2 s of CPU; the rest is for a machine that is busy.
 SERVICE_START_S = 20.0
@@ -63,7 +64,7 @@ async def run_demo(options: DemoOptions) -> int:
         # Nobody watches this broadcast: Control-C does not wait for the end of a sentence.
         with on_signals(STOP_SIGNALS + RELOAD_SIGNALS, lambda: daemon.stop(within_s=0.0)):
             running = asyncio.create_task(daemon.run())
-            watching = asyncio.create_task(_watch(daemon, options.seconds, console))
+            watching = asyncio.create_task(_watch(daemon, options, console))
             await asyncio.wait((running, has_ended), return_when=asyncio.FIRST_COMPLETED)
             watching.cancel()
             if not running.done():
@@ -126,7 +127,7 @@ def _config(options: DemoOptions, url: str) -> Config:
         sessions={
             SESSION: SessionConfig(
                 avatar=AvatarConfig(url=Secret.url(url), license=Secret("local"), name="navtalk.Leo", role="speak"),
-                inputs={"speech": source.model_copy(update={"url": _from_here(source.url)})},
+                inputs={INPUT: source.model_copy(update={"url": _from_here(source.url)})},
                 outputs={name: _below(storage_dir, output) for name, output in outputs.items()},
             )
         },
@@ -161,8 +162,19 @@ def _below(directory: Path, output: OutputConfig) -> OutputConfig:
     )
 
 
-async def _watch(daemon: Daemon, seconds: float | None, console: Console) -> None:
+def _tell_entrance(daemon: Daemon, options: DemoOptions, console: Console) -> None:
+    """Where sound is to be sent to, if the input waits for somebody who sends."""
+    scheme = options.input.url.reveal().partition(":")[0] if options.input is not None else ""
+    if scheme in input_urls.LISTENING_SCHEMES and daemon.http_address is not None:
+        protocol, kind = ("http", "whip") if scheme == "whip" else ("ws", "pcm")
+        url = f"{protocol}://{daemon.http_address}/v1/sessions/{SESSION}/{kind}/{INPUT}"
+        console.print(f"send sound to {url}", highlight=False, soft_wrap=True)
+
+
+async def _watch(daemon: Daemon, options: DemoOptions, console: Console) -> None:
     """Show the status, and end the demo in time."""
+    _tell_entrance(daemon, options, console)  # the daemon, which was started before, listens
+    seconds = options.seconds
     loop = asyncio.get_running_loop()
     ends_at_s: float | None = None
     with contextlib.ExitStack() as stack:

@@ -5,6 +5,7 @@ BridgeError
   SourceError
     SourceRejected        operator: no such file, no audio in it                files: not retried; others: rarely
     SourceLost            remote: the source ended, stalled or reset            retried
+    SourceTaken           remote: another one sends to this input               retried
   ProviderError
     ProviderRejected      operator: licence, balance, unknown avatar            not retried
     ProviderUnavailable   remote: refused, timed out, closed                    retried
@@ -50,6 +51,12 @@ class SourceRejected(SourceError):
 
 class SourceLost(SourceError):
     """The input was there and went away."""
+
+    retryable = True
+
+
+class SourceTaken(SourceError):
+    """Somebody else sends to this input."""
 
     retryable = True
 

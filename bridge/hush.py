@@ -7,8 +7,8 @@ import numpy as np
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.media.opus import packet_duration_ns
-from bridge.outputs.audio import open_decoder
-from bridge.outputs.opus_decoder import BrokenPacket, OpusDecoder
+from bridge.media.opus_decoder import BrokenPacket, OpusDecoder
+from bridge.media.opus_sound import open_decoder
 
 # Below the soft end of a word, above what a decoder leaves of coded silence.
 _SILENT_RMS = 10 ** (-50 / 20)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from bridge.media.access_unit import AccessUnit, Codec, Kind
+from bridge.media.access_unit import AccessUnit, Codec, Kind, ReceivedUnit
 from bridge.media.audio import AudioBlock
 from bridge.media.live_queue import LiveQueue
 from bridge.media.rtp import RtpPacket, SenderReport
@@ -50,6 +50,59 @@ class OutspokenSource(AudioSource, Protocol):
     """A source that tells more than its sound. `listener` is there from the start, and set before it runs."""
 
     listener: SourceListener
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What an accepted offer of a publisher has made (RFC 9725).
+
+    id     names it, and is not to be guessed.  etag: names its ICE session.
+    users  ICE user names of the publisher.
+    """
+
+    id: str
+    answer: str
+    etag: str
+    users: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class PublishingPoint(Protocol):
+    """An input that WebRTC publishers send to, one at a time."""
+
+    async def publish(self, offer: str, may_reach: Callable[[str], bool]) -> Publication:
+        """Take a publisher; `may_reach` says whether ICE may try an address of its candidates.
+
+        Raises SourceTaken while another one is heard, SourceLost while the session does not run or ICE has no port,
+        RemoteProtocolError for an offer that is of no use.
+        """
+
+    def publication(self, publication_id: str) -> Publication | None:
+        """The one of that name, as long as it is there."""
+
+    async def trickle(self, publication_id: str, candidates: Sequence[tuple[str, str | None]]) -> None:
+        """Take candidates of its publisher's, each with the mid of its section; of those gone, none."""
+
+    async def unpublish(self, publication_id: str) -> None:
+        """End it; returns when its connection is closed."""
+
+
+class PcmSender(Protocol):
+    """The connection of one sender to an input, for whoever moves its messages."""
+
+    def take(self, message: str | bytes) -> str | None:
+        """One message, text or binary; what is to be answered. Raises RemoteProtocolError, SourceLost: close it."""
+
+    def close(self) -> None:
+        """It is gone."""
+
+
+@runtime_checkable
+class PcmPoint(Protocol):
+    """An input that senders of PCM connect to, one at a time."""
+
+    def connect(self) -> PcmSender:
+        """Raises SourceTaken while there is another sender, SourceLost while the session does not run."""
 
 
 # ---------------------------------------------------------------------------------------------- the avatar service
@@ -141,6 +194,17 @@ class RemoteTrack:
     codecs: Mapping[int, Codec]
     feedback: TrackFeedback
     round_trip_ns: int = 0
+
+
+class Reception(TrackSink, Protocol):
+    """Makes units of what arrives for one track; asks its sender for what does not."""
+
+    def close(self) -> None:
+        """Nothing more is asked of the sender, and nothing that still comes is taken."""
+
+
+# Begins to receive a track: units go to the callback, in the sender's order.
+OpenReception = Callable[[RemoteTrack, Callable[[ReceivedUnit], None]], Reception]
 
 
 @dataclass(frozen=True, slots=True)

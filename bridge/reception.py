@@ -1,22 +1,18 @@
 """The way down: from an avatar's RTP packets to access units on session time."""
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-import structlog
-
 from bridge.media.access_unit import AccessUnit, Kind, ReceivedUnit
-from bridge.media.clock import NS_PER_MS, NS_PER_S
+from bridge.media.clock import NS_PER_S
 from bridge.media.rtp import RtpPacket, SenderReport
 from bridge.ports import RemoteTrack, TrackSink
 from bridge.receive.jitter import ReceiveStats
-from bridge.receive.track import TrackReceiver
+from bridge.receive.track import Feedback
 from bridge.timeline.capture import CaptureTimes
 from bridge.timeline.sync import MIN_STEP_NS, SessionTimeline
-
-log = structlog.get_logger()
+from bridge.track_reception import TrackReception
 
 
 class Reception:
@@ -131,36 +127,23 @@ class Reception:
         return video is not None and video.receiver.ignores_keyframe_requests
 
 
-class _Track:
-    """One track on the event loop: packets as they come, and a timer for what is due without one."""
+class _Track(TrackReception):
+    """One track of the avatar, on the broadcast's timeline."""
 
     def __init__(
         self, track: RemoteTrack, reception: Reception, timeline: SessionTimeline, captures: CaptureTimes
     ) -> None:
-        now_ns = time.monotonic_ns()
-        self.receiver = TrackReceiver(track.codecs, track.kind, now_ns, track.round_trip_ns)
-        self.receiver.set_keyframe_interval_ns(reception.keyframe_interval_ns)
         self._kind = track.kind
-        self._feedback = track.feedback
         self._reception = reception
         self._timeline = timeline
         self._captures = captures
-        self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_ns = 0
-        self._has_warned = False
-        self._is_closed = False
-        self._set_timer(now_ns)
+        super().__init__(track, self._place)
+        self.receiver.set_keyframe_interval_ns(reception.keyframe_interval_ns)
 
     def on_packet(self, packet: RtpPacket) -> None:
-        if self._is_closed:
-            return
-        self._reception.heard_ns = packet.arrival_ns
-        units = self.receiver.push(packet)
-        for unit in units:
-            self._place(unit)
-        if units or not self.receiver.is_calm:
-            self._set_timer(packet.arrival_ns)
+        if not self._is_closed:
+            self._reception.heard_ns = packet.arrival_ns
+        super().on_packet(packet)
 
     def on_sender_report(self, report: SenderReport) -> None:
         ticks = self.receiver.report_ticks(report)
@@ -169,61 +152,12 @@ class _Track:
             picture_ticks = ticks if self._kind == "video" else None
             self._captures.on_sender_report(report.ntp_ns, report.arrival_ns, picture_ticks)
 
-    def request_keyframe(self) -> None:
-        self.receiver.request_keyframe()
-        self._set_timer(time.monotonic_ns())
-
-    def close(self) -> None:
-        self._is_closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+    def on_asked(self, feedback: Feedback) -> None:
+        self._reception.nacks += len(feedback.nacks)
+        if feedback.keyframe_reason is not None:
+            self._reception.keyframe_requests[feedback.keyframe_reason] += 1
 
     def _place(self, unit: ReceivedUnit) -> None:
         # By the first packet: a sender paces the packets of a large picture, so the last one says less about the clock.
         pts_ns = self._timeline.place(self._kind, unit.rtp_ticks, unit.first_arrival_ns)
         self._reception.emit(unit.at(pts_ns, self._captures.of(unit) if self._kind == "video" else None))
-
-    def _set_timer(self, now_ns: int) -> None:
-        """Poll if something is due, else be woken when it will be."""
-        deadline_ns = self.receiver.next_deadline_ns()
-        if deadline_ns is None:
-            return
-        if deadline_ns <= now_ns:
-            self._poll()
-        else:
-            self._wake_at(deadline_ns)
-
-    def _wake_at(self, deadline_ns: int) -> None:
-        if self._timer is not None:
-            if self._timer_at_ns <= deadline_ns:
-                return  # most deadlines only move away: being woken too early is cheaper than a new timer per packet
-            self._timer.cancel()
-        self._timer = self._loop.call_at(deadline_ns / NS_PER_S, self._wake)
-        self._timer_at_ns = deadline_ns
-
-    def _wake(self) -> None:
-        self._timer = None
-        self._set_timer(time.monotonic_ns())
-
-    def _poll(self) -> None:
-        now_ns = time.monotonic_ns()
-        feedback = self.receiver.poll(now_ns)
-        if feedback.nacks:
-            self._feedback.send_nack(feedback.nacks)
-            self._reception.nacks += len(feedback.nacks)
-        if feedback.keyframe_reason is not None:
-            self._feedback.send_pli()
-            self._reception.keyframe_requests[feedback.keyframe_reason] += 1
-            self._warn_if_ignored()
-        for unit in feedback.units:
-            self._place(unit)
-        deadline_ns = self.receiver.next_deadline_ns()
-        if deadline_ns is not None:
-            # Whatever is due again at once waits a millisecond: the loop has other work.
-            self._wake_at(max(deadline_ns, now_ns + NS_PER_MS))
-
-    def _warn_if_ignored(self) -> None:
-        is_ignored = self.receiver.ignores_keyframe_requests
-        if is_ignored and not self._has_warned:
-            log.warning("keyframe_requests_ignored", n_requests=self.receiver.unanswered_keyframe_requests)
-        self._has_warned = is_ignored

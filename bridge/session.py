@@ -26,11 +26,12 @@ from bridge.outputs.hub import Hub
 from bridge.outputs.runner import OutputRunner
 from bridge.outputs.slate import SlateMaker
 from bridge.outputs.status import OutputStatus
-from bridge.ports import AvatarLink, Capability
+from bridge.ports import AudioSource, AvatarLink, Capability
 from bridge.programme import Programme
 from bridge.providers import open_provider
 from bridge.telemetry import MediaStatus, Telemetry
 from bridge.timeline.splice import OnAir
+from bridge.track_reception import TrackReception
 from bridge.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -129,8 +130,12 @@ class Session:
             log=self._log,
         )
         # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
+        self._sources = {
+            name: open_source(name, input, storage.dir, policy, ice, TrackReception)
+            for name, input in config.inputs.items()
+        }
         feeds = [
-            open_feed(open_source(name, input, storage.dir, policy), input, lambda feed: self._dialogue.interrupt(feed))
+            open_feed(self._sources[name], input, lambda feed: self._dialogue.interrupt(feed))
             for name, input in config.inputs.items()
         ]
         self._desk = Desk(feeds, lambda feed: self._dialogue.on_speech(feed))
@@ -268,6 +273,10 @@ class Session:
     def mute(self, on: bool) -> None:
         """Silence what viewers hear."""
         self._programme.mute(on)
+
+    def source(self, name: str) -> AudioSource | None:
+        """The input of that name."""
+        return self._sources.get(name)
 
     async def add_output(self, name: str, config: OutputConfig) -> None:
         """Publish there too, in place of the output of that name if there is one. Raises ConfigError."""

@@ -46,7 +46,7 @@ FOUNDATION = {
 # The only ones that know two stages.
 COMPOSITION = {
     *("session", "avatar", "renewal", "connection", "dialogue", "programme", "reception", "uplink", "telemetry"),
-    *("desk", "feed", "hush"),
+    *("desk", "feed", "hush", "track_reception"),
     *("daemon", "demo", "cli", "check", "__main__", "__init__"),
 }
 

@@ -2,35 +2,56 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bridge.config import InputConfig
 from bridge.errors import ConfigError
 from bridge.net.url_policy import UrlPolicy
-from bridge.ports import AudioSource
+from bridge.ports import AudioSource, OpenReception
 from bridge.protocols import input_urls
+
+if TYPE_CHECKING:
+    from bridge.net.ice import IceSettings
 
 __all__ = ["open_source"]
 
 
 def open_source(
-    name: str, config: InputConfig, base_dir: Path, policy: UrlPolicy | None = None, *, is_strange: bool = False
+    name: str,
+    config: InputConfig,
+    base_dir: Path,
+    policy: UrlPolicy,
+    ice: "IceSettings",
+    open_reception: OpenReception,
+    *,
+    is_strange: bool = False,
 ) -> AudioSource:
     """The source that `config.url` names; nothing is opened before it runs.
 
-    base_dir    what relative paths in URLs are relative to.
-    policy      says where servers may lead us besides public hosts.
-    is_strange  the configuration did not come from the operator's file: the policy judges its URL at every attempt.
+    base_dir             what relative paths in URLs are relative to.
+    policy               says where servers may lead us besides public hosts.
+    ice, open_reception  for WebRTC publishers: how they are reached, and what makes units of their packets.
+    is_strange           the configuration did not come from the operator's file: the policy judges its URL at every
+                         attempt.
 
     Raises ConfigError for what no input can be.
     """
     try:
-        return _open(name, config, base_dir, policy or UrlPolicy(), is_strange)
+        return _open(name, config, base_dir, policy, ice, open_reception, is_strange)
     except ConfigError as error:
         raise ConfigError(f"input {name}: {error}") from None
 
 
-def _open(name: str, config: InputConfig, base_dir: Path, policy: UrlPolicy, is_strange: bool) -> AudioSource:
-    # Each kind brings what it needs only where it is used: libav, HTTP.
+def _open(
+    name: str,
+    config: InputConfig,
+    base_dir: Path,
+    policy: UrlPolicy,
+    ice: "IceSettings",
+    open_reception: OpenReception,
+    is_strange: bool,
+) -> AudioSource:
+    # Each kind brings what it needs only where it is used: libav, HTTP, WebRTC.
     url = config.url.reveal()
     named = input_urls.local_path(url)
     # Without this, a path over `..` would need the directory that it leaves to exist.
@@ -82,6 +103,15 @@ def _open(name: str, config: InputConfig, base_dir: Path, policy: UrlPolicy, is_
 
             parsed = pcm_url.parse_url(url)
             return RetryingSource(PcmSource(name, path, parsed.format, is_live=parsed.is_live))
+        case "whip":
+            from bridge.inputs.whip import WhipSource
+
+            return WhipSource(name, ice, open_reception)
+        case "ws":
+            from bridge.inputs.websocket import WebSocketSource
+            from bridge.protocols import pcm_url
+
+            return WebSocketSource(name, pcm_url.parse_listening_url(url))
         case "tone" | "silence":
             from bridge.inputs.tone import ToneSource
 

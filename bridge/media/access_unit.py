@@ -4,23 +4,32 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple, Self
 
+from bridge.media.clock import G711_RATE_HZ, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ
+
 Kind = Literal["audio", "video"]
 
 
 class Codec(StrEnum):
-    """Codings that flow through the bridge; the values are FFmpeg's names."""
+    """Codings that flow through the bridge; the values are FFmpeg's names.
+
+    rtp_clock_hz  what RTP timestamps count; 0: never on RTP here.
+    """
 
     # Asked of every unit at every stage: looked up, not computed.
     kind: Kind
+    rtp_clock_hz: int
 
-    H264 = "h264", "video"
-    VP8 = "vp8", "video"
-    OPUS = "opus", "audio"
-    AAC = "aac", "audio"
+    H264 = "h264", "video", VIDEO_CLOCK_HZ
+    VP8 = "vp8", "video", VIDEO_CLOCK_HZ
+    OPUS = "opus", "audio", OPUS_CLOCK_HZ
+    PCMU = "pcm_mulaw", "audio", G711_RATE_HZ
+    PCMA = "pcm_alaw", "audio", G711_RATE_HZ
+    AAC = "aac", "audio", 0
 
-    def __new__(cls, name: str, kind: Kind = "video") -> Self:  # always given; mypy takes looking up for making
+    # Kind and clock are always given; mypy takes looking up for making.
+    def __new__(cls, name: str, kind: Kind = "video", rtp_clock_hz: int = 0) -> Self:
         codec = str.__new__(cls, name)
-        codec._value_, codec.kind = name, kind
+        codec._value_, codec.kind, codec.rtp_clock_hz = name, kind, rtp_clock_hz
         return codec
 
 
@@ -41,8 +50,8 @@ class AccessUnit:
     """One coded picture, or one coded audio packet, placed on session time.
 
     payload           H.264: NAL units, each behind its length in 4 bytes (AVCC), without SPS and PPS when they
-                      stand in `codec_config`. VP8: one frame (RFC 6386). Opus: one packet (RFC 6716). AAC: one raw
-                      frame.
+                      stand in `codec_config`. VP8: one frame (RFC 6386). Opus: one packet (RFC 6716). G.711: a byte
+                      for each sample. AAC: one raw frame.
     pts_ns            presentation time since the session began; strictly increasing per track. There are no
                       B-pictures, so it is the decoding time too.
     duration_ns       audio: exact. Video: 0, for it is only known when the next picture comes.

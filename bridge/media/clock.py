@@ -8,6 +8,7 @@ NS_PER_S = 1_000_000_000
 NS_PER_MS = 1_000_000
 VIDEO_CLOCK_HZ = 90_000  # RFC 6184 §8.2.1
 OPUS_CLOCK_HZ = 48_000  # RFC 7587 §4.1: always 48 kHz on RTP, whatever the encoder's rate
+G711_RATE_HZ = 8_000  # RFC 3551 §4.5.14: samples, and ticks of RTP
 AVATAR_RATE_HZ = 24_000  # NavTalk and HeyGen ask for 24 kHz mono PCM16
 
 

@@ -1,13 +1,39 @@
-"""aiortc's peer connection, with what it lacks at its end."""
+"""aiortc's peer connection, with what it lacks at its beginning and at its end."""
 
-from aiortc import RTCPeerConnection
+from aiortc import RTCCertificate, RTCConfiguration, RTCPeerConnection
 from aiortc.exceptions import InvalidStateError
+from aiortc.rtcdtlstransport import SRTPProtectionProfile
+from OpenSSL import SSL
 
-PRIVATE_NAMES = ("aiortc.rtcpeerconnection:RTCPeerConnection._RTCPeerConnection__connect",)
+PRIVATE_NAMES = (
+    "aiortc.rtcdtlstransport:RTCCertificate._create_ssl_context",
+    "aiortc.rtcdtlstransport:SRTPProtectionProfile",
+    "aiortc.rtcpeerconnection:RTCPeerConnection._RTCPeerConnection__certificates",
+    "aiortc.rtcpeerconnection:RTCPeerConnection._RTCPeerConnection__connect",
+)
+
+# aiortc's own list, and the same for far ends whose certificate is an RSA one, as GStreamer's is; WebRTC asks for
+# forward secrecy, and for no more than that (RFC 8827 §6.5).
+_CIPHERS = ":".join(
+    f"ECDHE-{key}-{cipher}"
+    for key in ("ECDSA", "RSA")
+    for cipher in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES128-SHA", "AES256-SHA")
+)
+
+
+class _Certificate(RTCCertificate):
+    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(_CIPHERS.encode())
+        return context
 
 
 class ClosablePeerConnection(RTCPeerConnection):
-    """One that may be closed while it connects."""
+    """One that shakes hands with whatever certificate, and may be closed while it connects."""
+
+    def __init__(self, configuration: RTCConfiguration) -> None:
+        super().__init__(configuration)
+        self._RTCPeerConnection__certificates = [_Certificate.generateCertificate()]
 
     async def _RTCPeerConnection__connect(self) -> None:
         try:

@@ -50,7 +50,8 @@ REPORT_INTERVAL_S = 1.0
 # Messages on their way to the kernel; sending takes one turn of the event loop, unless a TURN server stalls.
 MAX_PENDING_MESSAGES = 32
 
-_CODECS = {"h264": Codec.H264, "vp8": Codec.VP8, "opus": Codec.OPUS}
+_CODECS = {"h264": Codec.H264, "vp8": Codec.VP8, "opus": Codec.OPUS, "pcmu": Codec.PCMU, "pcma": Codec.PCMA}
+# Until it is agreed on what is sent.
 _CLOCK_HZ: dict[Kind, int] = {"audio": OPUS_CLOCK_HZ, "video": VIDEO_CLOCK_HZ}
 _FEEDBACK_HEADER = struct.Struct("!II")
 _NACK_ENTRY = struct.Struct("!HH")
@@ -171,7 +172,8 @@ class EncodedReceiver:
         self._retransmits: dict[int, int] = {}  # payload type to the one it repeats
         self._media_ssrc: int | None = None
         self._retransmission_ssrcs: dict[int, int] = {}  # to the SSRC it repeats
-        self._statistics = ReceptionStatistics(_CLOCK_HZ[kind])
+        self._clock_hz = _CLOCK_HZ[kind]
+        self._statistics = ReceptionStatistics(self._clock_hz)
         self._bandwidth = BandwidthEstimate(time.monotonic_ns())
         self._takes_remb = self._takes_pli = self._takes_fir = False
         self._fir_number = 0
@@ -275,6 +277,8 @@ class EncodedReceiver:
             if encoding.rtx is not None:
                 self._retransmission_ssrcs[encoding.rtx.ssrc] = encoding.ssrc
         if self._sink is None:
+            self._clock_hz = next((codec.rtp_clock_hz for codec in self._codecs.values()), self._clock_hz)
+            self._statistics = ReceptionStatistics(self._clock_hz)
             self._media_ssrc = next((encoding.ssrc for encoding in parameters.encodings), None)
             self._sink = self._on_track(RemoteTrack(self.kind, self._codecs, self))
             self._reporting = asyncio.create_task(self._report())
@@ -357,7 +361,7 @@ class EncodedReceiver:
         else:
             if ssrc != self._media_ssrc:
                 self._media_ssrc = ssrc
-                self._statistics = ReceptionStatistics(_CLOCK_HZ[self.kind])
+                self._statistics = ReceptionStatistics(self._clock_hz)
             self._statistics.on_packet(sequence_number, rtp_timestamp, arrival_ns)
         self._sink.on_packet(
             RtpPacket(

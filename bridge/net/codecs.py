@@ -30,6 +30,7 @@ PRIVATE_NAMES = (
 
 # RFC 6184 §8.1: baseline, constrained baseline, main, constrained high, high, all of level 3.1.
 H264_PROFILE_LEVEL_IDS = ("42001f", "42e01f", "4d001f", "640c1f", "64001f")
+_NAMES = {Codec.PCMU: "PCMU", Codec.PCMA: "PCMA"}  # RFC 3551 §6; others are called as in FFmpeg
 PACKETIZATION_MODES = ("1", "0")  # RFC 6184 §6.2 and §6.3
 
 
@@ -105,6 +106,12 @@ def h264_preferences(
     ]
 
 
-def preferences(codec: Codec) -> list[RTCRtpCodecCapability]:
-    """Codec preferences that allow VP8 with retransmission, or Opus, and nothing else."""
-    return [found for found in get_capabilities(codec.kind).codecs if is_rtx(found) or found.name.lower() == codec]
+def preferences(*codecs: Codec) -> list[RTCRtpCodecCapability]:
+    """Codec preferences that allow these of one kind with retransmission, and nothing else; not for H.264."""
+    names = {codec_name(codec).lower() for codec in codecs}
+    return [found for found in get_capabilities(codecs[0].kind).codecs if is_rtx(found) or found.name.lower() in names]
+
+
+def codec_name(codec: Codec) -> str:
+    """What descriptions call it."""
+    return _NAMES.get(codec, codec.upper())

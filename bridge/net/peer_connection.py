@@ -217,7 +217,7 @@ class Peer(ABC):
 
     async def _try_candidate(self, candidate: RTCIceCandidate | None, mid: str | None, index: int | None) -> None:
         assert self._pc is not None
-        if candidate is None or not is_usable(candidate):
+        if candidate is None or not self._accepts(candidate):
             self.rejected_candidates += 1
             return
         address = (candidate.ip, candidate.port)
@@ -230,6 +230,10 @@ class Peer(ABC):
         # One transport serves all bundled sections, and aiortc would drop candidates for any but the first.
         candidate.sdpMid = self._bundle_mid or mid or self._mid_at(index or 0)
         await self._pc.addIceCandidate(candidate)
+
+    def _accepts(self, candidate: RTCIceCandidate) -> bool:
+        """Whether ICE may try a candidate of the far end's."""
+        return is_usable(candidate)
 
     def _mid_at(self, index: int) -> str:
         """The section that has this index in the far end's description; empty: none."""

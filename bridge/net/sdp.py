@@ -25,6 +25,7 @@ AIORTC_SDP_ERRORS = (AssertionError, AttributeError, IndexError, KeyError, StopI
 _CANDIDATE_LINES = re.compile(r"^a=(?:end-of-candidates|candidate:).*\n?", re.MULTILINE)
 _MID = re.compile(r"[!-~]+")  # RFC 5888 §4: a token
 _TRANSPORT_LINES = re.compile(r"^a=(?:ice-ufrag|ice-pwd|fingerprint|setup):.*\r\n", re.MULTILINE)
+_CODEC_LINES = re.compile(r"^a=(?:rtpmap|fmtp):.*\r\n", re.MULTILINE)
 _BUNDLE_LINE = re.compile(r"^a=group:BUNDLE.*\r\n", re.MULTILINE)
 _DEFAULT_DESTINATION = re.compile(r"^(m=\w+) \d+ (.*\r\n)c=.*\r\n", re.MULTILINE)
 _MEDIA = ("audio", "video")
@@ -58,10 +59,11 @@ class Section:
     def declined(self, transport: str) -> str:
         """What an answer says about it that has no use for it (RFC 3264 §6): port 0.
 
-        aiortc at the far end insists on the lines of a transport.
+        aiortc at the far end insists on the lines of a transport, and on codecs of its own.
         """
         media = re.sub(r"^(m=\S+) \S+", r"\1 0", self.text.partition("\r\n")[0])
-        return f"{media}\r\nc=IN IP4 0.0.0.0\r\na=mid:{self.mid}\r\na=inactive\r\na=rtcp-mux\r\n{transport}"
+        codecs = "".join(_CODEC_LINES.findall(self.text))
+        return f"{media}\r\nc=IN IP4 0.0.0.0\r\na=mid:{self.mid}\r\na=inactive\r\na=rtcp-mux\r\n{transport}{codecs}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +283,16 @@ def without_candidates(sdp: str) -> str:
 def without_extension(sdp: str, uri: str) -> str:
     """A description of ours that does not agree on a header extension (RFC 8285 §5)."""
     return re.sub(rf"^a=extmap:\S+ {re.escape(uri)}\r\n", "", sdp, flags=re.MULTILINE)
+
+
+def with_nack(answer: str, offered: Section) -> str:
+    """An answer that agrees on retransmission by request of sound too (RFC 4585 §4.2), where it was offered; aiortc
+    knows it of pictures alone."""
+    asked = re.findall(r"^a=rtcp-fb:(\d+|\*) nack\r$", offered.text, re.MULTILINE)
+    if not asked:
+        return answer
+    formats = r"\d+" if "*" in asked else "|".join(asked)
+    return re.sub(rf"^(a=rtpmap:({formats}) .*\r\n)", r"\1a=rtcp-fb:\2 nack\r\n", answer, flags=re.MULTILINE)
 
 
 def candidates_of(sdp: str) -> list[tuple[str, str, int]]:

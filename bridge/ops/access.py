@@ -21,6 +21,9 @@ from bridge.ops.problems import Problem
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 _LOOKING = frozenset({"GET", "HEAD"})
 
+# Sending media in, whatever the method.
+_INGEST_PATH = re.compile(r"/v1/sessions/[^/]+/(?:whip|pcm)/")
+
 _LONGEST_LOGGED = 200
 
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]@/\s]+)(?::[0-9]{1,5})?")
@@ -37,12 +40,29 @@ class Access:
 
     def check(self, method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Raises Problem. Header names are in lower case."""
+        self._check_host(headers)
+        self._check_origin(method, headers)
+        if self._tokens and path not in OPEN_PATHS:
+            self._check_token(_wanted(method, path), _values(headers, b"authorization"))
+
+    def check_upgrade(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """The same of a WebSocket, whose token may come later: `check_sender`. Raises Problem."""
+        self._check_host(headers)
+        self._check_origin("CONNECT", headers)
+
+    @property
+    def wants_tokens(self) -> bool:
+        return bool(self._tokens)
+
+    def check_sender(self, tokens: Iterable[str]) -> None:
+        """Whether one of these lets send media in. Raises Problem."""
+        if self._tokens:
+            self._check_token("ingest", [f"Bearer {token}" for token in tokens])
+
+    def _check_host(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         hosts = _values(headers, b"host")
         if len(hosts) != 1 or _host(hosts[0]) not in self._hosts:
             raise Problem(HTTPStatus.BAD_REQUEST, "the Host header names none of http.allowed_hosts")
-        self._check_origin(method, headers)
-        if self._tokens and path not in OPEN_PATHS:
-            self._check_token("read" if method in _LOOKING else "control", _values(headers, b"authorization"))
 
     def _check_origin(self, method: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
         for origin in _values(headers, b"origin"):
@@ -89,7 +109,10 @@ class AccessMiddleware:
         self._access = access
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http"  # neither lifespan events nor WebSockets are served
+        if scope["type"] == "websocket":
+            await self._upgrade(scope, receive, send)
+            return
+        assert scope["type"] == "http"  # lifespan events are not served
 
         async def send_and_log(message: Message) -> None:
             if message["type"] == "http.response.start" and scope["method"] not in _LOOKING:
@@ -103,6 +126,21 @@ class AccessMiddleware:
             await problem.response()(scope, receive, send_and_log)
             return
         await self._app(scope, receive, send_and_log)
+
+    async def _upgrade(self, scope: Connection, receive: Receive, send: Send) -> None:
+        try:
+            self._access.check_upgrade(scope["headers"])
+        except Problem as problem:
+            log.info("api_call", method="WEBSOCKET", path=scope["path"][:_LONGEST_LOGGED], status=int(problem.status))
+            await problem.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _wanted(method: str, path: str) -> Scope:
+    if _INGEST_PATH.match(path):
+        return "ingest"
+    return "read" if method in _LOOKING else "control"
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:

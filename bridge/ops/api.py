@@ -17,6 +17,7 @@ from bridge.config import Address, HttpConfig, MetricsConfig, SecretConfig, TlsC
 from bridge.errors import ConfigError
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.control import ControlledDaemon
+from bridge.protocols.pcm_messages import MAX_MESSAGE_BYTES
 
 # FastAPI and uvicorn cost 0.35 s of CPU to import, so they are imported when the server runs: not every command
 # has one.
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # A scrape takes milliseconds; who is not served by then holds up the end of the process.
 CLOSE_TIMEOUT_S = 2
+# A sender that has vanished without a word makes room for another one after twice this.
+PING_S = 5.0
 
 
 class HttpServer:
@@ -96,7 +99,9 @@ class HttpServer:
         own_metrics = "metrics" in self._sockets
         registry = None if own_metrics else self._registry
         outputs = HostileOutputs(self._storage_dir, self._policy, self._secrets)
-        app = control_app(self._http, self._readiness, registry, self._daemon, outputs)
+        # Who reaches a private listener is in its network already.
+        policy = UrlPolicy(("0.0.0.0/0", "::/0")) if self.address.is_private else self._policy
+        app = control_app(self._http, self._readiness, registry, self._daemon, outputs, policy)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_serve(app, self._sockets["http"], self._http.tls), name="http")
             if own_metrics:
@@ -136,7 +141,12 @@ async def _serve(app: "FastAPI", listening: socket.socket, tls: TlsConfig | None
             log_config=None,
             access_log=False,
             lifespan="off",
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PING_S,
+            # Compressed messages could be bombs, and sound hardly gets smaller.
+            ws_per_message_deflate=False,
             server_header=False,
             timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             ssl_certfile=tls.cert_file if tls else None,

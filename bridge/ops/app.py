@@ -11,12 +11,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from bridge import __version__
 from bridge.config import HttpConfig
+from bridge.net.url_policy import UrlPolicy
 from bridge.ops.access import Access, AccessMiddleware
 from bridge.ops.bodies import BodyLimit
 from bridge.ops.control import ControlledDaemon
 from bridge.ops.hostile import HostileOutputs
+from bridge.ops.pcm_api import PCM_PATH, PcmSockets
 from bridge.ops.problems import add_handlers
 from bridge.ops.sessions_api import session_routes
+from bridge.ops.whip_api import whip_routes
 
 # Nothing that is served here may be framed, guessed at, or load a thing from elsewhere.
 _SAFE_PAGE = {
@@ -31,19 +34,20 @@ def control_app(
     registry: CollectorRegistry | None,
     daemon: ControlledDaemon,
     outputs: HostileOutputs,
+    ingest_policy: UrlPolicy,
 ) -> FastAPI:
-    """`registry`: None where metrics have an address of their own."""
+    """`registry`: None where metrics have an address of their own. `ingest_policy`: where publishers may lead ICE."""
     app = FastAPI(
         title="avatar-bridge",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        dependencies=[Security(HTTPBearer(auto_error=False))] if http.tokens else [],
         generate_unique_id_function=lambda route: route.name,
     )
+    access = Access(http)
     # The one that is added last sees a request first.
-    app.add_middleware(AccessMiddleware, access=Access(http))
+    app.add_middleware(AccessMiddleware, access=access)
     app.add_middleware(BodyLimit)
     add_handlers(app)
 
@@ -64,7 +68,11 @@ def control_app(
 
     if registry is not None:
         _add_metrics(app, registry)
-    app.include_router(session_routes(daemon, outputs))
+    # So that /docs knows of tokens; whether they are right is seen to before.
+    bearer = [Security(HTTPBearer(auto_error=False))] if http.tokens else []
+    app.include_router(session_routes(daemon, outputs), dependencies=bearer)
+    app.include_router(whip_routes(daemon, ingest_policy), dependencies=bearer)
+    app.router.add_websocket_route(PCM_PATH, PcmSockets(daemon, access).serve)
     return app
 
 

@@ -8,13 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bridge.protocols.whip import FRAGMENT_TYPE, SDP_TYPE
+
 MAX_JSON_BYTES = 1 << 20
 MAX_IMAGE_BYTES = 8 << 20
+# Descriptions of ten tracks with thirty codecs each stay below 32 KiB.
+MAX_SDP_BYTES = 128 << 10
+# What is too large is read to its end all the same, up to what any body may have: a connection that is closed with
+# bytes unread is reset, and the answer is lost on the way.
+MAX_DISCARDED_BYTES = MAX_JSON_BYTES
 # An image at 2 Mbit/s, which is less than the broadcast itself needs.
 READ_TIMEOUT_S = 30.0
 
 # Of the pictures that a service can be shown, how each begins.
 IMAGE_TYPES = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n"}
+_MOST_BYTES = {**dict.fromkeys(IMAGE_TYPES, MAX_IMAGE_BYTES), **dict.fromkeys((SDP_TYPE, FRAGMENT_TYPE), MAX_SDP_BYTES)}
 
 
 class Body(BaseModel):
@@ -48,6 +56,9 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         body = _Limited(scope, receive)
 
         async def send_and_close(message: Message) -> None:
@@ -64,7 +75,7 @@ class _Limited:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
-        self._most_bytes = MAX_IMAGE_BYTES if media_type in IMAGE_TYPES else MAX_JSON_BYTES
+        self._most_bytes = _MOST_BYTES.get(media_type, MAX_JSON_BYTES)
         announced = headers.get(b"content-length", "")
         self._n_bytes = 0
         self._announced_bytes = int(announced) if announced.isdecimal() else 0
@@ -80,7 +91,17 @@ class _Limited:
     async def __call__(self) -> Message:
         if self._is_complete:
             return await self._receive()
-        self._check(self._announced_bytes)
+        message = None
+        while (n_bytes := max(self._announced_bytes, self._n_bytes)) > self._most_bytes or message is None:
+            if n_bytes > self._most_bytes and (self._is_complete or n_bytes > MAX_DISCARDED_BYTES):
+                raise HTTPException(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                    f"the body has more than {self._most_bytes} bytes",
+                )
+            message = await self._next()
+        return message
+
+    async def _next(self) -> Message:
         loop = asyncio.get_running_loop()
         if self._ends_s is None:
             self._ends_s = loop.time() + READ_TIMEOUT_S
@@ -94,13 +115,5 @@ class _Limited:
                 {"Connection": "close"},
             ) from None
         self._n_bytes += len(message.get("body", b""))
-        self._check(self._n_bytes)
         self._is_complete = not message.get("more_body", False)
         return message
-
-    def _check(self, n_bytes: int) -> None:
-        if n_bytes > self._most_bytes:
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body has more than {self._most_bytes} bytes",
-            )

@@ -6,6 +6,7 @@ from typing import Annotated, Protocol
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 from bridge.config import OutputConfig
+from bridge.ports import AudioSource
 from bridge.redact import mask
 
 # ---------------------------------------------------------------------------------------------- what it can do
@@ -28,6 +29,9 @@ class ControlledSession(Protocol):
     def show_slate(self, on: bool, reason: str = "") -> None: ...
 
     def mute(self, on: bool) -> None: ...
+
+    def source(self, name: str) -> AudioSource | None:
+        """The input of that name."""
 
     async def add_output(self, name: str, config: OutputConfig) -> None:
         """Add it, or put it in the place of the one of that name."""

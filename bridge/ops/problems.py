@@ -9,7 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from bridge.errors import BridgeError, ConfigError, OutputRejected, ProviderRejected, ProviderUnavailable
+from bridge.errors import (
+    BridgeError,
+    ConfigError,
+    OutputRejected,
+    ProviderRejected,
+    ProviderUnavailable,
+    SourceLost,
+    SourceTaken,
+)
 from bridge.redact import mask
 
 MEDIA_TYPE = "application/problem+json"
@@ -57,9 +65,9 @@ def invalid(mistakes: Sequence[tuple[Sequence[str | int], str]]) -> Problem:
 def problem_of(error: BridgeError) -> Problem:
     """What a session's error means for who asked."""
     match error:
-        case ProviderRejected():
+        case ProviderRejected() | SourceTaken():
             return Problem(HTTPStatus.CONFLICT, str(error))
-        case ProviderUnavailable():
+        case ProviderUnavailable() | SourceLost():
             return Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         case ConfigError() | OutputRejected():
             return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))

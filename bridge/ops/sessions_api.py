@@ -23,11 +23,7 @@ def session_routes(daemon: ControlledDaemon, outputs: HostileOutputs) -> APIRout
     router = APIRouter(prefix="/v1", responses={"default": {"description": "A problem document (RFC 9457)"}})
 
     def running(name: str) -> ControlledSession:
-        session = daemon.session(name)
-        if session is None:
-            view = _find(daemon, name)
-            raise Problem(HTTPStatus.CONFLICT, f"session {name} does not run: {view.error or view.state}")
-        return session
+        return find_running(daemon, name)
 
     def running_with_output(name: str, output: str) -> ControlledSession:
         session = running(name)
@@ -136,6 +132,15 @@ def session_routes(daemon: ControlledDaemon, outputs: HostileOutputs) -> APIRout
         await session.restart_output(output)
 
     return router
+
+
+def find_running(daemon: ControlledDaemon, name: str) -> ControlledSession:
+    """Raises Problem."""
+    session = daemon.session(name)
+    if session is None:
+        view = _find(daemon, name)
+        raise Problem(HTTPStatus.CONFLICT, f"session {name} does not run: {view.error or view.state}")
+    return session
 
 
 def _find(daemon: ControlledDaemon, name: str) -> SessionView:

@@ -13,10 +13,8 @@ import structlog
 
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, ticks_to_ns
-from bridge.outputs.libopus import LibopusDecoder, find_libopus
-from bridge.outputs.opus_decoder import N_CHANNELS, OpusDecoder, Samples
-from bridge.outputs.opus_sound import MAX_FILL_NS, OpusSound, is_stand_in
-from bridge.outputs.pitch_repeat import PitchRepeatDecoder
+from bridge.media.opus_decoder import N_CHANNELS, Samples
+from bridge.media.opus_sound import MAX_FILL_NS, OpusSound, is_stand_in, open_decoder
 from bridge.worker import SharedWorker
 
 AAC_FRAME_SAMPLES = 1024  # AAC-LC: ISO 14496-3 §4.5.2.1.1
@@ -145,12 +143,6 @@ class AacTranscoder:
                     )
                 )
         return units
-
-
-def open_decoder() -> OpusDecoder:
-    """libopus, else what makes do without."""
-    libopus = find_libopus()
-    return PitchRepeatDecoder() if libopus is None else LibopusDecoder(libopus)
 
 
 class OpusToAac:

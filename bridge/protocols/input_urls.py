@@ -11,7 +11,9 @@ FINITE_SCHEMES = ("file", "http", "https")
 MACHINE_SCHEMES = ("pcm", "alsa", "pulse")
 # With a host in them.
 NETWORK_SCHEMES = ("http", "https", "rtsp", "rtmp")
-SCHEMES = (*FINITE_SCHEMES, "rtsp", "rtmp", "sdp", *MACHINE_SCHEMES, "tone", "silence")
+# What waits for somebody who sends.
+LISTENING_SCHEMES = ("whip", "ws")
+SCHEMES = (*FINITE_SCHEMES, "rtsp", "rtmp", "sdp", *LISTENING_SCHEMES, *MACHINE_SCHEMES, "tone", "silence")
 
 _DEFAULT_TONE_HZ = 440.0
 
@@ -32,6 +34,11 @@ def check_url(url: str) -> None:
                 raise ConfigError(f"must be {scheme}://HOST/PATH")
         case "pcm":
             pcm_url.parse_url(url)
+        case "whip":
+            if rest:
+                raise ConfigError("whip: has nothing behind it; publishers are told where the API takes them")
+        case "ws":
+            pcm_url.parse_listening_url(url)
         case "tone" | "silence":
             tone_hz(url)
         case _:

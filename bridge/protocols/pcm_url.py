@@ -14,6 +14,7 @@ _SAMPLE_BYTES: Mapping[Encoding, int] = {"s16le": 2, "s24le": 3, "s32le": 4, "f3
 # What the resampler takes (`dsp.resample`); a source that promises anything else is mistyped.
 _RATES_HZ = range(8_000, 192_001)
 _CHANNELS = range(1, 9)
+_DEFAULT: Mapping[str, str] = {"rate": "16000", "channels": "1", "format": "s16le"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,18 @@ def parse_url(url: str) -> PcmUrl:
     path, _, query = url.partition(":")[2].partition("?")
     if not path:
         raise ConfigError("pcm: needs - for standard input, or the path of a FIFO or a file")
-    words = read_query(query, {"rate": "16000", "channels": "1", "format": "s16le", "live": "no"})
+    words = read_query(query, {**_DEFAULT, "live": "no"})
     if words["live"] not in ("yes", "no"):
         raise ConfigError(f"live={words['live']}: yes or no")
     return PcmUrl(None if path == "-" else path, format_of(words), words["live"] == "yes")
+
+
+def parse_listening_url(url: str) -> PcmFormat | None:
+    """ws:[?rate=…&channels=…&format=…]. None: whoever connects says what it sends. Raises ConfigError."""
+    path, _, query = url.partition(":")[2].partition("?")
+    if path:
+        raise ConfigError("ws: has no address behind it; whoever sends connects to the API")
+    return format_of(read_query(query, _DEFAULT)) if query else None
 
 
 def read_query(query: str, default: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Protocol
 from bridge.media.access_unit import Codec, ReceivedUnit
 from bridge.media.rtp import RtpPacket
 from bridge.receive.depacketize_h264 import H264Depacketizer
-from bridge.receive.depacketize_opus import OpusDepacketizer
+from bridge.receive.depacketize_sound import SoundDepacketizer
 from bridge.receive.depacketize_vp8 import Vp8Depacketizer
 from bridge.receive.jitter import ReceiveStats
 from bridge.receive.pictures import MAX_UNIT_BYTES
@@ -20,8 +20,8 @@ __all__ = [
     "MAX_UNIT_BYTES",
     "Depacketizer",
     "H264Depacketizer",
-    "OpusDepacketizer",
     "SenderClock",
+    "SoundDepacketizer",
     "Vp8Depacketizer",
     "open_depacketizer",
 ]
@@ -51,4 +51,4 @@ def open_depacketizer(codec: Codec, clock: SenderClock, stats: ReceiveStats) -> 
         case Codec.VP8:
             return Vp8Depacketizer(clock, stats)
         case _:
-            return OpusDepacketizer(clock, stats)
+            return SoundDepacketizer(codec, clock, stats)

@@ -17,7 +17,10 @@ from bridge.inputs import open_source
 from bridge.inputs.runner import RetryingSource
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import AVATAR_RATE_HZ
+from bridge.net.ice import IceSettings
+from bridge.net.url_policy import UrlPolicy
 from bridge.ports import AudioSource
+from bridge.track_reception import TrackReception
 from tests.conftest import require_program, unavailable
 from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
 
@@ -77,7 +80,7 @@ def is_tone(pcm: np.ndarray) -> bool:
 
 def source_of(url: str, folder: Path = Path("/")) -> AudioSource:
     """What runs once, without who tries again."""
-    source = open_source("host", InputConfig(url=url), folder)
+    source = open_source("host", InputConfig(url=url), folder, UrlPolicy(), IceSettings(), TrackReception)
     return source.source if isinstance(source, RetryingSource) else source
 
 

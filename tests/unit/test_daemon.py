@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge import daemon as daemon_module
-from bridge.config import AvatarConfig, Config, InputConfig, OutputConfig, SessionConfig, StorageConfig
+from bridge.config import Address, AvatarConfig, Config, InputConfig, OutputConfig, SessionConfig, StorageConfig
 from bridge.daemon import Daemon, run_daemon
 from bridge.errors import ProviderRejected, SourceRejected
 from bridge.redact import Secret
@@ -66,6 +66,7 @@ class FakeHttpServer:
     """Listens nowhere; its readiness can be asked."""
 
     last: "FakeHttpServer"
+    address = Address("127.0.0.1", 8081)
 
     def __init__(
         self, http: object, metrics: object, registry: object, readiness: Callable[[], str | None], **_: object

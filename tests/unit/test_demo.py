@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge import demo as demo_module
-from bridge.config import Config, InputConfig, OutputConfig
+from bridge.config import Address, Config, InputConfig, OutputConfig
 from bridge.demo import DemoOptions, _local_service, run_demo
 from bridge.errors import ProviderUnavailable
 from bridge.outputs.status import OutputState, OutputStatus
@@ -61,6 +61,7 @@ class FakeDaemon:
         self.config = config
         self.stopped_within_s: list[float | None] = []
         self.is_draining = False
+        self.http_address = Address("127.0.0.1", 8081)
         self._stopped = asyncio.Event()
         FakeDaemon.last = self
 
@@ -212,3 +213,15 @@ async def test_a_service_that_neither_ends_nor_falls_silent_is_killed(
     async with asyncio.timeout(PATIENCE_S), _local_service("navtalk") as (url, has_ended):
         assert url == "ws://127.0.0.1:1/"
     assert has_ended.result() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    ("url", "entrance"),
+    [
+        ("whip:", "http://127.0.0.1:8081/v1/sessions/demo/whip/speech"),
+        ("ws:?rate=8000", "ws://127.0.0.1:8081/v1/sessions/demo/pcm/speech"),
+    ],
+)
+async def test_it_says_where_sound_is_to_be_sent(capsys: pytest.CaptureFixture[str], url: str, entrance: str) -> None:
+    assert await exit_status(seconds=0.01, input=InputConfig(url=Secret.url(url))) == 0
+    assert f"send sound to {entrance}\n" in capsys.readouterr().err

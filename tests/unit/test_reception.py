@@ -7,6 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge import reception as reception_module
+from bridge import track_reception
 from bridge.media.access_unit import AccessUnit, Codec, Kind
 from bridge.media.clock import NS_PER_S
 from bridge.media.rtp import RtpPacket
@@ -61,7 +62,8 @@ async def pass_ms(monkeypatch: pytest.MonkeyPatch) -> PassMs:
             await asyncio.sleep(0)
 
     monkeypatch.setattr(loop, "time", lambda: now_ns / NS_PER_S)
-    monkeypatch.setattr(reception_module, "time", SimpleNamespace(monotonic_ns=lambda: now_ns))
+    for module in (reception_module, track_reception):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic_ns=lambda: now_ns))
     return pass_ms
 
 

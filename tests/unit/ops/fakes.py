@@ -93,6 +93,7 @@ class FakeSession:
         self.told: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
         self.waiting_calls = {"call_1"}
+        self.sources: dict[str, Any] = {}
         self.now = FakeStatus()
 
     def status(self) -> FakeStatus:
@@ -121,6 +122,9 @@ class FakeSession:
 
     def mute(self, on: bool) -> None:
         self._tell("mute", on)
+
+    def source(self, name: str) -> Any:
+        return self.sources.get(name)
 
     async def add_output(self, name: str, config: OutputConfig) -> None:
         self._tell("add", name, config)
@@ -175,7 +179,7 @@ async def api(
     registry = CollectorRegistry()
     Metrics(registry)
     outputs = HostileOutputs(storage_dir, UrlPolicy(["studio.lan"], resolve=resolve), secrets or {})
-    app = control_app(http or HttpConfig(), lambda: None, registry, daemon, outputs)
+    app = control_app(http or HttpConfig(), lambda: None, registry, daemon, outputs, UrlPolicy())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
         yield client

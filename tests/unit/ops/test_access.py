@@ -117,6 +117,15 @@ def test_a_token_opens_what_its_scopes_say(token: str, looking: int, changing: i
         assert status(GUARDED, method, authorization=f"Bearer {token}") == changing
 
 
+@pytest.mark.parametrize("path", ["whip/host", "whip/host/some-publication", "pcm/pipe"])
+@pytest.mark.parametrize("method", ["GET", "OPTIONS", "POST", "PATCH", "DELETE"])
+def test_media_is_sent_in_with_the_scope_for_it_alone(path: str, method: str) -> None:
+    path = f"/v1/sessions/leo/{path}"
+    for token, expected in ((VIEWER, 200), (OPERATOR, 403), (LOOKER, 403)):
+        assert status(GUARDED, method, path, authorization=f"Bearer {token}") == expected
+    assert status(GUARDED, method, path) == 401
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_an_orchestrator_needs_no_token(path: str) -> None:
     assert status(GUARDED, "GET", path) == 200

@@ -12,8 +12,8 @@ import pytest
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.media.opus import SILENCE_20_MS
+from bridge.media.opus_sound import MAX_FILL_NS
 from bridge.outputs.audio import AAC_FRAME_SAMPLES, AacTranscoder, OpusToAac
-from bridge.outputs.opus_sound import MAX_FILL_NS
 from tests.unit.outputs.coded_media import click_times_s, clicks, decode_aac, opus_units, pictures, without
 
 CLICKS_S = [0.3, 0.77, 1.2345, 1.8]

@@ -15,9 +15,9 @@ from aiortc.rtp import RtpPacket as AiortcPacket
 from bridge.media.access_unit import AccessUnit, Codec, ReceivedUnit
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, ns_to_ticks, ticks_to_ns
 from bridge.media.opus import packet_duration_ns
+from bridge.media.opus_decoder import BrokenPacket, Samples
+from bridge.media.opus_sound import DEAD_ZONE_NS, LOOKAHEAD_NS, OpusSound
 from bridge.media.rtp import RtpPacket
-from bridge.outputs.opus_decoder import BrokenPacket, Samples
-from bridge.outputs.opus_sound import DEAD_ZONE_NS, LOOKAHEAD_NS, OpusSound
 from bridge.receive.track import TrackReceiver
 from bridge.timeline.splice import Splice
 from bridge.timeline.sync import SessionTimeline

@@ -10,9 +10,8 @@ from bridge.media.rtp import RtpPacket, SenderReport
 from bridge.receive.depacketize import (
     MAX_UNIT_BYTES,
     Depacketizer,
-    H264Depacketizer,
-    OpusDepacketizer,
     SenderClock,
+    open_depacketizer,
 )
 from bridge.receive.jitter import ReceiveStats
 from tests.unit.receive.streams import (
@@ -39,9 +38,9 @@ from tests.unit.receive.streams import (
 
 
 class Rig:
-    def __init__(self, depacketizer_type: type[H264Depacketizer] | type[OpusDepacketizer] = H264Depacketizer) -> None:
+    def __init__(self, codec: Codec = Codec.H264) -> None:
         self.stats = ReceiveStats()
-        self.depacketizer: Depacketizer = depacketizer_type(SenderClock(), self.stats)
+        self.depacketizer: Depacketizer = open_depacketizer(codec, SenderClock(), self.stats)
 
     def push(self, packets: Iterable[RtpPacket]) -> list[ReceivedUnit]:
         return [unit for packet in packets for unit in self.depacketizer.push(packet)]
@@ -54,7 +53,7 @@ def rig() -> Rig:
 
 @pytest.fixture
 def opus() -> Rig:
-    return Rig(OpusDepacketizer)
+    return Rig(Codec.OPUS)
 
 
 def without(packets: list[RtpPacket], *indexes: int) -> list[RtpPacket]:
@@ -523,3 +522,14 @@ def test_a_change_of_packet_duration_is_no_discontinuity(opus: Rig) -> None:
     opus.push(sender.unit([OPUS_20_MS]))
     (unit,) = opus.push(sender.unit([bytes([8 << 3]) + b"10 ms"]))
     assert (unit.duration_ns, unit.is_discontinuity) == (10 * NS_PER_MS, False)
+
+
+@pytest.mark.parametrize("codec", [Codec.PCMU, Codec.PCMA])
+def test_g711_counts_its_bytes_and_what_is_lost_between_them(codec: Codec) -> None:
+    rig = Rig(codec)
+    packets = [RtpPacket(7, 0, n, 160 * n, False, bytes(160), n * 20 * NS_PER_MS) for n in range(5)]
+    units = rig.push([packet for packet in packets if packet.sequence_number not in (2, 3)])
+    assert [(unit.codec, unit.rtp_ticks, unit.duration_ns) for unit in units] == [
+        (codec, n * 160, 20 * NS_PER_MS) for n in (0, 1, 4)
+    ]
+    assert [unit.lost_ns for unit in units] == [0, 0, 40 * NS_PER_MS]

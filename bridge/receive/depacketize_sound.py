@@ -1,17 +1,25 @@
-"""Opus in RTP (RFC 7587)."""
+"""Opus (RFC 7587) and G.711 (RFC 3551 §4.5.14) in RTP."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from bridge.media import g711
 from bridge.media.access_unit import Codec, ReceivedUnit
-from bridge.media.clock import OPUS_CLOCK_HZ, ns_to_ticks, ticks_to_ns
+from bridge.media.clock import ns_to_ticks, ticks_to_ns
 from bridge.media.opus import packet_duration_ns
 from bridge.media.rtp import RtpPacket
 from bridge.receive.jitter import MAX_STEP, ReceiveStats
 from bridge.receive.sender_clock import SenderClock
 
+# How long a packet plays, 0 for one that breaks its format.
+_DURATION_NS: Mapping[Codec, Callable[[bytes], int]] = {
+    Codec.OPUS: packet_duration_ns,
+    Codec.PCMU: g711.duration_ns,
+    Codec.PCMA: g711.duration_ns,
+}
 
-class OpusDepacketizer:
-    """One packet is one unit (RFC 7587 §4.2).
+
+class SoundDepacketizer:
+    """One packet is one unit.
 
     A unit is a discontinuity when sound is missing before it and so are packets, or one there was broken. Where no
     packet is missing the sender was silent and sent nothing (DTX), and a lost packet is believed to have held no more
@@ -20,7 +28,8 @@ class OpusDepacketizer:
 
     lacks_keyframe = False
 
-    def __init__(self, clock: SenderClock, stats: ReceiveStats) -> None:
+    def __init__(self, codec: Codec, clock: SenderClock, stats: ReceiveStats) -> None:
+        self._codec = codec
         self._clock = clock
         self._stats = stats
         self._ssrc: int | None = None
@@ -39,7 +48,7 @@ class OpusDepacketizer:
         self._expected = (packet.sequence_number + 1) & 0xFFFF
         if not payload:
             return ()
-        duration_ns = packet_duration_ns(payload)
+        duration_ns = _DURATION_NS[self._codec](payload)
         if not duration_ns:
             self._stats.invalid += 1
             self._n_missing += 1
@@ -47,11 +56,11 @@ class OpusDepacketizer:
         ticks = self._clock.ticks(packet.ssrc, packet.rtp_timestamp)
         lost_ns = self._lost_ns(ticks, duration_ns)
         self._n_missing, self._duration_ns = 0, duration_ns
-        self._ends_ticks = ticks + ns_to_ticks(duration_ns, OPUS_CLOCK_HZ)
+        self._ends_ticks = ticks + ns_to_ticks(duration_ns, self._codec.rtp_clock_hz)
         arrival_ns = packet.arrival_ns
         return (
             ReceivedUnit(
-                Codec.OPUS, payload, ticks, duration_ns, True, b"", arrival_ns, arrival_ns, lost_ns > 0, lost_ns
+                self._codec, payload, ticks, duration_ns, True, b"", arrival_ns, arrival_ns, lost_ns > 0, lost_ns
             ),
         )
 
@@ -61,5 +70,5 @@ class OpusDepacketizer:
     def _lost_ns(self, ticks: int, duration_ns: int) -> int:
         if not self._n_missing or not self._duration_ns:
             return 0
-        gap_ns = ticks_to_ns(max(0, ticks - self._ends_ticks), OPUS_CLOCK_HZ)
+        gap_ns = ticks_to_ns(max(0, ticks - self._ends_ticks), self._codec.rtp_clock_hz)
         return min(gap_ns, self._n_missing * max(self._duration_ns, duration_ns))

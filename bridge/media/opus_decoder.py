@@ -1,4 +1,4 @@
-"""What a decoder of Opus owes the sound of an output: samples for every packet, and for those that did not come."""
+"""What a decoder of Opus owes those who listen: samples for every packet, and for those that did not come."""
 
 from typing import Protocol
 

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.opus import SILENCE_20_MS, redundancy_ns
-from bridge.outputs.audio import open_decoder
-from bridge.outputs.opus_decoder import OpusDecoder, Samples
-from bridge.outputs.opus_sound import HEARD_SAMPLES, OpusSound
-from bridge.outputs.pitch_repeat import PitchRepeatDecoder
+from bridge.media.opus_decoder import OpusDecoder, Samples
+from bridge.media.opus_sound import HEARD_SAMPLES, OpusSound, open_decoder
+from bridge.media.pitch_repeat import PitchRepeatDecoder
+from tests.unit.media.speech import speech
 from tests.unit.outputs.coded_media import opus_units, without
-from tests.unit.outputs.speech import speech
 
 Make = Callable[[], OpusDecoder]
 PACKET = 960

@@ -12,7 +12,7 @@ import numpy as np
 
 from bridge.errors import InternalError
 from bridge.media.clock import OPUS_CLOCK_HZ
-from bridge.outputs.opus_decoder import LONGEST_SAMPLES, N_CHANNELS, STEP_SAMPLES, BrokenPacket, Samples, from_pcm
+from bridge.media.opus_decoder import LONGEST_SAMPLES, N_CHANNELS, STEP_SAMPLES, BrokenPacket, Samples, from_pcm
 
 # The name that the ABI used here has had on Linux since version 1.0. The loader finds it by itself;
 # ctypes.util.find_library would run ldconfig, and a compiler where there is none.

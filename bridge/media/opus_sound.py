@@ -4,8 +4,10 @@ import numpy as np
 
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, ns_to_ticks, ticks_to_ns
+from bridge.media.libopus import LibopusDecoder, find_libopus
 from bridge.media.opus import PRE_SKIP_SAMPLES, SILENCE_20_MS, redundancy_ns
-from bridge.outputs.opus_decoder import N_CHANNELS, STEP_SAMPLES, BrokenPacket, OpusDecoder, Samples
+from bridge.media.opus_decoder import N_CHANNELS, STEP_SAMPLES, BrokenPacket, OpusDecoder, Samples
+from bridge.media.pitch_repeat import PitchRepeatDecoder
 
 LOOKAHEAD_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)
 # Where session time and the count of samples differ by more than this, sound is missing or too much, and is made up
@@ -21,8 +23,9 @@ STRETCH_DIVISOR = 128
 MAX_FILL_NS = 10 * NS_PER_S
 # Made-up sound is kept as it is for one packet, and gone after five: a phone of speech lasts some 80 ms on average, so
 # that what goes on for longer is no longer what was said but a hum.
-HELD_SAMPLES = OPUS_CLOCK_HZ * 20 // 1000
-HEARD_SAMPLES = OPUS_CLOCK_HZ * 100 // 1000
+HELD_NS, FADED_NS = 20 * NS_PER_MS, 100 * NS_PER_MS
+HELD_SAMPLES = ns_to_ticks(HELD_NS, OPUS_CLOCK_HZ)
+HEARD_SAMPLES = ns_to_ticks(FADED_NS, OPUS_CLOCK_HZ)
 # Sound that sets in after that fades in over 5 ms instead of clicking.
 FADE_SAMPLES = OPUS_CLOCK_HZ * 5 // 1000
 
@@ -152,6 +155,12 @@ class OpusSound:
             sound[:, :n_faded] *= np.linspace(_GAIN[self._n_made_up], 1, n_faded, dtype=np.float32)
             self._n_made_up = 0
         return sound
+
+
+def open_decoder() -> OpusDecoder:
+    """libopus, else what makes do without."""
+    libopus = find_libopus()
+    return PitchRepeatDecoder() if libopus is None else LibopusDecoder(libopus)
 
 
 def is_stand_in(unit: AccessUnit) -> bool:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from bridge.media.clock import OPUS_CLOCK_HZ, ns_to_ticks
+from bridge.media.libopus import Libopus, LibopusDecoder, find_libopus, load_libopus, system_libopus, wheel_libopus
 from bridge.media.opus import PRE_SKIP_SAMPLES, packet_duration_ns, redundancy_ns
+from bridge.media.opus_decoder import LONGEST_SAMPLES, STEP_SAMPLES, BrokenPacket, OpusDecoder
+from bridge.media.opus_sound import open_decoder
+from bridge.media.pitch_repeat import PitchRepeatDecoder
 from bridge.outputs import audio
-from bridge.outputs.libopus import Libopus, LibopusDecoder, find_libopus, load_libopus, system_libopus, wheel_libopus
-from bridge.outputs.opus_decoder import LONGEST_SAMPLES, STEP_SAMPLES, BrokenPacket, OpusDecoder
-from bridge.outputs.pitch_repeat import PitchRepeatDecoder
+from tests.unit.media.speech import speech
 from tests.unit.outputs.coded_media import clicks, opus_units
-from tests.unit.outputs.speech import speech
 
 Make = Callable[[], OpusDecoder]
 
@@ -201,12 +202,12 @@ def test_the_system_s_libopus_comes_first_then_the_one_inside_av(monkeypatch: py
         asked.append(whose)
         raise OSError("no such library")
 
-    monkeypatch.setattr("bridge.outputs.libopus.load_libopus", load)
+    monkeypatch.setattr("bridge.media.libopus.load_libopus", load)
     find_libopus.cache_clear()
     try:
         assert find_libopus() is None
         assert asked == ["system", "av"]
-        assert audio.open_decoder().name == "pitch repeat (no libopus)"
+        assert open_decoder().name == "pitch repeat (no libopus)"
         transcoder = audio.AacTranscoder(128_000)
         assert transcoder.concealment == "pitch repeat (no libopus)"
     finally:
@@ -216,7 +217,7 @@ def test_the_system_s_libopus_comes_first_then_the_one_inside_av(monkeypatch: py
 def test_a_decoder_says_which_library_it_is() -> None:
     assert wheel().name.startswith("libopus 1.")
     assert wheel().name.endswith(" (av)")
-    assert audio.open_decoder().name.startswith("libopus 1.")
+    assert open_decoder().name.startswith("libopus 1.")
 
 
 def test_a_library_that_is_something_else_is_no_libopus(tmp_path: Path) -> None:
