@@ -26,7 +26,7 @@ from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
 
 TONE_HZ = 997
 TONE = ("-re", "-f", "lavfi", "-i", f"aevalsrc=0.25*sin(2*PI*{TONE_HZ}*t):s=48000")
-HEARD_S = 1.5
+HEARD_S = 1.0
 
 
 class Listener:
@@ -163,7 +163,7 @@ async def test_rtp_is_heard_as_a_session_description_says(codec: str, tmp_path: 
 
 
 @pytest.mark.peer
-@pytest.mark.parametrize("container", ["mp3", "adts", "ogg", "matroska"])
+@pytest.mark.parametrize("container", ["mp3", "matroska"])
 async def test_http_stream_of_ffmpeg_is_heard(container: str, free_port: int) -> None:
     url = f"http://127.0.0.1:{free_port}/live"
     with running(*ffmpeg("-f", container, "-listen", "1", url)):
