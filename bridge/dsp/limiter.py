@@ -1,8 +1,8 @@
 """Keeps a sum of several inputs below full scale, without the distortion of clipping."""
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.ndimage import minimum_filter1d
 
 from bridge.dsp.levels import FULL_SCALE
 from bridge.media.clock import AVATAR_RATE_HZ
@@ -43,7 +43,7 @@ class Limiter:
         with np.errstate(divide="ignore"):
             need = np.minimum(1.0, CEILING / np.abs(coming))
         # Of the samples now and within the look-ahead, for each one that goes out.
-        ahead = minimum_filter1d(need, LOOK_AHEAD_SAMPLES + 1, origin=-(LOOK_AHEAD_SAMPLES // 2), mode="nearest")[:n]
+        ahead = sliding_window_view(need, LOOK_AHEAD_SAMPLES + 1).min(axis=1)
         # A gain that rises by no more than so much a sample: the least of all before, each with its rise since then.
         risen = _RISE * np.arange(1, n + 1)
         needed = np.minimum(np.minimum.accumulate(ahead - risen), before[-1]) + risen

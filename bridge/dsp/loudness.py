@@ -2,25 +2,20 @@
 
 import math
 from collections import deque
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
 
 from bridge.dsp.levels import FULL_SCALE
 from bridge.media.clock import AVATAR_RATE_HZ
 
-# The pre-filter and the RLB filter of ITU-R BS.1770-5, whose tables are for 48 kHz, as the analogue filters they were
-# made from: frequency in Hz, Q, and gains of the second-order section's high, band and low part.
-_SHELF_DB = 3.999843853973347
-_SHELF = (
-    1681.974450955533,
-    0.7071752369554196,
-    10 ** (_SHELF_DB / 20),
-    (10 ** (_SHELF_DB / 20)) ** 0.4996667741545416,
-    1,
+# ITU-R BS.1770-5 tables 1 and 2: the pre-filter and the RLB filter, numerators and denominators at 48 kHz.
+_TABLE_RATE_HZ = 48_000
+_SECTIONS = (
+    ((1.53512485958697, -2.69169618940638, 1.19839281085285), (1.0, -1.69065929318241, 0.73248077421585)),
+    ((1.0, -2.0, 1.0), (1.0, -1.99004745483398, 0.99007225036621)),
 )
-_HIGH_PASS = (38.13547087602444, 0.5003270373238773, 1.0, 0.0, 0.0)
 # BS.1770-5 §1: a full-scale 997 Hz sine is -3.01.
 _OFFSET_DB = -0.691
 # Short-term loudness: 3 s (EBU Tech 3341 §2.2), here in steps of 200 ms: a meter has to show more than a gain can
@@ -38,8 +33,6 @@ _TOLERANCE_DB = 1.0
 class LoudnessControl:
     """Follows 24 kHz mono in units of an int16 step. Only speech counts, with the pauses in it: others raise no gain.
 
-    The filter rests in pauses too: what is left in it of the word before is gone within 20 ms.
-
     target_lufs  of 3 s of speech; what comes in may be 20 dB off.
     gain_db      as it is now.  short_term_lufs: of the last 3 s of speech that came in; None: too little yet.
     """
@@ -48,7 +41,6 @@ class LoudnessControl:
         self.gain_db = 0.0
         self.short_term_lufs: float | None = None
         self._target_lufs = target_lufs
-        self._filter = KWeighting()
         self._block: list[NDArray[np.float64]] = []
         self._n_in_block = 0
         self._energies: deque[float] = deque(maxlen=_N_BLOCKS)
@@ -63,8 +55,9 @@ class LoudnessControl:
             self._n_in_block = 0
 
     def _measure(self, block: NDArray[np.float64]) -> None:
-        weighted = self._filter.push(block)
-        self._energies.append(float(weighted @ weighted) / len(weighted) / FULL_SCALE**2)
+        spectrum = np.fft.rfft(block)
+        mean_square = float(_weights(len(block)) @ (spectrum.real**2 + spectrum.imag**2))
+        self._energies.append(mean_square / FULL_SCALE**2)
         energy = sum(self._energies) / len(self._energies)
         if len(self._energies) < _N_FIRST_BLOCKS or not energy:
             return
@@ -74,27 +67,16 @@ class LoudnessControl:
             self.gain_db += min(max(wanted_db - self.gain_db, -_DB_PER_BLOCK), _DB_PER_BLOCK)
 
 
-class KWeighting:
-    """K-weighting of a stream of 24 kHz; `b` and `a` are numerator and denominator of the filter."""
+@lru_cache(maxsize=8)
+def _weights(n_samples: int) -> NDArray[np.float64]:
+    """What each bin of a block's real spectrum adds to the mean square of its K-weighted sound.
 
-    def __init__(self) -> None:
-        (shelf_b, shelf_a), (high_pass_b, high_pass_a) = _section(*_SHELF), _section(*_HIGH_PASS)
-        # BS.1770 leaves the second filter's numerator at 1, -2, 1.
-        self.b = np.convolve(shelf_b, high_pass_b / high_pass_b[0])
-        self.a = np.convolve(shelf_a, high_pass_a)
-        self._state: NDArray[np.float64] = np.zeros(len(self.b) - 1)
-
-    def push(self, sound: NDArray[np.float64]) -> NDArray[np.float64]:
-        weighted: NDArray[np.float64]
-        weighted, self._state = lfilter(self.b, self.a, sound, zi=self._state)
-        return weighted
-
-
-def _section(
-    frequency_hz: float, q: float, high: float, band: float, low: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A second-order section by the bilinear transform: numerator and denominator."""
-    k = math.tan(math.pi * frequency_hz / AVATAR_RATE_HZ)
-    norm = 1 + k / q + k * k
-    b = np.array([high + band * k / q + low * k * k, 2 * (low * k * k - high), high - band * k / q + low * k * k])
-    return b / norm, np.array([1.0, 2 * (k * k - 1) / norm, (1 - k / q + k * k) / norm])
+    A block has no past here: what rings over its borders is a few periods of 38 Hz, and no energy is lost.
+    """
+    delay = np.exp(-2j * np.pi * np.fft.rfftfreq(n_samples, 1 / AVATAR_RATE_HZ) / _TABLE_RATE_HZ)
+    response = np.ones(len(delay), np.complex128)
+    for numerator, denominator in _SECTIONS:
+        response *= np.polyval(numerator[::-1], delay) / np.polyval(denominator[::-1], delay)
+    # One side of the spectrum stands for both.
+    weights: NDArray[np.float64] = 2 * np.abs(response) ** 2 / n_samples**2
+    return weights
