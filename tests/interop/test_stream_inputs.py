@@ -80,8 +80,12 @@ def is_tone(pcm: np.ndarray) -> bool:
 
 def source_of(url: str, folder: Path = Path("/")) -> AudioSource:
     """What runs once, without who tries again."""
-    source = open_source("host", InputConfig(url=url), folder, UrlPolicy(), IceSettings(), TrackReception)
+    source = opened(url, folder)
     return source.source if isinstance(source, RetryingSource) else source
+
+
+def opened(url: str, folder: Path) -> AudioSource:
+    return open_source("host", InputConfig(url=url), folder, UrlPolicy(), IceSettings(), TrackReception)
 
 
 @contextmanager
@@ -168,7 +172,7 @@ async def test_http_stream_of_ffmpeg_is_heard(container: str, free_port: int) ->
     url = f"http://127.0.0.1:{free_port}/live"
     with running(*ffmpeg("-f", container, "-listen", "1", url)):
         # It listens a little later.
-        async with Listener(open_source("host", InputConfig(url=url), Path("/"))) as listener:
+        async with Listener(opened(url, Path("/"))) as listener:
             assert is_tone((await listener.hears(HEARD_S))[AVATAR_RATE_HZ // 3 :])
 
 
