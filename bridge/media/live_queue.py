@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Literal
 
 from bridge.media.access_unit import AccessUnit
@@ -18,6 +19,10 @@ class LiveQueue:
     Sound older than the pictures that stay goes with them; sound that alone is too old goes alone. Tracks may be
     skewed, so what waits spans `max_s` plus the skew. `put` never waits; only `get` does, for one reader.
 
+    express  where it is set, a picture before which nothing waits goes there instead, within `put`: a reader's turn on
+             the event loop comes after all that other sessions have to do. It says whether it has taken the picture; an
+             error of its is the reader's, which `get` raises.
+
     `dropped` counts what was forgotten: lagging, the reader was too slow · no_keyframe, nothing could decode it ·
     offline, nobody was there to read.
     """
@@ -27,6 +32,8 @@ class LiveQueue:
         self._units: deque[AccessUnit] = deque()
         self._changed = asyncio.Event()
         self._is_offline = False
+        self._failure: Exception | None = None
+        self.express: Callable[[AccessUnit], bool] | None = None
         self.is_awaiting_keyframe = True
         self.is_finished = False
         self.dropped: Counter[DropReason] = Counter()
@@ -41,6 +48,8 @@ class LiveQueue:
                 self.dropped["no_keyframe"] += 1
                 return
             self.is_awaiting_keyframe = False
+            if self.express is not None and not self._units and self._takes_at_once(self.express, unit):
+                return
         self._units.append(unit)
         oldest_allowed_ns = unit.pts_ns - self._max_ns
         while self._units[0].pts_ns < oldest_allowed_ns:
@@ -74,8 +83,11 @@ class LiveQueue:
         self.is_awaiting_keyframe = True
 
     async def get(self) -> AccessUnit | None:
-        """The oldest unit; None once finished and empty."""
-        while not self._units:
+        """The oldest unit; None once finished and empty. Raises what `express` has raised."""
+        while not self._units or self._failure is not None:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
             if self.is_finished:
                 return None
             self._changed.clear()
@@ -85,6 +97,16 @@ class LiveQueue:
     def get_waiting(self, n_most: int) -> list[AccessUnit]:
         """What can be had at once, oldest first, `n_most` units at most."""
         return [self._units.popleft() for _ in range(min(n_most, len(self._units)))]
+
+    def _takes_at_once(self, express: Callable[[AccessUnit], bool], unit: AccessUnit) -> bool:
+        try:
+            return express(unit)
+        except Exception as failure:
+            # Whoever puts is the session, which a bug in one of its readers is not to touch.
+            self._failure = failure
+            self.express = None
+            self._changed.set()
+            return True
 
     @property
     def lag_s(self) -> float:

@@ -194,22 +194,34 @@ class RtmpOutput:
         """Write units. True: to their end; False: to a keyframe that the next connection gets, since there is one."""
         sequence = TagSequence(self._first_timestamp_ms)
         burst, self._carried = self._carried, []
-        while True:
-            if not burst:
-                if (first := await units.get()) is None:
-                    return True
-                burst = [first, *units.get_waiting(_BURST - 1)]
-            if moving.done():
-                n_here = next((n for n, unit in enumerate(burst) if unit.is_keyframe), len(burst))
-                burst, self._carried = burst[:n_here], burst[n_here:]
-            sent = link.send(burst, sequence)
-            if not link.is_writable:
-                await link.until(lambda: link.is_writable)
-            for unit in sent:
-                listener.on_written(unit)
-            if self._carried:
+
+        def send_at_once(picture: AccessUnit) -> bool:
+            if moving.done() or not link.is_writable:
                 return False
-            burst = []
+            for unit in link.send((picture,), sequence):
+                listener.on_written(unit)
+            return True
+
+        try:
+            while True:
+                if not burst:
+                    units.express = send_at_once
+                    if (first := await units.get()) is None:
+                        return True
+                    burst = [first, *units.get_waiting(_BURST - 1)]
+                if moving.done():
+                    n_here = next((n for n, unit in enumerate(burst) if unit.is_keyframe), len(burst))
+                    burst, self._carried = burst[:n_here], burst[n_here:]
+                sent = link.send(burst, sequence)
+                if not link.is_writable:
+                    await link.until(lambda: link.is_writable)
+                for unit in sent:
+                    listener.on_written(unit)
+                if self._carried:
+                    return False
+                burst = []
+        finally:
+            units.express = None
 
     async def _watch(self, link: RtmpLink) -> bool:
         """Raises OutputWedged once the far end has stopped reading; never returns."""

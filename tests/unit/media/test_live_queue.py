@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.live_queue import LiveQueue
@@ -151,3 +153,38 @@ async def test_the_lag_is_the_media_time_that_waits() -> None:
     fill(queue, 1_000, keyframe_every_ms=1_000)
 
     assert queue.lag_s == 0.98
+
+
+async def test_a_picture_before_which_nothing_waits_goes_at_once_and_all_else_in_its_turn() -> None:
+    queue, taken, is_ready = LiveQueue(2.0), [], True
+
+    def express(unit: AccessUnit) -> bool:
+        if is_ready:
+            taken.append(unit)
+        return is_ready
+
+    queue.express = express
+    queue.put(picture(0, keyframe=True))
+    queue.put(sound(0))
+    queue.put(picture(40))
+    assert starts_ms(taken, "video") == [0]
+    assert [unit.codec for unit in (await queue.get(), await queue.get()) if unit] == [Codec.OPUS, Codec.H264]
+    is_ready = False
+    queue.put(picture(80))
+    is_ready = True
+    queue.put(picture(120))
+    assert starts_ms(await read(queue), "video") == [80, 120]
+    assert starts_ms(taken, "video") == [0]
+
+
+async def test_an_error_at_once_is_the_reader_s_and_not_the_session_s() -> None:
+    queue = LiveQueue(2.0)
+
+    def express(unit: AccessUnit) -> bool:
+        raise ZeroDivisionError
+
+    queue.express = express
+    queue.put(picture(0, keyframe=True))
+    queue.put(picture(40))
+    with pytest.raises(ZeroDivisionError):
+        await queue.get()
