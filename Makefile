@@ -14,14 +14,14 @@ READY := .venv/ready
 demo: $(READY)
 	@$(BIN)/avatar-bridge demo $(ARGS)
 
-# Tests that measure time or load the machine come last, alone. Both runs count, and both closing lines are shown.
+# Three at a time on two cores, for most wait for real time to pass. What measures it or loads the machine comes last, alone. Both runs count, and both closing lines are shown.
 test: $(READY) lint
 	@tests/install_peers.sh
 	@tests/install_npm_peers.sh
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/peers/requirements.lock \
 	  || echo "FFmpeg 9 could not be installed: tests that need it are skipped." >&2
 	@status=0; \
-	$(BIN)/python -m pytest -n 2 -m "not serial" || status=1; \
+	$(BIN)/python -m pytest -n 3 -m "not serial" || status=1; \
 	$(BIN)/python -m pytest -m serial || status=1; \
 	exit $$status
 

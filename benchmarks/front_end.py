@@ -9,7 +9,6 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import Findings
 from bridge.config import InputConfig
 from bridge.desk import Desk, open_feed
 from bridge.media.audio import AudioBlock
@@ -19,7 +18,6 @@ from bridge.samples import SPEECH
 RATE_HZ, BLOCK_SAMPLES, MESSAGE_SAMPLES = 48_000, 960, 480
 # The least of several is what the work costs; the rest is what else the machine did.
 REPEATS = 10
-BOUND = 0.0015
 
 
 def front_end_core() -> float:
@@ -30,14 +28,6 @@ def front_end_core() -> float:
 def front_end_full_core() -> float:
     """The same with all that is off by default: offset, loudness, and with them the limiter."""
     return _least(loudness_lufs=-23.0, dc_blocker=True)
-
-
-def measure() -> Findings:
-    return Findings(
-        title="Front end of one input, 48 kHz stereo, 20 ms (cores)",
-        figures={"front_end_core": front_end_core(), "front_end_full_core": front_end_full_core()},
-        at_most={"front_end_core": BOUND},
-    )
 
 
 def _least(**keys: float) -> float:
@@ -77,7 +67,3 @@ def _speech() -> NDArray[np.int16]:
 def _blocks(samples: NDArray[np.int16]) -> list[AudioBlock]:
     whole = len(samples) - len(samples) % BLOCK_SAMPLES
     return [AudioBlock(samples[start : start + BLOCK_SAMPLES], RATE_HZ, 0) for start in range(0, whole, BLOCK_SAMPLES)]
-
-
-if __name__ == "__main__":
-    measure().show()

@@ -7,7 +7,8 @@ delay_ms_RATE      most that is held back at any time, fed a millisecond at a ti
 rejection_db_RATE  the strongest alias of a tone beyond 12 kHz, or image of one that is not.
 ripple_db_RATE     the largest deviation from 0 dB up to 10.8 kHz; below 24 kHz of input, so much less as that is lower.
 snr_db_RATE        noise beside a tone of 997 Hz at -1 dBFS, below full scale (AES17). The input's own rounding counts.
-front_end_core     all of `SpeechChain`, 48 kHz stereo in chunks of 20 ms, as a part of one core.
+front_end_core     all that a live input goes through, 48 kHz stereo in chunks of 20 ms, as a part of one core; full is
+                   with all that is off by default.
 follow_core        a live source followed by its clock, 48 kHz mono.
 """
 
@@ -17,12 +18,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.front_end import front_end_core, front_end_full_core
 from benchmarks.processes import ending_properly
 from benchmarks.report import Figure, Findings, median
 from benchmarks.resamplers import PEERS, RATE_OUT_HZ, Push, ours, soxr_hq_int16
-from bridge.dsp.chain import SpeechChain
 from bridge.dsp.follow import FollowingResampler
-from bridge.media.audio import AudioBlock
 
 RATES_HZ = (8_000, 16_000, 32_000, 44_100, 48_000)
 FAST_RATES_HZ = (96_000, 192_000)
@@ -73,7 +73,7 @@ def measure() -> Findings:
             figures |= _quality(f"{name}_", engine, rate_hz)
     for rate_hz in (8_000, 16_000):
         figures[f"soxr_delay_ms_{rate_hz}"] = _delay_ms(PEERS["soxr"](rate_hz), rate_hz)
-    figures["front_end_core"] = _front_end_core()
+    figures |= {"front_end_core": front_end_core(), "front_end_full_core": front_end_full_core()}
     figures["follow_core"] = _follow_core()
     return Findings(
         title=TITLE,
@@ -113,13 +113,6 @@ def _chunk_us(push: Callable[..., object], *arguments: object) -> float:
     for _ in range(N_CHUNKS):
         push(*arguments)
     return (time.process_time_ns() - began_ns) / N_CHUNKS / 1_000
-
-
-def _front_end_core() -> Figure:
-    chain = SpeechChain()
-    samples = np.random.default_rng(1).integers(-20_000, 20_000, (960, 2), dtype=np.int16)
-    block = AudioBlock(samples, 48_000, 0)
-    return _core(chain.push, block)
 
 
 def _follow_core() -> Figure:
