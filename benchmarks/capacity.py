@@ -29,8 +29,8 @@ N_AT_REST = 8
 # Bound, aim, and on from there; the first that is too many ends it. Between it and the last that was not, one more.
 STEPS = (20, 30, 40, 50)
 LIMIT_S = 0.010
-# A daemon draws the slate of each session half a second of CPU long, one after another.
-WARM_UP_S, WARM_UP_PER_SESSION_S = 7.0, 0.5
+# A daemon draws the slate of each session, half a second to a second of CPU long, one after another.
+WARM_UP_S, WARM_UP_PER_SESSION_S = 7.0, 1.0
 N_WINDOWS, WINDOW_S = 6, 2.0
 PROTOTYPE_WARM_UP_S = 5.0
 # Of the pictures that the source has sent; fewer mean that the process does not keep up, whatever its percentile says.
