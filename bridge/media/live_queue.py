@@ -32,7 +32,7 @@ class LiveQueue:
         self._units: deque[AccessUnit] = deque()
         self._changed = asyncio.Event()
         self._is_offline = False
-        self._failure: Exception | None = None
+        self._failure: asyncio.Future[None] | None = None
         self.express: Callable[[AccessUnit], bool] | None = None
         self.is_awaiting_keyframe = True
         self.is_finished = False
@@ -87,7 +87,7 @@ class LiveQueue:
         while not self._units or self._failure is not None:
             if self._failure is not None:
                 failure, self._failure = self._failure, None
-                raise failure
+                failure.result()
             if self.is_finished:
                 return None
             self._changed.clear()
@@ -103,7 +103,8 @@ class LiveQueue:
             return express(unit)
         except Exception as failure:
             # Whoever puts is the session, which a bug in one of its readers is not to touch.
-            self._failure = failure
+            self._failure = asyncio.get_running_loop().create_future()
+            self._failure.set_exception(failure)
             self.express = None
             self._changed.set()
             return True
