@@ -3,7 +3,8 @@
 Each session takes 720p30 of 2.5 Mb/s and publishes it as FLV tags with AAC, over RTMP, to a server that throws them
 away; the source replays to all of them. Both have the last core; the daemon goes where the system puts it. There are
 more sessions from run to run until the added latency of the pictures of one has a 99th percentile above 10 ms, by the
-daemon's own histogram. The prototype does the same job from the same source, but for the way up to the avatar.
+daemon's own histogram. The prototype does the same job from the same source, but for the way up to the avatar; mute
+sessions have none either.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -76,7 +78,7 @@ class Run:
 
 def measure(prototype: Path = PROTOTYPE) -> Findings:
     load_media()  # encoded before anything is measured
-    at_rest = _run(N_AT_REST)
+    at_rest, mute = _run(N_AT_REST), _run(N_AT_REST, is_mute=True)
     prototype_cores, why_no_prototype = _measure_prototype(prototype)
     whip, files = _run(N_AT_REST, Sink.WHIP), _run(N_AT_REST, Sink.FILE)
     runs = [_run(STEPS[0])]
@@ -96,6 +98,8 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
             "cpu_per_session_at_8_core": ours / N_AT_REST if ours else None,
             "prototype_cpu_per_session_at_8_core": theirs / N_AT_REST if theirs else None,
             "prototype_ratio": ours / theirs if ours and theirs else None,
+            "mute_cpu_per_session_at_8_core": (median(mute.cores) or 0.0) / N_AT_REST,
+            "mute_prototype_ratio": (median(mute.cores) or 0.0) / theirs if theirs else None,
             "memory_per_session_mib": _memory_per_session_mib(at_rest, runs[0]),
             "whip_cpu_per_session_at_8_core": (median(whip.cores) or 0.0) / N_AT_REST,
             "file_cpu_per_session_at_8_core": (median(files.cores) or 0.0) / N_AT_REST,
@@ -108,6 +112,7 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
             f"{'; '.join(map(str, (at_rest, *runs)))}.",
             f"CPU: median of {N_WINDOWS} windows of {WINDOW_S:g} s; at {N_AT_REST} sessions"
             f" {min(at_rest.cores):.3f} to {max(at_rest.cores):.3f} core.",
+            f"Mute: nothing is sent to the avatar; {min(mute.cores):.3f} to {max(mute.cores):.3f} core.",
             f"Memory: resident at {runs[0].n_sessions} sessions less that at {N_AT_REST}, for each session more.",
             f"Prototype: {why_no_prototype}."
             if why_no_prototype
@@ -117,8 +122,9 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
     )
 
 
-def _run(n_sessions: int, sink: Sink = Sink.RTMP) -> Run:
-    """One daemon with so many sessions, from start to end."""
+def _run(n_sessions: int, sink: Sink = Sink.RTMP, *, is_mute: bool = False) -> Run:
+    """One daemon with so many sessions, from start to end. is_mute: their avatars are sent nothing at all."""
+    speech = dict[str, Any](inputs={"nobody": {"url": "ws:"}}, idle_audio="none") if is_mute else {}
     memory = MEMORY if MEMORY.is_dir() else None
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-", dir=memory)))
@@ -134,7 +140,7 @@ def _run(n_sessions: int, sink: Sink = Sink.RTMP) -> Run:
         names = [f"{SESSION}-{number}" for number in range(n_sessions)]
         outputs = {name: {"out": url.replace("{session}", name)} for name in names}
         port = free_port()
-        config = write_sessions(directory, avatar_url, outputs, listen=f"127.0.0.1:{port}")
+        config = write_sessions(directory, avatar_url, outputs, listen=f"127.0.0.1:{port}", **speech)
         bridge = stack.enter_context(Child(python("benchmarks.bridge_child", str(config))))
         time.sleep(WARM_UP_S + WARM_UP_PER_SESSION_S * n_sessions)
         began_s, before = time.monotonic(), _scrape(port)
