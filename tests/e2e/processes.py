@@ -65,7 +65,7 @@ class Program:
             cwd=self._cwd,
             env=self._environ,
             start_new_session=self._own_group,
-            limit=2**20,
+            limit=2**26,  # a tap tells of all its pictures in one line: 4 MB in half an hour
         )
         self._following = asyncio.create_task(self._follow(self._process))
         return self
