@@ -195,12 +195,24 @@ class RtmpOutput:
         sequence = TagSequence(self._first_timestamp_ms)
         burst, self._carried = self._carried, []
 
+        def send(batch: Sequence[AccessUnit]) -> None:
+            sent = link.send(batch, sequence)
+
+            def report() -> None:
+                for unit in sent:
+                    listener.on_written(unit)
+
+            link.when_writable(report)
+
         def send_at_once(picture: AccessUnit) -> bool:
             if moving.done() or not link.is_writable:
                 return False
-            for unit in link.send((picture,), sequence):
-                listener.on_written(unit)
+            send((picture,))
             return True
+
+        async def until_writable() -> None:
+            if not link.is_writable:
+                await link.until(lambda: link.is_writable)
 
         try:
             while True:
@@ -209,14 +221,12 @@ class RtmpOutput:
                     if (first := await units.get()) is None:
                         return True
                     burst = [first, *units.get_waiting(_BURST - 1)]
+                await until_writable()
                 if moving.done():
                     n_here = next((n for n, unit in enumerate(burst) if unit.is_keyframe), len(burst))
                     burst, self._carried = burst[:n_here], burst[n_here:]
-                sent = link.send(burst, sequence)
-                if not link.is_writable:
-                    await link.until(lambda: link.is_writable)
-                for unit in sent:
-                    listener.on_written(unit)
+                send(burst)
+                await until_writable()
                 if self._carried:
                     return False
                 burst = []

@@ -53,6 +53,7 @@ class RtmpLink(asyncio.Protocol):
         self._written_bytes = 0
         self._progress = OutputProgress()
         self.is_writable = True
+        self._awaiting_kernel: list[Callable[[], object]] = []
         # The tcUrl at which the server wants the broadcast; empty: at the one it has.
         self.asked_to_reconnect: str | None = None
 
@@ -139,6 +140,13 @@ class RtmpLink(asyncio.Protocol):
             else:
                 self._publisher.send_media(kind, timestamp_ms, body)
         return bool(tags)
+
+    def when_writable(self, act: Callable[[], object]) -> None:
+        """Call `act` once the kernel has all that was sent, maybe at once; never if the connection ends before."""
+        if self.is_writable:
+            act()
+        else:
+            self._awaiting_kernel.append(act)
 
     def progress(self) -> OutputProgress:
         """Bytes count as left once the far end has acknowledged them."""
@@ -249,6 +257,9 @@ class RtmpLink(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.is_writable = True
+        acts, self._awaiting_kernel = self._awaiting_kernel, []
+        for act in acts:
+            act()
         self._changed.set()
 
     def _flush(self) -> None:

@@ -29,6 +29,7 @@ from bridge.redact import Secret
 from tests.interop import rtmp_media
 from tests.interop.certificates import make_certificate
 from tests.interop.nginx_rtmp import NginxRtmp, why_unavailable
+from tests.interop.rtmp_server import ScriptedRtmp
 from tests.unit.outputs.coded_media import with_changing_ids
 
 # A test that hangs is a bug found; no step here takes a tenth of this.
@@ -410,7 +411,8 @@ async def test_a_connection_that_is_reset_at_the_publish_request_is_worth_anothe
             await publish(output_to(port), rtmp_media.units(1.0))
 
 
-async def test_a_unit_is_reported_written_only_once_the_kernel_has_all_of_it() -> None:
+@pytest.mark.parametrize("waits", [True, False], ids=["from the queue", "at once"])
+async def test_a_unit_is_reported_written_only_once_the_kernel_has_all_of_it(waits: bool) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(1537)
         writer.write(b"\3" + bytes(3072))
@@ -431,12 +433,47 @@ async def test_a_unit_is_reported_written_only_once_the_kernel_has_all_of_it() -
             left_over.append(output._link._transport.get_write_buffer_size())
 
     async with server_that(serve) as port:
-        output = output_to(port)
-        with pytest.raises(OutputWedged):
-            await output.run(queue_of(rtmp_media.units(4.0, bit_rate=8_000_000)), Kernel())
+        output, listener = output_to(port), Kernel()
+        units = rtmp_media.units(4.0, bit_rate=8_000_000)
+        if waits:
+            with pytest.raises(OutputWedged):
+                await output.run(queue_of(units), listener)
+        else:
+            queue = queue_of([], is_finished=False)
+            running = asyncio.create_task(output.run(queue, listener))
+            await listener.published.wait()
+            await asyncio.sleep(0)  # it waits for units now
+            for unit in units:
+                queue.put(unit)
+                await asyncio.sleep(0)
+            with pytest.raises(OutputWedged):
+                await running
 
     assert output.progress().backlog_bytes > 0
     assert left_over and set(left_over) == {0}
+    assert len(left_over) < len(units)
+
+
+async def test_a_picture_is_written_within_put_and_sound_in_its_turn() -> None:
+    units = rtmp_media.units(1.0)
+    keyframe, *pictures = [unit for unit in units if unit.codec.kind == "video"]
+    sound = next(unit for unit in units if unit.codec.kind == "audio")
+    async with ScriptedRtmp() as server:
+        listener, queue = Listener(), queue_of([keyframe], is_finished=False)
+        running = asyncio.create_task(RtmpOutput(f"{server.url}/{KEY}").run(queue, listener))
+        await listener.published.wait()
+        await listener.wrote(1)
+        await asyncio.sleep(0)  # it waits for units now
+        queue.put(pictures[0])
+        assert listener.written == [keyframe, pictures[0]]
+        queue.put(sound)
+        queue.put(pictures[1])
+        assert listener.written == [keyframe, pictures[0]], "it is not to overtake the sound"
+        await listener.wrote(4)
+        assert listener.written[2:] == [sound, pictures[1]]
+        queue.finish()
+        await running
+        await server.until(lambda: len(server.publications[0].pictures) == 3)
 
 
 async def test_a_server_that_accepts_and_stays_mute_is_lost_at_the_handshake_deadline() -> None:
