@@ -1,24 +1,18 @@
 """The peer that copies too: GStreamer's webrtcbin, H.264 untouched, Opus to AAC, rtmp2sink.
 
 `/usr/bin/python3 -I benchmarks/gstreamer.py PIPELINE RTMP_URL`, a pipeline's name being `fast` or `robust`, is for the
-Python that Debian's `gi` belongs to: it imports nothing else, and takes no part in the signalling. JSON lines: prints
-`{"missing": [...]}`; with nothing missing it reads `{"offer": SDP}`, prints `{"answer": SDP}` with all candidates
-inside, and publishes until SIGTERM.
+Python that Debian's `gi` belongs to: it imports `tests/interop/webrtcbin.py` alone, and takes no part in the
+signalling. JSON lines: prints `{"missing": [...]}`; with nothing missing it reads `{"offer": SDP}`, prints
+`{"answer": SDP}` with all candidates inside, and publishes until SIGTERM.
 """
 
 import json
 import signal
 import sys
-import threading
+from pathlib import Path
 
-try:
-    import gi
-
-    gi.require_versions({"Gst": "1.0", "GstSdp": "1.0", "GstWebRTC": "1.0"})
-    from gi.repository import GLib, Gst, GstSdp, GstWebRTC
-except (ImportError, ValueError) as absence:  # ValueError: no such namespace
-    print(json.dumps({"missing": [str(absence)]}))
-    sys.exit(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "interop"))
+from webrtcbin import GLib, Gst, WebrtcBin, has_elements
 
 # The first eight are what the pipeline names, the others what webrtcbin makes by itself.
 ELEMENTS = ("webrtcbin", "rtph264depay", "h264parse", "rtpopusdepay", "opusdec", "avenc_aac", "flvmux", "rtmp2sink")
@@ -45,21 +39,12 @@ class Session:
     def __init__(self, pipeline: str, rtmp_url: str) -> None:
         self.error: str | None = None
         self._loop = GLib.MainLoop()
-        self._gathered = threading.Event()
         self._pipeline = Gst.parse_launch(PIPELINES[pipeline])
         self._pipeline.get_by_name("sink").set_property("location", rtmp_url)
-        self._webrtc = self._pipeline.get_by_name("webrtc")
-        agent = self._webrtc.get_property("ice-agent")
-        # webrtcbin of GStreamer 1.22 gives away its own reference: without another the agent ends with this function.
-        agent._ref()
-        # An address that is set takes the place of those that libnice finds, which leave loopback out.
-        agent.emit("add-local-ip-address", "127.0.0.1")
-        # Otherwise libnice looks for a router to map ports on, by multicast on every interface.
-        agent.get_property("agent").set_property("upnp", False)
-        self._webrtc.connect("pad-added", self._on_pad_added)
-        self._webrtc.connect("notify::ice-gathering-state", self._on_gathering)
+        self._webrtc = WebrtcBin(self._pipeline)
+        self._webrtc.element.connect("pad-added", self._on_pad_added)
         if pipeline == "robust":
-            self._webrtc.connect("on-new-transceiver", lambda _, one: one.set_property("do-nack", True))
+            self._webrtc.element.connect("on-new-transceiver", lambda _, one: one.set_property("do-nack", True))
         bus = self._pipeline.get_bus()
         bus.add_signal_watch()
         bus.connect("message::error", self._on_error)
@@ -68,14 +53,8 @@ class Session:
     def answer(self, offer: str) -> str:
         """Start; the answer to the offer."""
         self._pipeline.set_state(Gst.State.PLAYING)
-        self._describe("set-remote-description", GstWebRTC.WebRTCSDPType.OFFER, offer)
-        created = self._ask("create-answer", None)
-        # The reply belongs to the promise, the answer to the reply: all three stay referred to until it is text.
-        reply = created.get_reply()
-        answer = reply.get_value("answer")
-        self._describe("set-local-description", GstWebRTC.WebRTCSDPType.ANSWER, answer.sdp.as_text())
-        self._gathered.wait()
-        return self._webrtc.get_property("local-description").sdp.as_text()
+        self._webrtc.set_remote("offer", offer)
+        return self._webrtc.make_local("answer")
 
     def run(self) -> None:
         """Publish until SIGTERM or until an element reports an error."""
@@ -84,21 +63,6 @@ class Session:
             self._loop.run()
         finally:
             self._pipeline.set_state(Gst.State.NULL)
-
-    def _describe(self, action: str, kind: GstWebRTC.WebRTCSDPType, sdp: str) -> None:
-        _, message = GstSdp.SDPMessage.new_from_text(sdp)
-        self._ask(action, GstWebRTC.WebRTCSessionDescription.new(kind, message))
-
-    def _ask(self, action: str, argument: GstWebRTC.WebRTCSessionDescription | None) -> Gst.Promise:
-        promise = Gst.Promise.new()
-        self._webrtc.emit(action, argument, promise)
-        if promise.wait() != Gst.PromiseResult.REPLIED:
-            raise RuntimeError(f"webrtcbin did not reply to {action}")
-        return promise
-
-    def _on_gathering(self, *_: object) -> None:
-        if self._webrtc.get_property("ice-gathering-state") == GstWebRTC.WebRTCICEGatheringState.COMPLETE:
-            self._gathered.set()
 
     def _on_pad_added(self, _: Gst.Element, pad: Gst.Pad) -> None:
         if pad.direction == Gst.PadDirection.SRC:
@@ -112,10 +76,7 @@ class Session:
 
 
 def main() -> None:
-    Gst.init(None)
-    missing = [f"no GStreamer element {name}" for name in ELEMENTS if Gst.ElementFactory.find(name) is None]
-    print(json.dumps({"missing": missing}), flush=True)
-    if missing:
+    if not has_elements(ELEMENTS):
         return
     session = Session(sys.argv[1], sys.argv[2])
     print(json.dumps({"answer": session.answer(json.loads(sys.stdin.readline())["offer"])}), flush=True)

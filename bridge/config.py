@@ -1,7 +1,7 @@
 """The configuration: what an operator may set, with units, ranges and defaults.
 
 Models are frozen and refuse unknown keys. `bridge.config_file` reads them from YAML; `config/bridge.example.yaml`
-explains every key to operators. Outputs stand in `bridge.config_outputs`.
+explains every key to operators. Inputs and outputs stand in `bridge.config_inputs` and `bridge.config_outputs`.
 
 Relative paths are relative to the working directory, those in `file:` URLs to `storage.dir`.
 """
@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, ByteSize, Field, field_serializer, field_validator, model_validator
 
+from bridge.config_inputs import InputConfig
 from bridge.config_outputs import OutputConfig, SlateConfig, below_storage_dir
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret
 from bridge.config_values import (
@@ -26,13 +27,11 @@ from bridge.config_values import (
     Name,
     PortRange,
     Url,
-    apply,
     check_host,
     one_of,
     parse_address,
-    shown_schemes,
 )
-from bridge.protocols import input_urls, navtalk
+from bridge.protocols import navtalk
 from bridge.redact import HARMLESS_QUERY, MASK, Secret, remember
 
 # What others take from here, wherever it is written.
@@ -337,51 +336,6 @@ class AvatarConfig(Model):
     @field_serializer("query")
     def _mask_query(self, query: dict[str, str]) -> dict[str, str]:
         return {name: value if name in HARMLESS_QUERY else MASK for name, value in query.items()}
-
-
-class InputConfig(Model):
-    """What the avatar hears, together with the other inputs of its session.
-
-    url          where sound comes from, as `protocols.input_urls` has it.
-    loop         starts over at the end, for ever.
-    start_s      where it begins, for the first time.
-    loudness_lufs  of speech, as EBU R 128 measures it; None: as loud as it is.
-    dc_blocker   takes a constant offset off.
-    priority     while somebody speaks here, inputs of lower priority are ducked.
-    duck_db      gain while ducked.
-    barge_in     whether who speaks here, with a priority above 0, interrupts the avatar's answer.
-    hang_over_s  without a voice, until somebody has finished speaking.
-    """
-
-    url: Url
-    loop: bool = False
-    start_s: float = Field(default=0.0, ge=0.0)
-    gain_db: float = Field(default=0.0, ge=-60.0, le=40.0)
-    loudness_lufs: float | None = Field(default=None, ge=-40.0, le=-10.0)
-    dc_blocker: bool = False
-    priority: int = Field(default=0, ge=0, le=100)
-    duck_db: float = Field(default=-20.0, ge=-100.0, le=0.0)
-    barge_in: bool = True
-    hang_over_s: float = Field(default=0.5, ge=0.1, le=10.0)
-
-    @field_validator("url")
-    @classmethod
-    def _is_supported(cls, url: Secret) -> Secret:
-        apply(input_urls.check_url, url.reveal())
-        if url.reveal().partition(":")[0] in input_urls.NETWORK_SCHEMES:
-            check_host(url.reveal())
-        return url
-
-    @property
-    def listens(self) -> bool:
-        """Whether it waits for somebody who sends."""
-        return self.url.reveal().partition(":")[0] in input_urls.LISTENING_SCHEMES
-
-    @model_validator(mode="after")
-    def _check_end(self) -> Self:
-        if (self.loop or self.start_s) and self.url.reveal().partition(":")[0] not in input_urls.FINITE_SCHEMES:
-            raise ValueError(f"loop and start_s are for {shown_schemes(input_urls.FINITE_SCHEMES)} alone")
-        return self
 
 
 class SessionConfig(Model):

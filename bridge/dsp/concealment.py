@@ -6,13 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge.media.clock import AVATAR_RATE_HZ
+from bridge.media.pitch import period_of, remembered_samples, repeatable
 
-# Voices lie between 66 and 400 Hz (ITU-T G.711 appendix I searches 66 to 200).
-_SHORTEST_PERIOD = AVATAR_RATE_HZ // 400
-_LONGEST_PERIOD = AVATAR_RATE_HZ // 66
-# What is compared: a little more than the longest period, so that each is seen whole.
-_COMPARED = AVATAR_RATE_HZ // 50
-_REMEMBERED = _COMPARED + _LONGEST_PERIOD
+_REMEMBERED = remembered_samples(AVATAR_RATE_HZ)
 # Where made-up sound and what came meet, one fades into the other.
 _JOINT = AVATAR_RATE_HZ // 400
 # G.711 appendix I: as it was for 10 ms, then 20 % less every 10 ms; after 60 ms a repeated period is a buzz.
@@ -68,19 +64,4 @@ class Concealment:
 
     def _begin(self) -> None:
         past = np.concatenate(self._past)[-_REMEMBERED:].astype(np.float64)
-        n = _period_of(past)
-        n_joint = n // 4
-        period = past[-n:].copy()
-        # Its end is made to lead to its beginning.
-        rise = np.arange(n_joint) / n_joint
-        period[-n_joint:] = period[-n_joint:] * (1 - rise) + past[-n - n_joint : -n] * rise
-        self._period = period
-
-
-def _period_of(sound: NDArray[np.float64]) -> int:
-    """The distance at which sound is most like itself, in samples."""
-    newest = sound[-_COMPARED:]
-    lags = np.arange(_SHORTEST_PERIOD, _LONGEST_PERIOD + 1)
-    earlier = np.lib.stride_tricks.sliding_window_view(sound, _COMPARED)[len(sound) - _COMPARED - lags]
-    likeness = earlier @ newest / np.sqrt(np.square(earlier).sum(axis=1) + 1e-9)
-    return int(lags[np.argmax(likeness)])
+        self._period = repeatable(past, period_of(past, AVATAR_RATE_HZ))

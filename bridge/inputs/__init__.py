@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from bridge.config import InputConfig
 from bridge.errors import ConfigError
+from bridge.inputs.runner import RetryingSource
 from bridge.net.url_policy import UrlPolicy
 from bridge.ports import AudioSource, OpenReception
-from bridge.protocols import input_urls
+from bridge.protocols import input_urls, pcm_url
 
 if TYPE_CHECKING:
     from bridge.net.ice import IceSettings
@@ -66,7 +67,6 @@ def _open(
                 return FileSource(name, path, loop=config.loop, start_s=config.start_s)
             from bridge.inputs.http import HttpSource
             from bridge.inputs.playlist import PlaylistFile
-            from bridge.inputs.runner import RetryingSource
 
             def open_url(url: str, start_s: float) -> AudioSource:
                 return HttpSource(name, url, policy, is_strange=True, start_s=start_s, may_be_playlist=False)
@@ -74,32 +74,25 @@ def _open(
             return RetryingSource(PlaylistFile(name, path, open_url, loop=config.loop, start_s=config.start_s))
         case "http" | "https":
             from bridge.inputs.http import HttpSource
-            from bridge.inputs.runner import RetryingSource
 
             return RetryingSource(
                 HttpSource(name, url, policy, is_strange=is_strange, loop=config.loop, start_s=config.start_s)
             )
         case "rtsp" | "rtmp":
-            from bridge.inputs.runner import RetryingSource
             from bridge.inputs.stream import StreamSource
 
             return RetryingSource(StreamSource(name, url, policy, is_strange=is_strange))
         case "sdp":
-            from bridge.inputs.runner import RetryingSource
             from bridge.inputs.sdp import SdpSource
 
             assert path is not None
             return RetryingSource(SdpSource(name, path, policy, is_strange=is_strange))
         case "alsa" | "pulse":
             from bridge.inputs.device import DeviceSource
-            from bridge.inputs.runner import RetryingSource
-            from bridge.protocols import pcm_url
 
             return RetryingSource(DeviceSource(name, pcm_url.parse_device(url)))
         case "pcm":
             from bridge.inputs.pcm import PcmSource
-            from bridge.inputs.runner import RetryingSource
-            from bridge.protocols import pcm_url
 
             parsed = pcm_url.parse_url(url)
             return RetryingSource(PcmSource(name, path, parsed.format, is_live=parsed.is_live))
@@ -109,7 +102,6 @@ def _open(
             return WhipSource(name, ice, open_reception)
         case "ws":
             from bridge.inputs.websocket import WebSocketSource
-            from bridge.protocols import pcm_url
 
             return WebSocketSource(name, pcm_url.parse_listening_url(url))
         case "tone" | "silence":

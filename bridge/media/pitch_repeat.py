@@ -3,15 +3,11 @@
 import av
 import numpy as np
 from av.error import FFmpegError
-from numpy.typing import NDArray
 
 from bridge.media.clock import OPUS_CLOCK_HZ
 from bridge.media.opus_decoder import N_CHANNELS, BrokenPacket, Samples
+from bridge.media.pitch import period_of, remembered_samples, repeatable
 
-# Voices lie between 66 and 400 Hz (ITU-T G.711 appendix I searches 66 to 200).
-_HIGHEST_HZ, _LOWEST_HZ = 400, 66
-# What is compared: a little more than the longest period, so that each is seen whole.
-_COMPARED_HZ = 50
 # Where made-up sound and what was decoded meet, one fades into the other: as long as CELT's own overlap.
 _JOINT_HZ = 400
 
@@ -23,10 +19,9 @@ class PitchRepeat:
     """
 
     def __init__(self, rate_hz: int, n_channels: int) -> None:
-        self._shortest, self._longest = rate_hz // _HIGHEST_HZ, rate_hz // _LOWEST_HZ
-        self._n_compared = rate_hz // _COMPARED_HZ
+        self._rate_hz = rate_hz
         self._n_joint = rate_hz // _JOINT_HZ
-        self._past: Samples = np.zeros((n_channels, self._n_compared + self._longest), np.float32)
+        self._past: Samples = np.zeros((n_channels, remembered_samples(rate_hz)), np.float32)
         self._period: Samples | None = None  # what is repeated; None: nothing is missing
         self._position = 0
         self._step: Samples = self._past[:, :1]  # between what was given last and what would have followed it
@@ -52,23 +47,9 @@ class PitchRepeat:
         return np.clip(self._period[:, at % self._period.shape[1]] + self._step * spread, -1, 1)
 
     def _begin_repeating(self) -> None:
-        n = self._period_of(self._past.mean(axis=0))
-        n_joint = n // 4
-        period = self._past[:, -n:].copy()
-        # Its end is made to lead to its beginning.
-        rise = np.linspace(0, 1, n_joint, dtype=np.float32)
-        period[:, -n_joint:] = period[:, -n_joint:] * (1 - rise) + self._past[:, -n - n_joint : -n] * rise
-        self._period, self._position = period, 0
+        n = period_of(self._past.mean(axis=0), self._rate_hz)
+        self._period, self._position = repeatable(self._past, n), 0
         self._step = self._past[:, -1:] - self._past[:, -n - 1 : -n]
-
-    def _period_of(self, sound: "NDArray[np.float32]") -> int:
-        """The distance at which sound is most like itself, in samples."""
-        n = self._n_compared
-        newest = sound[-n:]
-        lags = np.arange(self._shortest, self._longest + 1)
-        earlier = np.lib.stride_tricks.sliding_window_view(sound, n)[len(sound) - n - lags]
-        likeness = earlier @ newest / np.sqrt(np.square(earlier).sum(axis=1) + 1e-9)
-        return int(lags[np.argmax(likeness)])
 
 
 class PitchRepeatDecoder:

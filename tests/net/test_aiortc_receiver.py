@@ -39,9 +39,10 @@ from bridge.media.clock import NS_PER_S
 from bridge.media.h264 import join_avcc, nal_type, split_annexb
 from bridge.media.rtp import RtpPacket as ReceivedPacket
 from bridge.media.rtp import SenderReport
-from bridge.net.aiortc_receiver import MAX_PENDING_MESSAGES, EncodedReceiver, ReceptionStatistics, nack_entries
+from bridge.net.aiortc_receiver import MAX_PENDING_MESSAGES, EncodedReceiver, nack_entries
 from bridge.net.ice import limit_to_addresses
 from bridge.net.peer import ReceivingPeer
+from bridge.net.reception_statistics import ReceptionStatistics
 from bridge.ports import RemoteTrack
 from bridge.receive.track import TrackReceiver
 from bridge.timeline.sync import SessionTimeline
