@@ -200,8 +200,9 @@ async def test_each_kind_of_slate_stands_in_as_what_it_is(tmp_path: Path, free_p
         live, slate, _ = await whole(path, show, LIVE_AND_BACK)
         shown[name] = await colours(path, live.end_s, slate.end_s)
     before, *last = shown["last"]
-    # Coding it once more has cost up to 4 of 255; the cards and colours of other slates differ by far more than 20.
-    assert max(float(np.abs(colour - before).max()) for colour in last) < 8, "the last live picture, coded once more"
+    # Coding it once more costs 0.4 to 0.5 of 255 on average, and 3 to 4 at most.
+    off = [np.abs(colour - before) for colour in last]
+    assert max(map(np.mean, off)) < 1 and max(map(np.max, off)) < 6, "the last live picture, coded once more"
     _, *image = shown["image"]
     assert all(r > 2 * max(g, b) for r, g, b in map(middle, image))
     _, *clips = shown["clip"]
