@@ -64,10 +64,10 @@ class FilterBank:
         return (n_inputs * self.up - self.centre - 1) // self.down + 1 + self.n_early
 
 
-def conversion_ratio(rate_in_hz: int) -> tuple[int, int]:
-    """Up- and down-sampling factors that lead from `rate_in_hz` to 24 kHz, without common divisor."""
-    common = math.gcd(AVATAR_RATE_HZ, rate_in_hz)
-    return AVATAR_RATE_HZ // common, rate_in_hz // common
+def conversion_ratio(rate_in_hz: int, rate_out_hz: int = AVATAR_RATE_HZ) -> tuple[int, int]:
+    """Up- and down-sampling factors that lead from one rate to the other, without common divisor."""
+    common = math.gcd(rate_out_hz, rate_in_hz)
+    return rate_out_hz // common, rate_in_hz // common
 
 
 def prototype_at(numerators: NDArray[np.int64], denominator: int) -> NDArray[np.float64]:
@@ -94,9 +94,9 @@ def prototype_at(numerators: NDArray[np.int64], denominator: int) -> NDArray[np.
 
 
 @lru_cache(maxsize=16)
-def resampling_bank(rate_in_hz: int) -> FilterBank:
-    """From `rate_in_hz` to 24 kHz: flat to 10.8 kHz, down 110 dB at 12 kHz; below 24 kHz both shrink with the rate."""
-    up, down = conversion_ratio(rate_in_hz)
+def resampling_bank(rate_in_hz: int, rate_out_hz: int = AVATAR_RATE_HZ) -> FilterBank:
+    """Flat to 0.45 of the lower rate, down 110 dB at its half: from 24 kHz on to 24 kHz, at 10.8 and at 12 kHz."""
+    up, down = conversion_ratio(rate_in_hz, rate_out_hz)
     if up == down:
         return _band_matrices(np.ones(1), 1, 1, _BLOCK_OUTPUTS)
     steps_per_unit = max(up, down)

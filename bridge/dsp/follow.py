@@ -72,7 +72,8 @@ class FollowingResampler:
         self._downmix = Downmix(n_channels)
         if not MIN_RATE_HZ <= rate_in_hz <= MAX_RATE_HZ:
             raise SourceRejected(f"sound at {rate_in_hz} Hz: use {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
-        self._rate_in_hz = rate_in_hz
+        self.rate_in_hz = rate_in_hz
+        self.n_channels = n_channels
         self._servo = FillServo(target_s)
         self._bank = _polynomial_bank(rate_in_hz)
         self._step = rate_in_hz / AVATAR_RATE_HZ  # inputs per output, nominally
@@ -88,7 +89,7 @@ class FollowingResampler:
 
     @property
     def delay_s(self) -> float:
-        return HALF_UNITS / min(self._rate_in_hz, AVATAR_RATE_HZ)
+        return HALF_UNITS / min(self.rate_in_hz, AVATAR_RATE_HZ)
 
     def push(self, samples: Samples, waiting_s: float) -> NDArray[np.int16]:
         """Take samples as `StreamResampler.push` does; give every output that is complete, shape (m,).
@@ -97,10 +98,14 @@ class FollowingResampler:
                    taken in messages, less the time since the last one was due. It would else rise and fall by a
                    message as the two clocks pass each other, and the servo would follow.
         """
-        self._servo.update(waiting_s, len(samples) / self._rate_in_hz)
+        self._servo.update(waiting_s, len(samples) / self.rate_in_hz)
         size = self._piece_samples
         pieces = [self._push_piece(samples[at : at + size]) for at in range(0, len(samples), size)]
         return np.concatenate((np.empty(0, np.int16), *pieces))
+
+    def flush(self) -> NDArray[np.int16]:
+        """What the filter still holds; nothing can be pushed afterwards."""
+        return self._push_piece(np.zeros((self._bank.lead_in, self.n_channels), np.float32))
 
     def _push_piece(self, samples: Samples) -> NDArray[np.int16]:
         bank, drift = self._bank, self._servo.drift

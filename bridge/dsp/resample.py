@@ -1,4 +1,4 @@
-"""Any rate and channel layout to 24 kHz mono, with the same bits for every way the input is cut."""
+"""Any rate and channel layout to 24 kHz mono, or another rate, with the same bits for every way the input is cut."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,8 +49,8 @@ class _Plan(NamedTuple):
     n_pending: int
 
 
-class _RunningFilter:
-    """One filter bank run along a stream.
+class RunningFilter:
+    """One filter bank run along one channel of a stream, at most `max_inputs` at a time.
 
     In a steady stream the same few plans return, and a push is a handful of calls of numpy.
 
@@ -128,28 +128,30 @@ class _RunningFilter:
 
 
 class StreamResampler:
-    """Resamples one stream to 24 kHz mono int16; the output does not depend on how the input is cut into pieces.
+    """Resamples one stream to mono int16 at 24 kHz; the output does not depend on how the input is cut into pieces.
 
     A polyphase FIR with linear phase: flat to 10.8 kHz, down 105 dB at 12 kHz; below 24 kHz both edges shrink with
     the rate. Output number k is the input at the time k / 24000 s; it comes out once the filter has seen `delay_s`
     more of the input, and `flush` gives the rest. At 24 kHz int16 mono comes out unchanged.
 
-    rate_in_hz  8000 to 192000, with an up-sampling factor to 24 kHz of at most 640.
-    n_channels  1 to 8, in WAVE order, see `Downmix`.
+    rate_in_hz   8000 to 192000, with an up-sampling factor to the other rate of at most 640.
+    n_channels   1 to 8, in WAVE order, see `Downmix`.
+    rate_out_hz  in place of 24 kHz, where a service wants that; all edges lie at the same parts of the lower rate.
 
     Raises SourceRejected for any other rate or channel count.
     """
 
-    def __init__(self, rate_in_hz: int, n_channels: int = 1) -> None:
+    def __init__(self, rate_in_hz: int, n_channels: int = 1, rate_out_hz: int = AVATAR_RATE_HZ) -> None:
         self._downmix = Downmix(n_channels)
-        up, _ = conversion_ratio(rate_in_hz)
+        up, _ = conversion_ratio(rate_in_hz, rate_out_hz)
         if not MIN_RATE_HZ <= rate_in_hz <= MAX_RATE_HZ or up > MAX_UP_FACTOR:
             raise SourceRejected(
                 f"sound at {rate_in_hz} Hz: use {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz, a multiple of 50 or 75 Hz"
             )
         self.rate_in_hz = rate_in_hz
         self.n_channels = n_channels
-        self._banks = _banks(rate_in_hz)
+        self._rate_out_hz = rate_out_hz
+        self._banks = _banks(rate_in_hz, rate_out_hz)
         self._restart()
 
     @property
@@ -170,19 +172,19 @@ class StreamResampler:
 
     def flush(self) -> NDArray[np.int16]:
         """The outputs up to the end of the input: ceil(inputs * 24000 / rate_in_hz) in all. Then it starts anew."""
-        n_left = -(-self._n_inputs * AVATAR_RATE_HZ // self.rate_in_hz) - self._n_outputs
-        n_silent = round(self.delay_s * self.rate_in_hz) + self.rate_in_hz // AVATAR_RATE_HZ + 2
+        n_left = -(-self._n_inputs * self._rate_out_hz // self.rate_in_hz) - self._n_outputs
+        n_silent = round(self.delay_s * self.rate_in_hz) + self.rate_in_hz // self._rate_out_hz + 2
         tail = self.push(np.zeros((n_silent, self.n_channels), np.int16))[:n_left]
         self._restart()
         return tail
 
     def _restart(self) -> None:
-        self._first, self._second = _RunningFilter(self._banks[0]), None
+        self._first, self._second = RunningFilter(self._banks[0]), None
         self._piece_samples = self._first.max_inputs
         if len(self._banks) > 1:
             # It needs what the first filter makes of the stream's beginning ahead of it.
             n_early, self._first.n_early = self._first.n_early, 0
-            self._second = _RunningFilter(self._banks[1], n_before=n_early)
+            self._second = RunningFilter(self._banks[1], n_before=n_early)
             self._piece_samples = min(self._piece_samples, self._banks[0].down * (self._second.max_inputs - 1))
         self._n_inputs = self._n_outputs = 0
 
@@ -208,18 +210,22 @@ def to_int16(outputs: NDArray[np.float64]) -> NDArray[np.int16]:
 
 
 @lru_cache(maxsize=16)
-def _banks(rate_in_hz: int) -> tuple[FilterBank, ...]:
+def _banks(rate_in_hz: int, rate_out_hz: int) -> tuple[FilterBank, ...]:
     """One filter, or two for a fast source: a short one that thins it out leaves the long one half the work or less.
 
     Between the two samples are whole numbers, in steps of 2**-8.
     """
     for factor in (4, 2):
         thinned_hz, remainder = divmod(rate_in_hz, factor)
-        if thinned_hz >= _THINNED_RATE_HZ and not remainder and conversion_ratio(thinned_hz)[0] <= MAX_UP_FACTOR:
-            thinning, resampling = decimating_bank(factor), resampling_bank(thinned_hz)
+        if (
+            thinned_hz >= _THINNED_RATE_HZ
+            and not remainder
+            and conversion_ratio(thinned_hz, rate_out_hz)[0] <= MAX_UP_FACTOR
+        ):
+            thinning, resampling = decimating_bank(factor), resampling_bank(thinned_hz, rate_out_hz)
             assert thinning.tap_sum * resampling.tap_sum < _MAX_TAP_SUM
             return _scaled(thinning, FRACTION_STEPS), _scaled(resampling, 1 / FRACTION_STEPS)
-    bank = resampling_bank(rate_in_hz)
+    bank = resampling_bank(rate_in_hz, rate_out_hz)
     assert bank.tap_sum < _MAX_TAP_SUM
     return (bank,)
 

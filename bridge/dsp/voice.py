@@ -48,6 +48,11 @@ class VoiceDetector:
         self._recent = 0  # the newest frames, a bit each; 1: voice
         self._silent_frames = 0
 
+    @property
+    def may_be_speaking(self) -> bool:
+        """Whether there is a voice in one of the last 100 ms: speech, or a click that is taken for it."""
+        return self.is_speaking or self._recent != 0
+
     def push(self, sound: NDArray[np.float64]) -> None:
         if len(self._rest):
             sound = np.concatenate((self._rest, sound))
@@ -63,6 +68,11 @@ class VoiceDetector:
             frame = tap[start : start + _TAP_SAMPLES]
             is_voice = self._detector.is_speech(pcm16[2 * start : 2 * (start + _TAP_SAMPLES)], _TAP_RATE_HZ)
             self._take(is_voice and float(frame @ frame) > _FLOOR_ENERGY)
+
+    @property
+    def silent_s(self) -> float:
+        """Since the last frame with a voice in it."""
+        return self._silent_frames * FRAME_SAMPLES / AVATAR_RATE_HZ
 
     def begin(self) -> None:
         """Somebody is known to speak."""

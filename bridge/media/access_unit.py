@@ -59,7 +59,7 @@ class AccessUnit:
     codec_config      what a decoder needs before this unit: AVCDecoderConfigurationRecord (ISO 14496-15 §5.3.3) on
                       every H.264 keyframe, AudioSpecificConfig on every AAC unit, empty for Opus and other pictures.
     arrival_ns        `time.monotonic_ns` at which the last packet of the unit was received: added latency starts here.
-    is_discontinuity  units were lost between this one and the one before.
+    is_discontinuity  units were lost between this one and the one before, or its track has moved on session time.
     lost_ns           audio: how much sound was lost right before this unit. What a sender does not send (DTX) is no
                       loss.
     captured          where a picture's glass-to-glass latency starts; None: not known, or nobody has captured it.
@@ -98,8 +98,8 @@ class ReceivedUnit:
     lost_ns: int = 0
     captured_ntp_ns: int = 0
 
-    def at(self, pts_ns: int, captured: CaptureTime | None = None) -> AccessUnit:
-        """The same unit, placed on session time."""
+    def at(self, pts_ns: int, captured: CaptureTime | None = None, *, has_moved: bool = False) -> AccessUnit:
+        """The same unit, placed on session time; `has_moved`: it does not continue what was placed before."""
         return AccessUnit(
             self.codec,
             self.payload,
@@ -108,7 +108,7 @@ class ReceivedUnit:
             self.is_keyframe,
             self.codec_config,
             self.arrival_ns,
-            self.is_discontinuity,
+            self.is_discontinuity or has_moved,
             self.lost_ns,
             captured,
         )

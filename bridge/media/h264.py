@@ -20,6 +20,8 @@ MAX_PICTURE_SETS = 256
 
 # profile_idc of those that WebRTC negotiates (H.264 §A.2).
 PROFILE_NAMES = {66: "baseline", 77: "main", 100: "high"}
+# Access unit delimiter, parameter sets and SEI come before the slices: no encoder writes more of them.
+_MOST_BEFORE_SLICES = 8
 # Profiles whose SPS carries chroma_format_idc and scaling lists: H.264 §7.3.2.1.1.
 _HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 
@@ -70,11 +72,16 @@ def join_annexb(nals: Iterable[bytes]) -> bytes:
 
 def avcc_to_annexb(payload: bytes, codec_config: bytes = b"") -> bytes:
     """Start codes instead of lengths; with a codec_config its SPS and PPS come first."""
+    return join_annexb(with_parameter_sets(payload, codec_config))
+
+
+def with_parameter_sets(payload: bytes, codec_config: bytes) -> list[bytes]:
+    """NAL units of a payload with 4-byte lengths; with a codec_config its SPS and PPS come first."""
     nals = list(split_avcc(payload))
-    if codec_config:
-        sps, pps = parameter_sets(codec_config)
-        nals = [*sps, *pps, *nals]
-    return join_annexb(nals)
+    if not codec_config:
+        return nals
+    sequence_sets, picture_sets = parameter_sets(codec_config)
+    return [*sequence_sets, *picture_sets, *nals]
 
 
 def decoder_configuration(sps: bytes, *pps: bytes) -> bytes:
@@ -132,6 +139,22 @@ def slice_picture_set_id(coded_slice: bytes) -> int:
     return _checked_id(picture_set, MAX_PICTURE_SETS)
 
 
+def is_b_picture(payload: bytes) -> bool:
+    """Whether the first slice of a picture, NAL lengths of 4 bytes, is a B slice (H.264 §7.3.3, table 7-6).
+
+    One byte tells: a picture begins with first_mb_in_slice 0, which is the bit 1; slice_type 1 or 6 is 010 or 00111.
+    """
+    position = 0
+    for _ in range(_MOST_BEFORE_SLICES):
+        header = payload[position + 4 : position + 6]
+        if len(header) < 2 or header[0] & 0x1F == NAL_IDR:
+            return False
+        if header[0] & 0x1F == NAL_SLICE:
+            return header[1] & 0b1111_0000 == 0b1010_0000 or header[1] & 0b1111_1100 == 0b1001_1100
+        position += 4 + int.from_bytes(payload[position : position + 4], "big")
+    return False
+
+
 def _leading_numbers(payload: bytes, count: int) -> list[int]:
     # Three numbers of at most 33 bits each, and what emulation prevention may add to them.
     bits = _Bits(_without_emulation_prevention(payload[:20]))
@@ -155,6 +178,15 @@ class SequenceParameters:
     level_idc: int
     width_px: int
     height_px: int
+
+    @property
+    def profile(self) -> str:
+        """Its name for people."""
+        return PROFILE_NAMES.get(self.profile_idc, f"profile {self.profile_idc}")
+
+    @property
+    def level(self) -> float:
+        return self.level_idc / 10
 
 
 def parse_sps(sps: bytes) -> SequenceParameters:

@@ -24,10 +24,11 @@ _RESET_STATE = 4028  # opus_defines.h: OPUS_RESET_STATE, a request without an ar
 
 @dataclass(frozen=True, slots=True)
 class Libopus:
-    """A library that was loaded. name: version, and whose it is."""
+    """A library that was loaded. name: version, and whose it is.  path: as the loader finds it."""
 
     calls: ctypes.PyDLL
     name: str
+    path: str
 
 
 @functools.cache
@@ -61,7 +62,7 @@ def load_libopus(path: str, whose: str) -> Libopus:
     except AttributeError as error:
         raise OSError(f"{path} is no libopus: {error}") from error
     version = calls.opus_get_version_string() or b""
-    return Libopus(calls, f"{version.decode('ascii', 'replace')} ({whose})")
+    return Libopus(calls, f"{version.decode('ascii', 'replace')} ({whose})", path)
 
 
 def system_libopus() -> Libopus:

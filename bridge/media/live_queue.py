@@ -8,7 +8,7 @@ from typing import Literal
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_S
 
-DropReason = Literal["lagging", "no_keyframe", "offline"]
+DropReason = Literal["lagging", "no_keyframe", "offline", "overload", "undecodable"]
 
 
 class LiveQueue:
@@ -19,12 +19,13 @@ class LiveQueue:
     Sound older than the pictures that stay goes with them; sound that alone is too old goes alone. Tracks may be
     skewed, so what waits spans `max_s` plus the skew. `put` never waits; only `get` does, for one reader.
 
-    express  where it is set, a picture before which nothing waits goes there instead, within `put`: a reader's turn on
-             the event loop comes after all that other sessions have to do. It says whether it has taken the picture; an
+    express  where it is set, a unit before which nothing waits goes there instead, within `put`: a reader's turn on
+             the event loop comes after all that other sessions have to do. It says whether it has taken the unit; an
              error of its is the reader's, which `get` raises.
 
     `dropped` counts what was forgotten: lagging, the reader was too slow · no_keyframe, nothing could decode it ·
-    offline, nobody was there to read.
+    offline, nobody was there to read. Who encodes for the reader counts here too what never came so far: overload, the
+    machine was too slow · undecodable, there was nothing to encode.
     """
 
     def __init__(self, max_s: float) -> None:
@@ -48,8 +49,8 @@ class LiveQueue:
                 self.dropped["no_keyframe"] += 1
                 return
             self.is_awaiting_keyframe = False
-            if self.express is not None and not self._units and self._takes_at_once(self.express, unit):
-                return
+        if self.express is not None and not self._units and self._takes_at_once(self.express, unit):
+            return
         self._units.append(unit)
         oldest_allowed_ns = unit.pts_ns - self._max_ns
         while self._units[0].pts_ns < oldest_allowed_ns:

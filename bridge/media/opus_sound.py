@@ -14,8 +14,9 @@ LOOKAHEAD_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)
 # or cut at once: just less than one of the 20 ms packets that WebRTC senders make, so that a missing one is always
 # seen, and stamps may jitter by half a packet. Where a unit itself says how much was lost before it, that much is.
 GAP_NS = 18 * NS_PER_MS
-# Differences between this and GAP_NS are the timeline's slewing: the sound follows by stretching, without a crack.
-# Below it nothing is done; ITU-R BT.1359 puts the threshold of detection at 45 ms.
+# Differences between this and GAP_NS are stamps that wander: the sound follows by stretching, without a crack. Below it
+# nothing is done; ITU-R BT.1359 puts the threshold of detection at 45 ms. Behind a jump of the track they are made up
+# or cut as well, for stretching would leave the sound behind for two seconds.
 DEAD_ZONE_NS = NS_PER_MS
 # One sample in 128 is 7.8 ms a second, more than the 5 ms a second a timeline slews, and 13 cents of pitch.
 STRETCH_DIVISOR = 128
@@ -103,7 +104,7 @@ class OpusSound:
 
     def _n_missing_before(self, unit: AccessUnit, starts_ns: int) -> int:
         missing_ns = starts_ns - self.ends_ns
-        if self._owed_until_ns is not None:
+        if self._owed_until_ns is not None or _has_moved(unit):
             return max(0, ns_to_ticks(missing_ns, OPUS_CLOCK_HZ))
         if unit.lost_ns and abs(missing_ns - unit.lost_ns) <= GAP_NS:
             return ns_to_ticks(unit.lost_ns, OPUS_CLOCK_HZ)
@@ -135,7 +136,10 @@ class OpusSound:
             self.broken_packets += 1
             self.concealed_samples += n_samples
             return self._make_up(n_samples)
-        return self._fade_in(_fit(sound, starts_ns - self.ends_ns))
+        late_ns = starts_ns - self.ends_ns
+        if late_ns < -GAP_NS or (late_ns < 0 and _has_moved(unit)):
+            return self._fade_in(sound[:, -ns_to_ticks(late_ns, OPUS_CLOCK_HZ) :])
+        return self._fade_in(_fit(sound, late_ns))
 
     def _make_up(self, n_samples: int) -> Samples:
         n_samples = max(0, n_samples)
@@ -144,7 +148,7 @@ class OpusSound:
             return _silence(n_samples)
         sound = self._decoder.make_up(-(-n_heard // STEP_SAMPLES) * STEP_SAMPLES)
         if sound.shape[1] != n_heard:
-            sound = _stretch(sound, n_heard)
+            sound = stretch(sound, n_heard)
         sound = sound * _GAIN[self._n_made_up : self._n_made_up + n_heard]
         self._n_made_up += n_heard
         return np.concatenate((sound, _silence(n_samples - n_heard)), axis=1)
@@ -168,18 +172,22 @@ def is_stand_in(unit: AccessUnit) -> bool:
     return not unit.payload or (unit.payload == SILENCE_20_MS and not unit.arrival_ns)
 
 
+def _has_moved(unit: AccessUnit) -> bool:
+    """Whether a unit is no continuation, and not for a loss."""
+    return unit.is_discontinuity and not unit.lost_ns
+
+
 def _fit(sound: Samples, late_ns: int) -> Samples:
-    """Bring session time and the count of samples together before a unit that lies `late_ns` behind the count."""
+    """Bring session time and the count of samples closer by a unit that lies `late_ns` behind the count."""
     if abs(late_ns) <= DEAD_ZONE_NS:
         return sound
     n_samples, n_late = sound.shape[1], ns_to_ticks(late_ns, OPUS_CLOCK_HZ)
-    if late_ns < -GAP_NS:
-        return sound[:, -n_late:]
     n_most = n_samples // STRETCH_DIVISOR
-    return _stretch(sound, n_samples + max(-n_most, min(n_most, n_late)))
+    return stretch(sound, n_samples + max(-n_most, min(n_most, n_late)))
 
 
-def _stretch(samples: Samples, n_samples: int) -> Samples:
+def stretch(samples: Samples, n_samples: int) -> Samples:
+    """The same sound in another number of samples."""
     positions = np.linspace(0, samples.shape[1] - 1, n_samples)
     known = np.arange(samples.shape[1])
     return np.stack([np.interp(positions, known, channel) for channel in samples]).astype(np.float32)

@@ -21,6 +21,15 @@ def check_name(template: str) -> None:
         raise ConfigError(f"file:{template!r} holds control characters")
 
 
+def check_directory(name: str) -> None:
+    """Raises ConfigError for what is no directory below the one that it is relative to."""
+    path = PurePath(name)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"hls:{name} must be a directory below storage.dir: no absolute path and no ..")
+    if {"{", "}"} & set(name) or not name.isprintable():
+        raise ConfigError(f"hls:{name!r} holds braces or control characters")
+
+
 def check_is_below(template: str) -> None:
     """Raises ConfigError for a name that leaves the directory it is relative to."""
     path = PurePath(name_at(template, datetime(2000, 1, 1, tzinfo=UTC)))

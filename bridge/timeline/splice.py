@@ -2,8 +2,9 @@
 
 A pause of the pictures is first held: viewers keep the last one, and sound that is missing runs on as silence. A longer
 one is a slate: pictures that are ready, over and over. Live comes back at a keyframe. Timestamps strictly increase per
-track through all of it, and sound that is missing alone changes nothing about the pictures. A connection whose pictures
-no output can carry, or that has none, is heard over the slate.
+track through all of it, and sound that is missing alone changes nothing about the pictures. A connection that has no
+pictures is heard over the slate. Pictures are of any codec, and those of the slate H.264: what goes on air changes its
+codec at keyframes.
 """
 
 from collections import Counter
@@ -41,9 +42,7 @@ _MIN_STEP_NS = NS_PER_MS
 # A connection that takes over may be behind the one before by what its network and its service differ in. Its pictures
 # then follow the last one closely until they have caught up: for five pictures nobody sees it.
 _CATCH_UP_NS = 200 * NS_PER_MS
-# What every output carries, and the slate is made of.
-_CARRIED = Codec.H264
-_CODEC, _NO_VIDEO = "codec", "no_video"
+_NO_VIDEO = "no_video"
 
 
 class OnAir(StrEnum):
@@ -57,8 +56,8 @@ class Splice:
     """Chooses among avatar connections, hold and slate. Times are session time; `emit` takes what goes on air.
 
     slate     what to show; None: not ready yet, and the last picture is held until it is.
-    cause     why there is a slate: starting, avatar or operator; codec: of the pictures that come; no_video: none do;
-              empty without one.  state: see `OnAir`.
+    cause     why there is a slate: starting, avatar or operator; no_video: there are no pictures; empty without one.
+    state     see `OnAir`.
     operator_reason  what the operator said who wants one; empty: wants none.
     freezes   how often the pictures paused.  frozen_ns: for how long, until live again or a slate.
     late_units  live units that came after what stood in for them.
@@ -79,7 +78,7 @@ class Splice:
         self._emit = emit
         self.operator_reason = ""
         self._source: int | None = None  # the connection that is on air
-        self._unshown = ""  # why its pictures cannot be shown
+        self._has_no_video = False
         self._candidate: int | None = None  # the one that goes on air at its next keyframe
         self._needs_keyframe = True
         self._pictured_ns = began_ns  # when the connection on air last gave a picture
@@ -93,7 +92,7 @@ class Splice:
     @property
     def wants_keyframe(self) -> bool:
         """Whether live pictures could go on air, if only one could be decoded."""
-        needs_keyframe = self._needs_keyframe and not self._unshown
+        needs_keyframe = self._needs_keyframe and not self._has_no_video
         return not self.operator_reason and (needs_keyframe or self._candidate is not None)
 
     @property
@@ -119,20 +118,15 @@ class Splice:
             self._lag_ns += further_ns // (_LAG_SHARE if further_ns > 0 else _SOONER_SHARE)
         if unit.codec.kind == "audio":
             self._put_sound(source, unit, now_ns)
-        elif unit.codec is _CARRIED:
-            self._put_picture(source, unit, now_ns)
         else:
-            self._put_unshown(source, _CODEC, now_ns, may_switch=unit.is_keyframe)
+            self._put_picture(source, unit, now_ns)
 
     def hear(self, source: int, now_ns: int) -> None:
         """A connection has no pictures, and will have none: it is on air with its sound."""
-        self._put_unshown(source, _NO_VIDEO, now_ns, may_switch=True)
-
-    def _put_unshown(self, source: int, why: str, now_ns: int, *, may_switch: bool) -> None:
-        if source == self._candidate and may_switch:
+        if source == self._candidate:
             self._source, self._candidate = source, None
         if source == self._source:
-            self._unshown, self._pictured_ns = why, now_ns
+            self._has_no_video, self._pictured_ns = True, now_ns
             self._needs_keyframe = True
             self.poll(now_ns)
 
@@ -144,7 +138,7 @@ class Splice:
             self._lag_ns = now_ns - unit.pts_ns
         if source != self._source:
             return
-        self._unshown, self._pictured_ns = "", now_ns
+        self._has_no_video, self._pictured_ns = False, now_ns
         # What refers to a picture that was too late cannot be shown either.
         self.late_units += is_late
         self._needs_keyframe = is_late or bool(self.operator_reason) or (self._needs_keyframe and not unit.is_keyframe)
@@ -157,15 +151,15 @@ class Splice:
     def _put_sound(self, source: int, unit: AccessUnit, now_ns: int) -> None:
         if source != self._source:
             return
-        if self._unshown == _NO_VIDEO:
+        if self._has_no_video:
             self._pictured_ns = now_ns
-        if self._unshown and "video" not in self.last_ns:
-            return  # a broadcast begins with a picture
+            if "video" not in self.last_ns:
+                return  # a broadcast begins with a picture
         if self._sound_ends_ns is not None:
             if unit.pts_ns < self._sound_ends_ns - _JOINT_NS // 2 or unit.pts_ns <= self.last_ns.get("audio", -1):
                 self.late_units += 1
                 return
-            if unit.pts_ns - self._sound_ends_ns > (_LONGEST_LOSS_NS if unit.is_discontinuity else _JOINT_NS):
+            if unit.pts_ns - self._sound_ends_ns > (_LONGEST_LOSS_NS if unit.lost_ns else _JOINT_NS):
                 self._fill(unit.pts_ns)
         if self.is_muted or self.operator_reason:
             self._sound_ends_ns = unit.pts_ns if self._sound_ends_ns is None else self._sound_ends_ns
@@ -180,12 +174,13 @@ class Splice:
         paused_ns = now_ns - self._pictured_ns
         if self.state is OnAir.LIVE and paused_ns >= HOLD_NS:
             self._enter(OnAir.HELD, "", now_ns)
-        if self._unshown and paused_ns >= self._slate_after_ns:
-            self._unshown = ""
-            if self.cause in (_CODEC, _NO_VIDEO):
+        if self._has_no_video and paused_ns >= self._slate_after_ns:
+            self._has_no_video = False
+            if self.cause == _NO_VIDEO:
                 self._rename_slate("avatar", now_ns)  # nothing comes any more that could be heard
-        if self._unshown not in ("", self.cause) and self.state is OnAir.SLATE and not self.operator_reason:
-            self._rename_slate(self._unshown, now_ns)
+        is_other = self._has_no_video and self.cause != _NO_VIDEO
+        if is_other and self.state is OnAir.SLATE and not self.operator_reason:
+            self._rename_slate(_NO_VIDEO, now_ns)
         cause = self._slate_cause(paused_ns)
         if self.slate is not None and cause and self.state is not OnAir.SLATE:
             self._enter(OnAir.SLATE, cause, now_ns)
@@ -222,8 +217,8 @@ class Splice:
     def _slate_cause(self, paused_ns: int) -> str:
         if self.operator_reason:
             return "operator"
-        if self._unshown:
-            return self._unshown
+        if self._has_no_video:
+            return _NO_VIDEO
         if self.state is OnAir.HELD and paused_ns >= self._slate_after_ns:
             return "avatar"
         return "starting" if self.state is OnAir.STARTING and paused_ns >= START_NS else ""

@@ -3,9 +3,9 @@
 Sound is the master. Its units are spaced by their RTP timestamps alone, so session time runs at the pace of the
 sender's audio clock; pictures are moved until both tracks agree with the sender's NTP clock (RFC 3550 §6.4.1).
 
-Until both tracks have a sender report, they are aligned by how fast their packets arrive at best; nothing is held
-back for the reports. With the first pair the track that is early jumps forward, once; if that pair was wild, the third
-outvotes it. From then on the pictures creep. No track ever steps back.
+Until both tracks have a sender report, they are aligned by how fast their packets arrive at best, which pictures follow
+quickly at first; nothing is held back for the reports. With the first pair the track that is early jumps forward, once;
+if that pair was wild, the third outvotes it. From then on the pictures creep. No track ever steps back.
 
 The sender's NTP clock is its wall clock, which steps (NTP, a virtual machine that wakes up). So only what both tracks
 report at about the same time is compared, and believed as far as arrivals allow.
@@ -32,6 +32,11 @@ JUMP_NS = 5 * NS_PER_MS
 NOTICED_NS = 45 * NS_PER_MS
 # Creeping: 0.2 ms per picture at 25 per second, which follows any crystal (100 ppm is 0.1 ms per second) unseen.
 CREEP_NS_PER_S = 5 * NS_PER_MS
+# The unit that a track begins with may be late: a keyframe takes an encoder longer, 20 ms on a busy machine. The next
+# ones tell. So for as long as sound takes to send fifty packets, and without reports, a picture moves by a twentieth of
+# its duration, which nobody sees, and 20 ms are over in less than half a second.
+SETTLING_NS = NS_PER_S
+SETTLE_NS_PER_S = 50 * NS_PER_MS
 # More than this would take minutes to creep: the sender restarted a media clock without a word. Jump again.
 LOST_SYNC_NS = 500 * NS_PER_MS
 # A timestamp this far ahead of the time that passed, or behind its predecessor, is another clock's: no network
@@ -58,10 +63,12 @@ ARRIVAL_SPAN_NS = 5 * NS_PER_S
 class _Track:
     """Where one RTP clock stands. media_ns is its time in nanoseconds; arrivals are on session time.
 
+    began_ns        arrival of the first unit.
     offset_ns       a unit's place is media_ns + offset_ns.
     best_ns         least arrival - media_ns of this span, best_before_ns of the span before.
     """
 
+    began_ns: int
     offset_ns: int
     last_pts_ns: int
     last_media_ns: int
@@ -127,6 +134,7 @@ class SessionTimeline:
         self._report_gap_ns: int | None = None
         self._transit_gap_ns = 0  # how much longer pictures travel than sound, as far as reports told
         self._has_jumped = False
+        self._moved: set[Kind] = set()
 
     def place(self, kind: Kind, rtp_ticks: int, arrival_ns: int) -> int:
         """Session time of a unit, strictly later than that of the track's unit before.
@@ -150,7 +158,7 @@ class SessionTimeline:
             elapsed_ns = arrival_ns - track.last_arrival_ns
             track.note_arrival(media_ns, arrival_ns)
             if kind == "video":
-                limit_ns = max(0, min(elapsed_ns, NS_PER_S)) * CREEP_NS_PER_S // NS_PER_S
+                limit_ns = max(0, min(elapsed_ns, NS_PER_S)) * self._pace_ns_per_s(arrival_ns) // NS_PER_S
                 track.offset_ns += max(-limit_ns, min(self._video_lead_ns(), limit_ns))
         pts_ns = media_ns + track.offset_ns
         if kind == "audio" or len(self._tracks) < 2:
@@ -181,6 +189,16 @@ class SessionTimeline:
         self._report_gap_ns = median_low(self._gaps_ns)
         self._jump()
 
+    def has_moved(self, kind: Kind) -> bool:
+        """Whether the unit placed last is no continuation: its track has jumped, or begun on another clock, before it.
+
+        To be asked once, after each.
+        """
+        if kind not in self._moved:
+            return False
+        self._moved.remove(kind)
+        return True
+
     @property
     def origin_ns(self) -> int:
         """`time.monotonic_ns` of session time 0, going by what arrives now: it moves as the sender's clock drifts."""
@@ -199,6 +217,12 @@ class SessionTimeline:
     def is_synchronised(self) -> bool:
         """Whether sender reports of both tracks have been believed: before, `av_offset_s` knows arrivals only."""
         return self._report_gap_ns is not None
+
+    def _pace_ns_per_s(self, arrival_ns: int) -> int:
+        """How fast pictures may move."""
+        began_ns = max(track.began_ns for track in self._tracks.values())
+        is_settling = self._report_gap_ns is None and arrival_ns - began_ns < SETTLING_NS
+        return SETTLE_NS_PER_S if is_settling else CREEP_NS_PER_S
 
     def _video_lead_ns(self) -> int:
         """How far pictures are placed too early; negative: too late."""
@@ -228,8 +252,9 @@ class SessionTimeline:
             least_ns = NOTICED_NS if n_pairs == N_SURE_PAIRS else LOST_SYNC_NS
         lead_ns = self._video_lead_ns()
         if abs(lead_ns) > least_ns:
-            early = self._tracks["video" if lead_ns > 0 else "audio"]
-            early.offset_ns += abs(lead_ns)
+            early: Kind = "video" if lead_ns > 0 else "audio"
+            self._tracks[early].offset_ns += abs(lead_ns)
+            self._moved.add(early)
         self._has_jumped = True
 
     def _begin(self, kind: Kind, media_ns: int, arrival_ns: int) -> _Track:
@@ -245,8 +270,10 @@ class SessionTimeline:
             last_pts_ns, transit_ns = before.last_pts_ns, before.transit_ns
             self._forget_reports(kind)
             self._has_jumped = False
+            self._moved.add(kind)
         behind_ns = arrival_ns - media_ns
         track = self._tracks[kind] = _Track(
+            began_ns=arrival_ns,
             offset_ns=behind_ns - transit_ns,
             last_pts_ns=last_pts_ns,
             last_media_ns=media_ns,

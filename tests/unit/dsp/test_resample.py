@@ -125,6 +125,24 @@ def test_tones_in_the_passband_keep_frequency_level_and_phase(rate_hz: int) -> N
         assert np.abs(out[middle] - expected[middle]).max() < 16
 
 
+@pytest.mark.parametrize("sizes", [[12_000], [480], [7, 2_400, 31]])
+def test_another_rate_than_24_khz_has_the_same_filter_at_its_own_edges(sizes: list[int]) -> None:
+    def resampled(frequency_hz: float) -> NDArray:
+        resampler, sound = StreamResampler(AVATAR_RATE_HZ, rate_out_hz=16_000), sine(frequency_hz, 24_000, 12_000)
+        ends = itertools.accumulate(itertools.cycle(sizes))
+        cuts = list(itertools.takewhile(lambda end: end < len(sound), ends))
+        out = [*(resampler.push(piece) for piece in np.split(sound, cuts)), resampler.flush()]
+        assert resampler.delay_s < 0.004
+        return np.concatenate(out)
+
+    for frequency_hz in (997.0, 7_200.0):
+        out = resampled(frequency_hz)
+        assert len(out) == 8_000
+        expected = sine(frequency_hz, 16_000, len(out))[:, 0] * 32768
+        assert np.abs(out - expected)[2_000:-2_000].max() < 16
+    assert np.abs(resampled(8_050.0)[2_000:-2_000]).max() == 0
+
+
 @pytest.mark.parametrize("rate_hz", [32_000, 44_100, 48_000, 96_000, 192_000])
 def test_what_lies_above_12_khz_does_not_fold_back(rate_hz: int) -> None:
     for frequency_hz in (12_050.0, 13_500.0, rate_hz / 2 - 1_000):

@@ -174,3 +174,29 @@ def test_parameter_sets_come_before_the_picture_in_annex_b() -> None:
     annexb = h264.avcc_to_annexb(payload, h264.decoder_configuration(BASELINE, PPS))
 
     assert list(h264.split_annexb(annexb)) == [BASELINE, PPS, b"\x65slice"]
+
+
+# From x264: NAL header and the first byte of a slice header, and whether it is a B slice (H.264 table 7-6).
+SLICES = {
+    "P of many kinds": (0x41, 0b1_1_000000, False),
+    "P of one kind": (0x41, 0b1_00110_00, False),
+    "B of many kinds": (0x01, 0b1_010_0000, True),
+    "B of one kind": (0x01, 0b1_00111_00, True),
+    "I": (0x41, 0b1_011_0000, False),
+    "IDR": (0x65, 0b1_010_0000, False),
+}
+
+
+@pytest.mark.parametrize(("header", "first", "is_b"), SLICES.values(), ids=SLICES)
+def test_a_b_picture_is_known_by_its_first_slice(header: int, first: int, is_b: bool) -> None:
+    before = h264.join_avcc([b"\x09\xf0", b"\x06\x05\x01\x00\x80"])
+    assert h264.is_b_picture(before + h264.join_avcc([bytes([header, first, 0x80])])) == is_b
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_b_picture_or_none(payload: bytes) -> None:
+    assert h264.is_b_picture(payload) in (True, False)
+
+
+def test_a_payload_of_empty_units_costs_no_more_than_another() -> None:
+    assert not h264.is_b_picture(bytes(1_000_000))

@@ -241,7 +241,7 @@ def test_a_decoder_that_nobody_needs_is_destroyed_once(make: Callable[[], Libopu
             destroyed.append(state)
             calls.opus_decoder_destroy(state)
 
-    decoder = LibopusDecoder(Libopus(Spy(), "spied"))  # type: ignore[arg-type]
+    decoder = LibopusDecoder(Libopus(Spy(), "spied", ""))  # type: ignore[arg-type]
     state = decoder._state
     decoder.decode(packets()[0])
     del decoder

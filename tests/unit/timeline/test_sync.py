@@ -161,8 +161,17 @@ def test_a_first_unit_that_was_late_is_corrected_by_the_best_arrivals() -> None:
     world.unit("audio", 0)
     world.unit("video", 0, extra_delay_ms=30)
     assert world.video_late_ms() == pytest.approx(30)
-    world.play(40, 10_000, report_every_ms=None)
+    world.play(40, 760, report_every_ms=None)
     assert world.video_late_ms() == pytest.approx(0, abs=0.01)
+    assert steps(world, "video")[1:] == pytest.approx([40] * 17, abs=2)
+
+
+def test_what_comes_faster_only_later_is_crept_after() -> None:
+    world = World(delay_ms={"audio": 10, "video": 40})
+    world.play(0, 2000, report_every_ms=None)
+    world.delay_ms["video"] = 10
+    world.play(2000, 4000, report_every_ms=None)
+    assert world.video_late_ms() == pytest.approx(20, abs=0.3)
 
 
 @pytest.mark.parametrize("reported", ["none", "audio", "video"])
@@ -206,6 +215,18 @@ def test_sound_that_is_early_jumps_forward_at_the_first_pair_of_reports() -> Non
     assert world.video_late_ms() == pytest.approx(0, abs=0.01)
     assert max(steps(world, "audio")) == pytest.approx(100)
     assert steps(world, "video") == pytest.approx([40] * 11)
+
+
+@pytest.mark.parametrize(("late", "early"), [("audio", "video"), ("video", "audio")])
+def test_the_first_unit_behind_a_jump_is_told_as_no_continuation(late: Kind, early: Kind) -> None:
+    world = World(delay_ms={early: 10, late: 90})
+    world.play(0, 400, report_every_ms=None)
+    assert not any(map(world.timeline.has_moved, UNIT_MS))
+    world.reports(400)
+    world.unit(early, 400)
+    assert world.timeline.has_moved(early) and not world.timeline.has_moved(late)
+    world.unit(early, 440)
+    assert not world.timeline.has_moved(early)
 
 
 def test_one_report_alone_changes_nothing() -> None:
@@ -432,8 +453,11 @@ def test_ticks_far_beyond_32_bits_are_placed_as_exactly() -> None:
 def test_a_reset_clock_goes_on_where_the_old_one_was(kind: Kind, leap_ticks: int) -> None:
     world = World(delay_ms={"audio": 10, "video": 70})
     world.play(0, 6000)
+    for each in UNIT_MS:
+        world.timeline.has_moved(each)
     world.clocks[kind].start_ticks += leap_ticks
     world.play(6000, 8000, report_every_ms=None)
+    assert [each for each in UNIT_MS if world.timeline.has_moved(each)] == [kind]
     assert abs(world.video_late_ms()) < 1  # lip-sync is kept without new reports
     world.play(8000, 12_000)
     assert abs(world.video_late_ms()) < 1
