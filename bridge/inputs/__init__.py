@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bridge.config import InputConfig
+from bridge.config import ClipConfig, InputConfig
 from bridge.errors import ConfigError
 from bridge.inputs.runner import RetryingSource
 from bridge.net.url_policy import UrlPolicy
@@ -12,9 +12,32 @@ from bridge.ports import AudioSource, OpenReception
 from bridge.protocols import input_urls, pcm_url
 
 if TYPE_CHECKING:
+    from bridge.net.clips import Clip
     from bridge.net.ice import IceSettings
 
-__all__ = ["open_source"]
+__all__ = ["open_clip", "open_source"]
+
+# Below storage.dir: what was rendered is kept, by a name made of what was ordered.
+CLIPS_DIR = "clips"
+
+
+def open_clip(config: ClipConfig, storage_dir: Path, policy: UrlPolicy, path: Path | None = None) -> "Clip":
+    """A clip that is rendered when it is fetched, unless it is there; it is kept at `path`. Raises ConfigError."""
+    from bridge.net.clips import Clip, ClipService
+
+    service = ClipService(
+        config.url.reveal(),
+        config.license_key,
+        policy,
+        status_url=config.status_url.reveal() if config.status_url else None,
+        deadline_s=config.deadline_s,
+        max_bytes=config.max_size,
+    )
+    try:
+        order = config.order()
+    except OSError as error:
+        raise ConfigError(f"cannot read {config.audio_file}: {error.strerror}") from None
+    return Clip(service, order, path or storage_dir / CLIPS_DIR / f"{order.digest}.mp4")
 
 
 def open_source(
@@ -87,6 +110,12 @@ def _open(
 
             assert path is not None
             return RetryingSource(SdpSource(name, path, policy, is_strange=is_strange))
+        case "clip":
+            from bridge.inputs.clip import ClipSource
+
+            assert config.rendering is not None
+            clip = open_clip(config.rendering, base_dir, policy)
+            return ClipSource(name, clip, loop=config.loop, start_s=config.start_s)
         case "alsa" | "pulse":
             from bridge.inputs.device import DeviceSource
 

@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 
-from bridge.inputs.http_body import HttpBody
+from bridge.net.http_body import HttpBody
 
 
 class BlockingReader:

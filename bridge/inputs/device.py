@@ -7,8 +7,8 @@ its plug-ins; a device that blocks would also hold up a thread that nothing can 
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 
+from bridge import child
 from bridge.errors import SourceLost, SourceRejected
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import ticks_to_ns
@@ -17,9 +17,7 @@ from bridge.protocols.pcm_url import DeviceUrl
 
 # A device gives fifty pieces a second; PulseAudio suspends one that nobody plays into.
 IDLE_S = 10.0
-CLOSE_TIMEOUT_S = 2.0
 _READ_BYTES = 65_536
-_MOST_WORDS_BYTES = 1_000
 # 20 ms, and ten of them before the device loses any.
 _PERIOD_US, _BUFFER_US = 20_000, 200_000
 # What somebody else has to let go of, or to start, before it can be opened.
@@ -49,12 +47,12 @@ class DeviceSource:
             *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None and process.stderr is not None
-        listening = asyncio.create_task(_last_words(process.stderr), name=f"words of {command[0]}")
+        listening = asyncio.create_task(child.last_words(process.stderr), name=f"words of {command[0]}")
         try:
             n_samples = await self._record(process.stdout, emit)
             words = await listening
         finally:
-            await _end(process)
+            await child.end(process)
             listening.cancel()
             await asyncio.wait((listening,))
         reason = words or f"{command[0]} has ended by itself"
@@ -91,32 +89,3 @@ def _command(device: DeviceUrl) -> Sequence[str]:
         *(f"--channels={channels}", f"--latency-msec={_PERIOD_US // 1_000}"),
         *([f"--device={device.name}"] if device.name else []),
     )
-
-
-async def _last_words(errors: asyncio.StreamReader) -> str:
-    """What a program has written last before its end, as one line."""
-    words = b""
-    while piece := await errors.read(_MOST_WORDS_BYTES):
-        words = (words + piece)[-_MOST_WORDS_BYTES:]
-    lines = [line.strip() for line in words.decode(errors="replace").splitlines()]
-    return "; ".join(line for line in lines[-2:] if line.isprintable() and line)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        process.terminate()
-    try:
-        async with asyncio.timeout(CLOSE_TIMEOUT_S):
-            await _wait(process)
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await _wait(process)
-
-
-async def _wait(process: asyncio.subprocess.Process) -> None:
-    assert process.stdout is not None
-    # What it has said and nobody read: Python 3.11 and 3.12 wait for its end too (python/cpython#119710).
-    while await process.stdout.read(_READ_BYTES):
-        pass
-    await process.wait()

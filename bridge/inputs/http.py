@@ -10,9 +10,9 @@ from urllib.parse import urljoin, urlsplit
 from bridge.errors import SourceLost, SourceRejected
 from bridge.inputs.blocking_reader import BlockingReader
 from bridge.inputs.decoding import Blocks, Decoder, play
-from bridge.inputs.http_body import HttpBody, origin
 from bridge.inputs.playlist import Playlist
 from bridge.media.audio import AudioBlock
+from bridge.net.http_body import HttpBody, origin
 from bridge.net.tls import Trust
 from bridge.net.url_policy import UrlPolicy
 from bridge.ports import AudioSource

@@ -1,19 +1,18 @@
 """`whip:` the sound that a WebRTC publisher sends, one at a time."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from bridge.errors import BridgeError, SourceLost, SourceTaken
+from bridge.errors import SourceLost, SourceTaken
 from bridge.inputs.published_sound import PublishedSound
 from bridge.media.audio import AudioBlock
 from bridge.media.libopus import find_libopus
+from bridge.net.answered import Answered
 from bridge.net.ice import IceSettings
 from bridge.net.peer import PublisherPeer
-from bridge.ports import OpenReception, Publication, Reception, RemoteTrack
-from bridge.protocols.whip_ingest import ice_users
+from bridge.ports import MediaSession, OpenReception, Reception, RemoteTrack
 
 # Blocks that wait for the session, of 20 ms each as a rule: it takes them at once, so any that are left out are a stall
 # of the event loop.
@@ -55,7 +54,7 @@ class WhipSource:
             finally:
                 self._tasks = None
 
-    async def publish(self, offer: str, may_reach: Callable[[str], bool]) -> Publication:
+    async def publish(self, offer: str, may_reach: Callable[[str], bool]) -> MediaSession:
         if self._tasks is None:
             raise SourceLost(f"input {self.name} does not run yet, or no longer")
         if self._publisher is not None:
@@ -66,25 +65,25 @@ class WhipSource:
         publisher = self._publisher = _Publisher(self._ice, self._open_reception, may_reach, self._put)
         publisher.task = self._tasks.create_task(self._serve(publisher, offer), name=f"publisher of {self.name}")
         # Whoever asks may go: an accepted publisher stays until ICE misses it.
-        return await asyncio.shield(publisher.accepted)
+        return await publisher.answered()
 
-    def publication(self, publication_id: str) -> Publication | None:
-        publisher = self._found(publication_id)
-        return publisher.accepted.result() if publisher else None
+    def media_session(self, id: str) -> MediaSession | None:
+        publisher = self._found(id)
+        return publisher.session if publisher else None
 
-    async def trickle(self, publication_id: str, candidates: Sequence[tuple[str, str | None]]) -> None:
-        if publisher := self._found(publication_id):
+    async def trickle(self, id: str, candidates: Sequence[tuple[str, str | None]]) -> None:
+        if publisher := self._found(id):
             for candidate, mid in candidates:
                 await publisher.peer.add_candidate(candidate, mid, None)
 
-    async def unpublish(self, publication_id: str) -> None:
-        if publisher := self._found(publication_id):
+    async def end(self, id: str) -> None:
+        if publisher := self._found(id):
             publisher.task.cancel()
             await asyncio.wait((publisher.task,))
 
-    def _found(self, publication_id: str) -> "_Publisher | None":
+    def _found(self, id: str) -> "_Publisher | None":
         publisher = self._publisher
-        return publisher if publisher is not None and publisher.publication_id == publication_id else None
+        return publisher if publisher is not None and publisher.session and publisher.session.id == id else None
 
     async def _serve(self, publisher: "_Publisher", offer: str) -> None:
         try:
@@ -94,7 +93,7 @@ class WhipSource:
         finally:
             if self._publisher is publisher:
                 self._publisher = None
-            if publisher.publication_id is not None:
+            if publisher.session is not None:
                 self._log.info(
                     "publisher_gone",
                     datagrams_rejected=dict(publisher.peer.datagrams_rejected),
@@ -110,15 +109,10 @@ class WhipSource:
         self._blocks.put_nowait(block)
 
 
-class _Publisher:
-    """One publisher, from its offer to its end.
+class _Publisher(Answered):
+    """One publisher, from its offer to its end."""
 
-    accepted        its publication, or why there is none.
-    publication_id  None before there is one.
-    task            what runs it.
-    """
-
-    task: asyncio.Task[None]
+    peer: PublisherPeer
 
     def __init__(
         self,
@@ -127,37 +121,15 @@ class _Publisher:
         may_reach: Callable[[str], bool],
         emit: Callable[[AudioBlock], None],
     ) -> None:
-        self.peer = PublisherPeer(ice, self._on_track, may_reach)
+        gone = SourceLost("another publisher has come, or the session has ended")
+        super().__init__(PublisherPeer(ice, self._on_track, may_reach), gone)
         self.sound = PublishedSound()
-        self.accepted: asyncio.Future[Publication] = asyncio.get_running_loop().create_future()
-        self.publication_id: str | None = None
         self._open_reception = open_reception
         self._emit = emit
         self._reception: Reception | None = None
 
-    async def run(self, offer: str) -> None:
-        """Raises SourceLost when the publisher has gone without a word."""
-        try:
-            async with self.peer:
-                answer = await self.peer.answer(offer)
-                # Long enough not to be guessed: who knows it may end the publication.
-                id, etag = secrets.token_urlsafe(16), f'"{secrets.token_hex(8)}"'
-                publication = Publication(id, answer, etag, ice_users(offer))
-                self.publication_id = publication.id
-                self.accepted.set_result(publication)
-                try:
-                    await self.peer.run()
-                finally:
-                    self._close_reception()  # what still comes while the connection is closed is not heard
-        except BridgeError as error:
-            if self.accepted.done():
-                raise
-            self.accepted.set_exception(error)
-        finally:
-            if not self.accepted.done():
-                self.accepted.set_exception(SourceLost("another publisher has come, or the session has ended"))
-
-    def _close_reception(self) -> None:
+    def on_end(self) -> None:
+        # What still comes while the connection is closed is not heard.
         if self._reception is not None:
             self._reception.close()
 

@@ -10,7 +10,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from struct import Struct
 from uuid import uuid4
 
 from aiortc import RTCDtlsTransport, RTCRtpTransceiver, RTCStatsReport
@@ -34,6 +33,7 @@ from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
 from bridge.net.impairment import Impairment, LongerPath
 from bridge.net.media_path import MediaExit
+from bridge.net.packetize import HEADER, rtp_header
 from bridge.protocols.header_extension import CAPTURE_TIME_URI, capture_time, one_byte_block
 
 # What aiortc keeps to itself and this file uses. EncodedSender stands in for an RTCRtpSender, so the attributes
@@ -67,7 +67,6 @@ FOLLOW_BEYOND_NS = 200 * NS_PER_MS
 # Seconds from 1900, NTP's era 0, to 1970 (RFC 868).
 _NTP_TO_UNIX_S = 2_208_988_800
 
-_HEADER = Struct("!BBHII")
 _SDES_CNAME = 1
 _MID_URI = "urn:ietf:params:rtp-hdrext:sdes:mid"
 
@@ -176,8 +175,6 @@ class EncodedSender:
         self._capture_time_id = 0
         self._cname = b""
         self._rtx_payload_type: int | None = None
-        self._reports_sent = 0
-        self._next_report_ns: float | None = None
         self._begin_stream(origin)
         # Read by RTCPeerConnection and RTCDtlsTransport, like the SSRCs.
         self._stream_id = clock.stream_id
@@ -187,6 +184,8 @@ class EncodedSender:
     def _begin_stream(self, origin: RtpOrigin) -> None:
         self._ssrc = origin.ssrc
         self._highest_received: int | None = None
+        self._reports_sent = 0
+        self._next_report_ns: float | None = None
         self._sequence_number = origin.sequence_number
         self._timestamp_at_0 = origin.timestamp
         self._packets_before = self.packets_sent
@@ -201,7 +200,9 @@ class EncodedSender:
         return self._parameters is not None and self._enabled
 
     def restart(self, origin: RtpOrigin) -> None:
-        """Go on as another stream; feedback about the one before is not for us any more."""
+        """Go on as another stream, whose reports begin as early as the first one's; feedback about the one before is
+        not for us any more.
+        """
         self._begin_stream(origin)
         if self._parameters is not None:
             self.transport._unregister_rtp_sender(self)
@@ -223,7 +224,7 @@ class EncodedSender:
         sequence_number, history = self._sequence_number, self._history
         packets: list[bytes] = []
         for index, payload in enumerate(payloads):
-            header = self._header(self._payload_type, index == last, sequence_number, timestamp, self._ssrc, extension)
+            header = rtp_header(self._payload_type, index == last, sequence_number, timestamp, self._ssrc, extension)
             packet, extension = header + payload, self._extension
             history[sequence_number % HISTORY_PACKETS] = (sequence_number, packet)
             packets.append(packet)
@@ -232,12 +233,8 @@ class EncodedSender:
         self._sequence_number = sequence_number
         self.packets_sent += len(packets)
         await self._send(packets)
-        now_ns = self._clock.monotonic_ns()
-        if self._next_report_ns is None:
-            is_never = math.isinf(self._first_report_s)
-            self._next_report_ns = math.inf if is_never else now_ns + round(self._first_report_s * NS_PER_S)
-        if now_ns >= self._next_report_ns:
-            await self._send_report(now_ns, pts_ns)
+        if report := self._due_report(self._clock.monotonic_ns(), pts_ns):
+            await self._pass_on(report)
 
     def _rtp_timestamp(self, pts_ns: int) -> int:
         return (self._timestamp_at_0 + ns_to_ticks(pts_ns, self._clock_rate_hz)) & 0xFFFFFFFF
@@ -247,13 +244,6 @@ class EncodedSender:
             return self._extension
         captured_ntp_ns = self._clock.ntp_ns(captured_ns, self._clock.monotonic_ns())
         return one_byte_block([self._mid, (self._capture_time_id, capture_time(captured_ntp_ns))])
-
-    def _header(
-        self, payload_type: int, marker: bool, sequence_number: int, timestamp: int, ssrc: int, extension: bytes
-    ) -> bytes:
-        # RFC 3550 §5.1: version 2; the X bit when an extension follows.
-        first = 0x90 if extension else 0x80
-        return _HEADER.pack(first, marker << 7 | payload_type, sequence_number, timestamp, ssrc) + extension
 
     async def _send(self, packets: Sequence[bytes]) -> None:
         if self._impairment is not None:
@@ -270,7 +260,13 @@ class EncodedSender:
     async def _transmit(self, data: bytes) -> None:
         await self.transport._send_rtp(data)
 
-    async def _send_report(self, now_ns: int, pts_ns: int) -> None:
+    def _due_report(self, now_ns: int, pts_ns: int) -> bytes | None:
+        """A sender report if one is due, with the time of the newest unit."""
+        if self._next_report_ns is None:
+            is_never = math.isinf(self._first_report_s)
+            self._next_report_ns = math.inf if is_never else now_ns + round(self._first_report_s * NS_PER_S)
+        if now_ns < self._next_report_ns:
+            return None
         is_early = self._reports_sent < EARLY_REPORTS
         self._next_report_ns = now_ns + (EARLY_REPORT_INTERVAL_NS if is_early else REPORT_INTERVAL_NS)
         self._reports_sent += 1
@@ -282,26 +278,31 @@ class EncodedSender:
             octet_count=self.payload_bytes_sent - self._payload_bytes_before & 0xFFFFFFFF,
         )
         names = RtcpSdesPacket([RtcpSourceInfo(self._ssrc, [(_SDES_CNAME, self._cname)])])
-        await self._pass_on(bytes(RtcpSrPacket(self._ssrc, info)) + bytes(names))
+        return bytes(RtcpSrPacket(self._ssrc, info)) + bytes(names)
+
+    def _sent(self, sequence_number: int) -> bytes | None:
+        """The packet of that number, as it was sent; None: it is too old."""
+        stored, packet = self._history[sequence_number % HISTORY_PACKETS]
+        return packet if stored == sequence_number else None
 
     async def _retransmit(self, sequence_number: int) -> None:
-        stored, packet = self._history[sequence_number % HISTORY_PACKETS]
-        if stored != sequence_number:
+        packet = self._sent(sequence_number)
+        if packet is None:
             return
         if self._rtx_payload_type is not None:
             # RFC 4588 §4: a stream of its own, with the header extension of the original; its sequence number goes
             # before the payload.
-            first, marker, _, timestamp, _ = _HEADER.unpack_from(packet)
-            start = _HEADER.size
+            first, marker, _, timestamp, _ = HEADER.unpack_from(packet)
+            start = HEADER.size
             if first & 0x10:
                 start += 4 + 4 * int.from_bytes(packet[start + 2 : start + 4], "big")
-            header = self._header(
+            header = rtp_header(
                 self._rtx_payload_type,
                 bool(marker & 0x80),
                 self._rtx_sequence_number,
                 timestamp,
                 self._rtx_ssrc,
-                packet[_HEADER.size : start],
+                packet[HEADER.size : start],
             )
             self._rtx_sequence_number = (self._rtx_sequence_number + 1) & 0xFFFF
             packet = header + sequence_number.to_bytes(2, "big") + packet[start:]

@@ -17,14 +17,14 @@ class Drain:
     """What waits on a non-blocking datagram socket, which it closes at its end."""
 
     def __init__(self, duplicate: socket.socket) -> None:
-        self._socket = duplicate
+        self.socket = duplicate
 
     def read(self, take: Callable[[bytes, tuple[Any, ...]], bool], max_bytes: int) -> None:
         """Give each datagram and its source to `take`, cut after `max_bytes`, as long as it returns true.
 
         Raises OSError for what the network answered to datagrams that were sent.
         """
-        receive = self._socket.recvfrom
+        receive = self.socket.recvfrom
         for _ in range(MAX_DRAINED):
             try:
                 data, source = receive(max_bytes)
@@ -34,7 +34,7 @@ class Drain:
                 return
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
 
 
 def drain_of(transport: asyncio.BaseTransport) -> Drain | None:

@@ -7,6 +7,7 @@ its sockets' protocols from, since aioice offers no hook of its own.
 """
 
 import asyncio
+import socket
 import struct
 import time
 from collections import Counter
@@ -82,8 +83,8 @@ class DatagramGuard:
         """Close what the connection left open: cancelled while gathering, it has lost its sockets itself."""
         self._is_closed = True
         self.take_media = None
-        for socket in self._sockets:
-            socket.close()
+        for transport in self._sockets:
+            transport.close()
         # A TURN socket refers to its connection, and `_guards` would keep both for good.
         self._sockets.clear()
 
@@ -195,6 +196,11 @@ class GuardedProtocol(UnguardedProtocol):
         if self._drain is not None:
             self._drain.close()
         super().connection_lost(exc)
+
+    @property
+    def socket(self) -> socket.socket | None:
+        """To send past the event loop's transport, without waiting; None: there is a relay in its place."""
+        return self._drain.socket if self._drain is not None else None
 
     def send_stun(self, message: stun.Message, addr: Address) -> None:
         if message.message_class == stun.Class.REQUEST:

@@ -86,12 +86,14 @@ class IceSettings:
     public_address  what host candidates of its family say in place of their own: a NAT maps it to us one to one, ports
                     included. None: there is none.
     udp_ports   for the sockets of host candidates, one for each connection and address. None: any free ones.
+    policy      judges the addresses and the servers that a far end names, which is a stranger's. None: it is not.
     """
 
     interfaces: tuple[str, ...] = ()
     servers: tuple[IceServer, ...] = ()
     public_address: str | None = None
     udp_ports: range | None = None
+    policy: UrlPolicy | None = None
 
     def host_addresses(self) -> list[str] | None:
         """Addresses for host candidates, None for aioice's own choice. Raises ConfigError on an unknown interface."""
@@ -108,6 +110,19 @@ class IceSettings:
                 elif ip.ip[2] == 0:  # a scoped (link-local) address cannot be bound by its text alone
                     addresses.append(ip.ip[0])
         return addresses
+
+    def may_reach(self, address: str) -> bool:
+        """Whether ICE may try this address of a far end's."""
+        try:
+            if self.policy is not None:
+                self.policy.check_address(address)
+        except UrlRefused:
+            return False
+        return True
+
+    async def trusted(self, named: Sequence[IceServer]) -> Sequence[IceServer]:
+        """What may be asked of the servers that a far end, or who configured it, has named."""
+        return named if self.policy is None else await judged(named, self.policy)
 
     def rtc_servers(self, from_service: Sequence[IceServer] = ()) -> list[RTCIceServer]:
         """The servers that can be used, relays first; what is none for us is left out.

@@ -10,6 +10,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable
 
+from aioice.ice import CandidatePair
 from aiortc import RTCDtlsTransport
 from pylibsrtp import Session
 from pylibsrtp._binding import ffi
@@ -91,9 +92,13 @@ class MediaExit:
 
     def send(self, packets: Iterable[bytes]) -> None:
         """Encrypt and send RTP packets. Raises ConnectionError once the connection is gone."""
-        pair = self._pairs.get(1)  # the one component of bundled media (RFC 8445 §13)
-        if pair is None or self._transport.state != "connected":
-            raise ConnectionError("the media connection is gone")
+        pair = self._pair()
         protect, send, address = self._protect, pair.protocol.transport.sendto, pair.remote_addr
         for packet in packets:
             send(protect(packet), address)
+
+    def _pair(self) -> CandidatePair:
+        pair = self._pairs.get(1)  # the one component of bundled media (RFC 8445 §13)
+        if pair is None or self._transport.state != "connected":
+            raise ConnectionError("the media connection is gone")
+        return pair

@@ -1,6 +1,7 @@
-"""Access units cut into RTP payloads, for H.264 the reverse of `receive.depacketize`. Pure."""
+"""Access units cut into RTP payloads, for H.264 the reverse of `receive.depacketize`, and their headers. Pure."""
 
 from collections.abc import Iterable
+from struct import Struct
 
 from bridge.media.h264 import NAL_IDR, NAL_SLICE, nal_type
 
@@ -12,6 +13,17 @@ _FU_A = 28
 
 VP8_PICTURE_IDS = 1 << 15  # RFC 7741 §4.2: they wrap after 15 bits
 _VP8_DESCRIPTOR_BYTES = 4
+
+HEADER = Struct("!BBHII")
+
+
+def rtp_header(
+    payload_type: int, marker: bool, sequence_number: int, timestamp: int, ssrc: int, extension: bytes
+) -> bytes:
+    """The fixed header and the header extension behind it, if there is one."""
+    # RFC 3550 §5.1: version 2; the X bit when an extension follows.
+    first = 0x90 if extension else 0x80
+    return HEADER.pack(first, marker << 7 | payload_type, sequence_number, timestamp, ssrc) + extension
 
 
 def packetize_h264(nals: Iterable[bytes]) -> list[bytes]:

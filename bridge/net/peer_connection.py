@@ -32,9 +32,10 @@ from aiortc.sdp import MediaDescription
 from bridge.errors import BridgeError, LocalProtocolError, RemoteProtocolError
 from bridge.media.access_unit import Kind
 from bridge.net.aiortc_connection import ClosablePeerConnection
+from bridge.net.data_channels import DataChannels
 from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, PortsTaken, gather_with
-from bridge.net.race import race
+from bridge.net.race import in_time, race
 from bridge.net.refusals import count_refusals
 from bridge.net.sdp import (
     AIORTC_SDP_ERRORS,
@@ -68,15 +69,6 @@ MAX_REMOTE_CANDIDATES = 100
 log = structlog.get_logger()
 
 
-async def _in_time(event: asyncio.Event, timeout_s: float) -> bool:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
-
-
 async def _no_consent() -> None:
     """In the place of asking a far end whether it still wants our packets (RFC 7675)."""
 
@@ -85,12 +77,14 @@ class Peer(ABC):
     """The connection, its candidates, its deadlines and its end; an asynchronous context manager.
 
     rejected_candidates  malformed, unusable or surplus ones, dropped.
+    data  the data channels that it carries besides; None: it may have to have some, and nobody reads them.
     """
 
-    def __init__(self, ice: IceSettings, lost: type[BridgeError]) -> None:
+    def __init__(self, ice: IceSettings, lost: type[BridgeError], data: DataChannels | None = None) -> None:
         self.rejected_candidates = 0
         self._ice = ice
         self._lost = lost
+        self._data = data
         self._pc: RTCPeerConnection | None = None
         self._connections: list[Connection] = []
         self._servers: list[RTCIceServer] = []
@@ -163,9 +157,9 @@ class Peer(ABC):
         """
         await self._negotiated.wait()
         assert self._pc is not None
-        if not await _in_time(self._reached, CONNECT_TIMEOUT_S):
+        if not await in_time(self._reached, CONNECT_TIMEOUT_S):
             raise self._lost(self._unreached(), reason="media")
-        if not await _in_time(self._connected, DTLS_TIMEOUT_S):
+        if not await in_time(self._connected, DTLS_TIMEOUT_S):
             raise self._lost(
                 f"no media connection: the far end was reached ({self.path}), and did not finish its DTLS hand-shake"
                 f" within {DTLS_TIMEOUT_S:g} s: it is the far end's turn, or a firewall on the way takes STUN alone",
@@ -233,7 +227,7 @@ class Peer(ABC):
 
     def _accepts(self, candidate: RTCIceCandidate) -> bool:
         """Whether ICE may try a candidate of the far end's."""
-        return is_usable(candidate)
+        return is_usable(candidate) and self._ice.may_reach(candidate.ip)
 
     def _mid_at(self, index: int) -> str:
         """The section that has this index in the far end's description; empty: none."""
@@ -247,6 +241,8 @@ class Peer(ABC):
         self._pc = ClosablePeerConnection(RTCConfiguration([], bundlePolicy=bundle))
         self._pc.on("iceconnectionstatechange", self._on_ice_state)
         self._pc.on("connectionstatechange", self._on_state)
+        if self._data is not None:
+            self._data.attach(self._pc)
         return self._pc
 
     @property
@@ -265,7 +261,7 @@ class Peer(ABC):
         self._check_codecs(offer, "offer")
         if self._pc is None:
             # A transport per section, until the offer's BUNDLE joins those that it names.
-            self._open(ice_servers, RTCBundlePolicy.MAX_COMPAT)
+            self._open(await self._ice.trusted(ice_servers), RTCBundlePolicy.MAX_COMPAT)
         else:
             self._check_renegotiation(offer)
         self._add_transceivers(offer)
@@ -302,7 +298,7 @@ class Peer(ABC):
             raise unusable(f"the offer crosses another one (signalling is {self._pc.signalingState})")
         offer.check_follows(self._remote)
         # RFC 8842 §5.5: DTLS keeps its roles as long as its connection.
-        role = self._pc.getTransceivers()[0].receiver.transport._role
+        role = next(iter(self._transports()))._role
         if any(media.dtls is not None and media.dtls.role == role != "auto" for media in offer.session.media):
             raise unusable(f"the offer makes both ends the DTLS {role}")
 
@@ -311,9 +307,12 @@ class Peer(ABC):
         assert self._pc is not None
         transceivers = {transceiver.mid: transceiver for transceiver in self._pc.getTransceivers()}
         carried = {
-            transceiver.kind
-            for mid, transceiver in transceivers.items()
-            if mid not in offer.rejected and self._carries(transceiver)
+            media.kind
+            for media in offer.session.media
+            if (mid := media.rtp.muxId) in transceivers
+            and mid not in offer.rejected
+            and self._carries(transceivers[mid])
+            and not self._is_idle(media)
         }
         for media in offer.session.media:
             mid, kind = media.rtp.muxId, media.kind
@@ -334,6 +333,10 @@ class Peer(ABC):
     @abstractmethod
     def _carries(self, transceiver: RTCRtpTransceiver) -> bool:
         """Whether it is one that `_add_transceiver` has added."""
+
+    def _is_idle(self, media: MediaDescription) -> bool:
+        """Whether a section that could carry media is offered without any: another one may take its place."""
+        return False
 
     def _follow(self, transceiver: RTCRtpTransceiver, offered: MediaDescription) -> None:  # noqa: B027  some do nothing
         """A section that there is already is offered again, perhaps with other codecs."""
@@ -374,7 +377,8 @@ class Peer(ABC):
         except PortsTaken as error:
             raise self._lost(str(error), reason="ports") from None
         if self._remote is None:
-            self._bundle_mid = self._pc.getTransceivers()[0].mid
+            sections = (*self._pc.getTransceivers(), self._pc.sctp)
+            self._bundle_mid = next(section.mid for section in sections if section is not None)
         self._version += 1
         # RFC 8829 §5.2.2: one session, whose version grows.
         origin = f"o=- {self._session_id} {self._version} IN IP4 0.0.0.0"
@@ -387,10 +391,7 @@ class Peer(ABC):
 
     def _prepare_gathering(self) -> None:
         assert self._pc is not None
-        transports = {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}
-        if self._pc.sctp is not None:
-            transports.add(self._pc.sctp.transport)
-        self._connections = [transport.transport._connection for transport in transports]
+        self._connections = [transport.transport._connection for transport in self._transports()]
         addresses = self._ice.host_addresses()
         for connection in self._connections:
             gather_with(connection, self._ice, self._servers, addresses)
@@ -433,7 +434,10 @@ class Peer(ABC):
     def _on_connected(self) -> None:
         """Media can flow."""
 
-    def _connected_transports(self) -> set[RTCDtlsTransport]:
+    def _transports(self) -> set[RTCDtlsTransport]:
         assert self._pc is not None
         transports = {transceiver.receiver.transport for transceiver in self._pc.getTransceivers()}
-        return {transport for transport in transports if transport.state == "connected"}
+        return transports if self._pc.sctp is None else {*transports, self._pc.sctp.transport}
+
+    def _connected_transports(self) -> set[RTCDtlsTransport]:
+        return {transport for transport in self._transports() if transport.state == "connected"}

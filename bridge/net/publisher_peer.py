@@ -12,9 +12,10 @@ from bridge.errors import SourceLost
 from bridge.media.access_unit import Codec
 from bridge.media.clock import NS_PER_S
 from bridge.net.codecs import codec_name, preferences
+from bridge.net.data_channels import DataChannels
 from bridge.net.ice import IceSettings
 from bridge.net.receiving_peer import MEDIA_LOST_S, ReceivingPeer
-from bridge.net.sdp import Description, Section, is_usable, offered_codecs, unusable, with_nack
+from bridge.net.sdp import Description, Section, is_usable, offered_codecs, trickling, unusable, with_nack
 from bridge.ports import RemoteTrack, TrackSink
 
 _TELEPHONY = (Codec.PCMU, Codec.PCMA)
@@ -29,9 +30,13 @@ class PublisherPeer(ReceivingPeer):
     """
 
     def __init__(
-        self, ice: IceSettings, on_track: Callable[[RemoteTrack], TrackSink], may_reach: Callable[[str], bool]
+        self,
+        ice: IceSettings,
+        on_track: Callable[[RemoteTrack], TrackSink],
+        may_reach: Callable[[str], bool],
+        data: DataChannels | None = None,
     ) -> None:
-        super().__init__(ice, on_track, lost=SourceLost)
+        super().__init__(ice, on_track, lost=SourceLost, data=data)
         self._may_reach = may_reach
         self._began_ns = time.monotonic_ns()
 
@@ -57,9 +62,9 @@ class PublisherPeer(ReceivingPeer):
 
     def _amended(self, sdp: str) -> str:
         assert self._remote is not None
-        sound = next(section for section in self._remote.outline if self._takes(section))
-        sdp = with_nack(sdp, sound)
-        return sdp.replace("m=", "a=ice-options:trickle\r\nm=", 1)  # RFC 8838 §4.1: candidates may follow
+        sections = filter(self._takes, self._remote.outline)
+        sound = next((section for section in sections if section.kind == "audio"), None)
+        return trickling(sdp if sound is None else with_nack(sdp, sound))
 
     def _prefer(self, transceiver: RTCRtpTransceiver, offered: MediaDescription | None) -> None:
         assert offered is not None

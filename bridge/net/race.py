@@ -1,4 +1,4 @@
-"""Several things that wait at the same time, of which the first to end decides."""
+"""Things that are waited for: several at the same time, of which the first to end decides, or one within a deadline."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -21,3 +21,13 @@ async def race(*coroutines: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(*tasks, return_exceptions=True)
     results = [task.result() for task in tasks if task in done]
     return results[0]
+
+
+async def in_time(event: asyncio.Event, timeout_s: float) -> bool:
+    """Whether an event comes within so many seconds."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

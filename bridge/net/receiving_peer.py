@@ -14,6 +14,7 @@ from bridge.media.access_unit import Codec, Kind
 from bridge.media.clock import NS_PER_S
 from bridge.net.aiortc_receiver import EncodedReceiver, install_encoded_receiver
 from bridge.net.codecs import h264_preferences, preferences
+from bridge.net.data_channels import DataChannels
 from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings
 from bridge.net.media_path import MediaPath
@@ -52,8 +53,9 @@ class ReceivingPeer(Peer):
         *,
         lost: type[BridgeError] = ProviderUnavailable,
         first_media_s: float | None = None,
+        data: DataChannels | None = None,
     ) -> None:
-        super().__init__(ice, lost)
+        super().__init__(ice, lost, data)
         self._on_track = on_track
         self._first_media_s = first_media_s
         self._receivers: list[EncodedReceiver] = []
@@ -64,7 +66,7 @@ class ReceivingPeer(Peer):
 
         Raises ConfigError and the error type of the peer as `answer` does.
         """
-        self._open(ice_servers, RTCBundlePolicy.MAX_BUNDLE)
+        self._open(await self._ice.trusted(ice_servers), RTCBundlePolicy.MAX_BUNDLE)
         self._add_transceiver("audio")
         self._add_transceiver("video")
         return await self._describe()
@@ -94,6 +96,9 @@ class ReceivingPeer(Peer):
 
     def _carries(self, transceiver: RTCRtpTransceiver) -> bool:
         return isinstance(transceiver.receiver, EncodedReceiver)
+
+    def _is_idle(self, media: MediaDescription) -> bool:
+        return media.direction not in ("sendonly", "sendrecv")
 
     def _add_transceiver(self, kind: Kind, offered: MediaDescription | None = None) -> None:
         assert self._pc is not None

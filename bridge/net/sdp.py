@@ -280,6 +280,11 @@ def without_candidates(sdp: str) -> str:
     return _DEFAULT_DESTINATION.sub(r"\1 9 \2c=IN IP4 0.0.0.0\r\na=ice-options:trickle\r\n", bare)
 
 
+def trickling(sdp: str) -> str:
+    """A description of ours whose far end may send candidates later (RFC 8838 §4.1)."""
+    return sdp.replace("m=", "a=ice-options:trickle\r\nm=", 1)
+
+
 def without_extension(sdp: str, uri: str) -> str:
     """A description of ours that does not agree on a header extension (RFC 8285 §5)."""
     return re.sub(rf"^a=extmap:\S+ {re.escape(uri)}\r\n", "", sdp, flags=re.MULTILINE)

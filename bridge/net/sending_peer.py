@@ -5,13 +5,14 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from aiortc import RTCBundlePolicy, RTCRtpTransceiver
+from aiortc import RTCBundlePolicy, RTCDtlsTransport, RTCRtpTransceiver
 from aiortc.sdp import MediaDescription
 
 from bridge.errors import BridgeError, LocalProtocolError, OutputLost
 from bridge.media.access_unit import Codec, Kind
 from bridge.net.aiortc_sender import EncodedSender, RtpOrigin, SenderClock, install_encoded_sender
 from bridge.net.codecs import h264_preferences, preferences
+from bridge.net.data_channels import DataChannels
 from bridge.net.hearing import LOOK_S, Hearing, keep_consent
 from bridge.net.ice import IceServer, IceSettings, add_relays
 from bridge.net.impairment import Impairment
@@ -36,6 +37,7 @@ class SendingPeer(Peer):
     `codec` is that of the video, H264 or VP8; `profile_level_id` says what H.264 pictures really are: one of
     `codecs.H264_PROFILE_LEVEL_IDS`. `on_keyframe_request` is called for each PLI and FIR, unthrottled. `lost` is the
     error that `run` raises. `tells_capture`: it captures the pictures itself, and offers to say when.
+    `data`: channels that it makes besides.
 
     For tests and faults: where the numbers start (`RtpOrigin`), the clock, `impairment` of the network
     (`net.impairment`), how much longer pictures travel (`video_delay_s`), and `first_report_s`, how long after the
@@ -57,8 +59,9 @@ class SendingPeer(Peer):
         video_delay_s: float = 0.0,
         lost: type[BridgeError] = OutputLost,
         tells_capture: bool = False,
+        data: DataChannels | None = None,
     ) -> None:
-        super().__init__(ice, lost)
+        super().__init__(ice, lost, data)
         self._tells_capture = tells_capture
         self._codecs: dict[Kind, Codec] = {"audio": Codec.OPUS, "video": codec}
         self._profile_level_id = profile_level_id
@@ -73,10 +76,13 @@ class SendingPeer(Peer):
         self._picture_id = secrets.randbelow(VP8_PICTURE_IDS)
 
     async def offer(self, ice_servers: Sequence[IceServer] = (), *, candidates: bool = True) -> str:
-        """An offer to send, audio section first, with all our candidates in it, or none: `candidates` gives them."""
+        """An offer to send, audio section first, with all our candidates in it, or none: `candidates` gives them.
+
+        With data channels the first offer has those alone; `publish` and a further offer add the tracks.
+        """
         self._open(ice_servers, RTCBundlePolicy.MAX_BUNDLE)
-        for kind in self._codecs:
-            self._add_transceiver(kind)
+        if self._data is None:
+            self.publish(is_on=True)
         sdp = await self._describe()
         for connection in self._connections:  # one: all sections are bundled
             keep_consent(connection, self._hearing)
@@ -91,6 +97,23 @@ class SendingPeer(Peer):
     async def add_relays(self, servers: Sequence[IceServer]) -> list[str]:
         """Try TURN servers that the answer to our offer has named; their candidates, for the far end to try."""
         return await add_relays(self._connections[0], self._ice.rtc_servers(servers))
+
+    def publish(self, *, is_on: bool) -> None:
+        """From the next offer on both tracks are sent, or not any more; those that come again begin anew."""
+        assert self._pc is not None
+        if not self._senders:
+            for kind in self._codecs:
+                self._add_transceiver(kind)
+            return
+        for transceiver in filter(self._carries, self._pc.getTransceivers()):
+            transceiver.direction = "sendonly" if is_on else "inactive"
+        for kind in self._senders if is_on else ():
+            self.restart_stream(kind)
+
+    async def accept(self, answer_sdp: str) -> None:
+        await super().accept(answer_sdp)
+        if self.is_connected:
+            self._on_connected()  # for tracks that have been added
 
     async def renegotiate(self) -> str:
         """A further offer on the same connection; `accept` takes its answer."""
@@ -179,9 +202,18 @@ class SendingPeer(Peer):
     def _add_transceiver(self, kind: Kind, offered: MediaDescription | None = None) -> None:
         assert self._pc is not None
         transceiver = self._pc.addTransceiver(kind, "sendonly")
-        sender = self._senders[kind] = EncodedSender(
+        sender = self._senders[kind] = self._make_sender(kind, transceiver.receiver.transport)
+        install_encoded_sender(transceiver, sender)
+        codec = self._codecs[kind]
+        # Fragments need packetization mode 1 (RFC 6184 §6.3).
+        transceiver.setCodecPreferences(
+            h264_preferences([self._profile_level_id], ["1"]) if codec is Codec.H264 else preferences(codec)
+        )
+
+    def _make_sender(self, kind: Kind, transport: RTCDtlsTransport) -> EncodedSender:
+        return EncodedSender(
             kind,
-            transceiver.receiver.transport,
+            transport,
             self._clock,
             # RFC 3711 §9.1: a stream that takes another one's place has an SSRC of its own, as both have one key.
             self._origins.pop(kind, None) or RtpOrigin(),
@@ -191,12 +223,6 @@ class SendingPeer(Peer):
             self._delays_s[kind],
             lambda: self._hearing.reported(time.monotonic_ns()),
         )
-        install_encoded_sender(transceiver, sender)
-        codec = self._codecs[kind]
-        # Fragments need packetization mode 1 (RFC 6184 §6.3).
-        transceiver.setCodecPreferences(
-            h264_preferences([self._profile_level_id], ["1"]) if codec is Codec.H264 else preferences(codec)
-        )
 
     def _on_connected(self) -> None:
         exits = {transport: MediaExit(transport) for transport in self._connected_transports()}
@@ -204,6 +230,8 @@ class SendingPeer(Peer):
             sender.exit = exits.get(sender.transport)
 
     def _check_codecs(self, description: Description, what: str) -> None:
+        if self._data is not None and not self._senders:
+            return  # data alone so far
         codec = self._codecs["video"]
         names = description.codecs("video")
         if codec not in (name.lower() for name in names):

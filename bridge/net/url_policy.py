@@ -26,6 +26,7 @@ DEFAULT_PORTS: Mapping[str, int] = {
     **{"https": 443, "wss": 443, "whip+https": 443, "rtmps": 443},
     "rtmp": 1935,
     "rtsp": 554,
+    "srt": 9000,  # by custom: its URLs always name a port
     **{"stun": 3478, "turn": 3478, "stuns": 5349, "turns": 5349},
 }
 # RFC 7064 and RFC 7065: no // before the host, and nothing but a query behind the port.

@@ -6,13 +6,15 @@ from bridge.errors import ConfigError
 from bridge.protocols import pcm_url, rtmp_address
 
 # Sound that has an end, so that it can be looped, and begun elsewhere than at its beginning.
-FINITE_SCHEMES = ("file", "http", "https")
+FINITE_SCHEMES = ("file", "http", "https", "clip")
 # What hears the machine itself, and whoever writes on it.
 MACHINE_SCHEMES = ("pcm", "alsa", "pulse")
 # With a host in them.
 NETWORK_SCHEMES = ("http", "https", "rtsp", "rtmp")
 # What waits for somebody who sends.
 LISTENING_SCHEMES = ("whip", "ws")
+# Live sources at the pace of a clock that is not ours. What comes over a WebSocket is paced by ours.
+CLOCKED_SCHEMES = ("rtsp", "rtmp", "sdp", "whip", *MACHINE_SCHEMES)
 SCHEMES = (*FINITE_SCHEMES, "rtsp", "rtmp", "sdp", *LISTENING_SCHEMES, *MACHINE_SCHEMES, "tone", "silence")
 
 _DEFAULT_TONE_HZ = 440.0
@@ -34,6 +36,9 @@ def check_url(url: str) -> None:
                 raise ConfigError(f"must be {scheme}://HOST/PATH")
         case "pcm":
             pcm_url.parse_url(url)
+        case "clip":
+            if rest:
+                raise ConfigError("clip: has nothing behind it; what is to be rendered stands in `rendering`")
         case "whip":
             if rest:
                 raise ConfigError("whip: has nothing behind it; publishers are told where the API takes them")

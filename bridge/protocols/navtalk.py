@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 # 20 ms at 24 kHz: the frame of Opus and of every microphone, so a live source waits for nothing else.
 LIVE_SAMPLES = 480
@@ -29,6 +29,14 @@ AUDIO_BACK = ("audioBack", "true")
 def query_of(url: str, further: Mapping[str, str]) -> dict[str, str]:
     """The query parameters that a service is asked with: those of its URL, and over them further ones."""
     return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True)) | dict(further)
+
+
+def with_query(url: str, ours: Mapping[str, str]) -> str:
+    """The URL with these query parameters; it keeps those of its own that have other names."""
+    parts = urlsplit(url)
+    theirs = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name not in ours]
+    query = urlencode([*theirs, *ours.items()], quote_via=quote, safe="")
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, query, ""))
 
 
 # ---------------------------------------------------------------------------------------------- values
@@ -111,12 +119,13 @@ class SessionCreated:
     """The moment to send history.
 
     expires_at_s  Unix time at which the service ends the session; None: it does not say. No page of the vendor's shows
-                  it: it is part of OpenAI's event of this name, which the service passes on.
+                  it: it is part of OpenAI's event of this name, which the service passes on, as is the session's id.
     """
 
     TYPE: ClassVar[str] = "realtime.session.created"
 
     expires_at_s: float | None = None
+    session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ from bridge.protocols.navtalk_fields import (
 )
 from bridge.protocols.navtalk_write import dump, fill_shape
 
-__all__ = ["dump", "fill_shape", "parse_event", "parse_request"]
+__all__ = ["EVENTS", "REQUESTS", "dump", "fill_shape", "parse_event", "parse_request", "read"]
 
 # Services send four or five, with as many addresses; more is a mistake or an attack on the resolver.
 _MAX_ICE_SERVERS = 16
@@ -78,15 +78,16 @@ _M = TypeVar("_M")
 
 def parse_event(text: str) -> Event:
     """Read one message of a service. Raises RemoteProtocolError when a known one lacks what it is for."""
-    return _parse(text, _EVENTS)
+    return read(text, EVENTS)
 
 
 def parse_request(text: str) -> Request:
     """Read one message of a client. Raises RemoteProtocolError when a known one lacks what it is for."""
-    return _parse(text, _REQUESTS)
+    return read(text, REQUESTS)
 
 
-def _parse(text: str, readers: Mapping[str, Callable[[Body], _M]]) -> _M | Unknown:
+def read(text: str, readers: Mapping[str, Callable[[Body], _M]]) -> _M | Unknown:
+    """Read one message of the types that there are readers for. Raises RemoteProtocolError as they do."""
     fields = object_fields(text)
     name = string(fields.get("type")) if fields else None
     if fields is None or name is None:
@@ -149,11 +150,11 @@ def _parts(value: Any) -> str | None:
 # ---------------------------------------------------------------------------------------------- messages
 
 
-def _sdp(body: Body) -> str:
+def read_sdp(body: Body) -> str:
     return body.within("sdp").require(filled, "sdp")
 
 
-def _candidate(body: Body) -> Candidate:
+def read_candidate(body: Body) -> Candidate:
     fields = body.within("candidate")
     candidate = fields.text("candidate")
     if not candidate and not fields.has_blank("candidate"):
@@ -175,6 +176,11 @@ def _expires_at_s(body: Body) -> float | None:
     return body.find(unix_time_s, "expires_at") if named is None else named
 
 
+def _session_id(body: Body) -> str:
+    session = body.find(object_fields, "session") or {}
+    return identifier(session.get("id")) or body.find(identifier, "session_id") or ""
+
+
 def _said(body: Body) -> str:
     """What the service says about a failure or an end; `data` itself may be the text."""
     message = body.within("error").text("message") or body.text("message")
@@ -187,7 +193,14 @@ def _plain(value: Any) -> str | None:
 
 def _words(body: Body, *names: str) -> str:
     """The first text that is not empty; one that is empty under all names is one, too."""
-    return body.text(*names) or body.require(string, *names)
+    return body.find(lambda value: _text(value) or None, *names) or body.require(_text, *names)
+
+
+def _text(value: Any) -> str | None:
+    """Read a text, which the page on the older interface shows within an object."""
+    if isinstance(value, dict):
+        return string((object_fields(value) or {}).get("text"))
+    return string(value)
 
 
 def _response_id(body: Body) -> str:
@@ -236,11 +249,11 @@ def _by_folded_type(readers: Mapping[str, Callable[[Body], _M]]) -> Mapping[str,
 
 
 _SIGNALLING: Mapping[str, Callable[[Body], Signalling]] = {
-    Offer.TYPE: lambda body: Offer(_sdp(body)),
-    Answer.TYPE: lambda body: Answer(_sdp(body)),
-    Candidate.TYPE: _candidate,
+    Offer.TYPE: lambda body: Offer(read_sdp(body)),
+    Answer.TYPE: lambda body: Answer(read_sdp(body)),
+    Candidate.TYPE: read_candidate,
 }
-_EVENTS: Mapping[str, Callable[[Body], Event]] = _by_folded_type(
+EVENTS: Mapping[str, Callable[[Body], Event]] = _by_folded_type(
     {
         **_SIGNALLING,
         **{Ended.TYPE + end: _ended(end) for end in End if end is not End.DISCONNECTED},
@@ -252,7 +265,7 @@ _EVENTS: Mapping[str, Callable[[Body], Event]] = _by_folded_type(
             body.find(identifier, "sessionId") or "", body.find(_ice_servers, "iceServers") or ()
         ),
         Warned.TYPE: lambda body: Warned(body.text("message"), body.find(identifier, "avatarId") or ""),
-        SessionCreated.TYPE: lambda body: SessionCreated(_expires_at_s(body)),
+        SessionCreated.TYPE: lambda body: SessionCreated(_expires_at_s(body), _session_id(body)),
         SessionUpdated.TYPE: lambda body: SessionUpdated(_expires_at_s(body)),
         Status.TYPE: lambda body: Status(),
         Failed.TYPE: _failed,
@@ -274,7 +287,7 @@ _EVENTS: Mapping[str, Callable[[Body], Event]] = _by_folded_type(
         FunctionCall.TYPE: _function_call,
     }
 )
-_REQUESTS: Mapping[str, Callable[[Body], Request]] = _by_folded_type(
+REQUESTS: Mapping[str, Callable[[Body], Request]] = _by_folded_type(
     {
         **_SIGNALLING,
         InputConfig.TYPE: _input_config,

@@ -97,8 +97,8 @@ def _data(message: Event | Request) -> dict[str, Any]:
     match message:
         case Connected(session_id, ice_servers):
             return {"sessionId": session_id, "iceServers": [_ice_server_data(server) for server in ice_servers]}
-        case SessionCreated(expires_at_s) | SessionUpdated(expires_at_s) if expires_at_s is not None:
-            return {"session": {"expires_at": expires_at_s}}
+        case SessionCreated() | SessionUpdated():
+            return session_data(message)
         case UserTranscript(text):
             return {"content": text}
         case AvatarTranscriptDelta(text, response_id) | AvatarTranscript(text, response_id):
@@ -130,6 +130,16 @@ def _data(message: Event | Request) -> dict[str, Any]:
             return {"candidate": inner}
         case _:
             return {}
+
+
+def session_data(message: SessionCreated | SessionUpdated) -> dict[str, Any]:
+    """What OpenAI's events of these names say of the session, as far as it is known."""
+    session: dict[str, Any] = {}
+    if isinstance(message, SessionCreated) and message.session_id:
+        session["id"] = message.session_id
+    if message.expires_at_s is not None:
+        session["expires_at"] = message.expires_at_s
+    return {"session": session} if session else {}
 
 
 def _ice_server_data(server: IceServer) -> dict[str, Any]:

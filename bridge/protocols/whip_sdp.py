@@ -46,13 +46,13 @@ def picture_profile(codec_config: bytes) -> H264Profile:
     if not sequence_sets or len(sequence_sets[0]) < 4:
         raise RemoteProtocolError("AVC configuration has no sequence parameter set")
     _, profile_idc, constraints, level_idc = sequence_sets[0][:4]
-    profile = _profile(profile_idc, constraints)
+    profile = profile_of(profile_idc, constraints)
     if profile is None:
         raise OutputRejected(f"WebRTC knows no pictures of H.264 profile {profile_idc}: only baseline, main and high")
     return H264Profile(profile, level_idc)
 
 
-def _profile(profile_idc: int, constraints: int) -> str | None:
+def profile_of(profile_idc: int, constraints: int) -> str | None:
     if profile_idc not in _PROFILES:
         return None
     plain, constrained, mask = _PROFILES[profile_idc]
@@ -64,9 +64,13 @@ def publishing_offer(sdp: str, pictures: H264Profile) -> str:
 
     The level of the pictures; that RTCP is always multiplexed; that relayed candidates may follow (RFC 8838 §4.1).
     """
-    sdp = re.sub(r"(profile-level-id=)[0-9a-fA-F]{6}", rf"\g<1>{pictures.profile_level_id}", sdp)
-    sdp = sdp.replace("a=rtcp-mux\r\n", "a=rtcp-mux\r\na=rtcp-mux-only\r\n")  # RFC 8858 §3
+    sdp = with_profile(sdp, pictures).replace("a=rtcp-mux\r\n", "a=rtcp-mux\r\na=rtcp-mux-only\r\n")  # RFC 8858 §3
     return sdp.replace("a=end-of-candidates\r\n", "").replace("m=", "a=ice-options:trickle\r\nm=", 1)
+
+
+def with_profile(sdp: str, pictures: H264Profile) -> str:
+    """A description of ours whose one kind of H.264 is named as what it is."""
+    return re.sub(r"(profile-level-id=)[0-9a-fA-F]{6}", rf"\g<1>{pictures.profile_level_id}", sdp)
 
 
 def check_answer(answer: str, pictures: H264Profile) -> None:
@@ -95,7 +99,7 @@ def check_answer(answer: str, pictures: H264Profile) -> None:
             wanted = ", ".join(sorted(names)[:4])[:80] or "nothing"
             raise RemoteProtocolError(f"the answer wants {wanted} as {kind}, where {codec.upper()} alone was offered")
     ids = re.findall(r"profile-level-id=([0-9a-fA-F]{6})", sections[1])
-    if ids and pictures.profile not in [_profile(int(each[:2], 16), int(each[2:4], 16)) for each in ids]:
+    if ids and pictures.profile not in [profile_of(int(each[:2], 16), int(each[2:4], 16)) for each in ids]:
         raise RemoteProtocolError(f"the answer wants H.264 of profile {ids[0]}, where {pictures} alone was offered")
 
 

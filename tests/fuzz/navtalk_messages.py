@@ -63,6 +63,14 @@ def respelled_keys(value: Any, random: Random) -> Any:
     }
 
 
+def broken_often(message: dict[str, Any], random: Random, times: int) -> dict[str, Any]:
+    """The message broken so many times over, or begun anew where nothing was left of it."""
+    whole = message
+    for _ in range(times):
+        message = broken(message, random) or whole
+    return message
+
+
 def broken(message: dict[str, Any], random: Random) -> dict[str, Any]:
     """The message with one value lost, null, of another type, in another place or under another name."""
     message = json.loads(json.dumps(message))

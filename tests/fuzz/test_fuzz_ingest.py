@@ -16,7 +16,8 @@ from bridge.media.clock import NS_PER_MS
 from bridge.net.ice import IceSettings
 from bridge.protocols.pcm_messages import PcmReader, Sound
 from bridge.protocols.pcm_url import PcmFormat
-from bridge.protocols.whip_ingest import check_offer, read_fragment
+from bridge.protocols.webrtc_offers import read_fragment
+from bridge.protocols.whip_ingest import check_offer
 from bridge.track_reception import TrackReception
 from tests.fuzz.test_fuzz_sdp import CANDIDATE, OFFER, mutated
 
@@ -48,7 +49,7 @@ async def test_any_offer_is_answered_or_refused(seed: int) -> None:
             continue
         n_accepted += 1
         await source.trickle(publication.id, read_fragment_or_nothing(mutated(FRAGMENT, chance)))
-        await source.unpublish(publication.id)
+        await source.end(publication.id)
     assert not running.done() and n_accepted
     running.cancel()
     await asyncio.wait({running})

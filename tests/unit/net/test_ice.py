@@ -107,3 +107,11 @@ async def test_a_server_without_an_address_that_may_be_asked_is_left_out() -> No
     assert await judged([IceServer(("turn:near.example",))], UrlPolicy(resolve=resolve)) == []
     six = await judged([IceServer(("turn:six.example",), "user", Secret("pass"))], UrlPolicy(resolve=resolve))
     assert IceSettings().rtc_servers(six) == []
+
+
+async def test_a_stranger_leads_to_no_neighbour() -> None:
+    strange = IceSettings(policy=UrlPolicy(resolve=resolve))
+    assert strange.may_reach("93.184.215.14") and not strange.may_reach("10.0.0.7")
+    assert IceSettings().may_reach("10.0.0.7")
+    named = [IceServer(("stun:10.0.0.7",))]
+    assert await strange.trusted(named) == [] and await IceSettings().trusted(named) == named

@@ -43,8 +43,10 @@ class HttpBody:
     size_bytes   0: it may be endless.  is_seekable: it can be read from any place on.
     """
 
-    def __init__(self, label: str, url: str, tls: ssl.SSLContext, policy: UrlPolicy, *, is_strange: bool) -> None:
-        """label: how errors call it."""
+    def __init__(
+        self, label: str, url: str, tls: ssl.SSLContext, policy: UrlPolicy, *, is_strange: bool, first_byte: int = 0
+    ) -> None:
+        """label: how errors call it.  first_byte: where it is read from at first."""
         self.url = url
         self.headers: Mapping[str, str] = {}
         self.size_bytes = 0
@@ -60,12 +62,12 @@ class HttpBody:
         self._titles = icy.TitleStripper(0)
         self._held = b""
         self._held_at = 0  # place of the first byte that is held
-        self._wanted_at = 0  # place of the next byte that is asked for
+        self._wanted_at = first_byte  # place of the next byte that is asked for
 
     async def __aenter__(self) -> Self:
         """Raises SourceRejected, SourceLost."""
         try:
-            await self._request(0)
+            await self._request(self._wanted_at)
         except BaseException:
             await self._open.aclose()
             raise
@@ -137,7 +139,7 @@ class HttpBody:
         if not self.headers:
             self.headers = headers
             length = headers.get("content-length", "")
-            self.size_bytes = int(length) if length.isascii() and length.isdigit() else 0
+            self.size_bytes = first_byte + int(length) if length.isascii() and length.isdigit() else 0
             self.is_seekable = self.size_bytes > 0 and headers.get("accept-ranges", "").lower() == "bytes"
         self._titles = icy.TitleStripper(icy.metadata_interval(headers))
         self._chunks = aiter(response.aiter_stream())
