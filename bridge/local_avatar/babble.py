@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import sosfilt
 
 from bridge.local_avatar.voice import Pcm
 from bridge.media.clock import AVATAR_RATE_HZ
@@ -214,6 +213,9 @@ def _sections(b0: _Track, b1: float, b2: _Track | float, a1: _Track, a2: _Track 
 
 def _filtered(samples: _Track, sections: NDArray[np.float64]) -> _Track:
     """Samples through filters that change with every frame: sections of shape (frames, sections, 6)."""
+    # Takes half a second and more, which whoever has espeak-ng need not wait for.
+    from scipy.signal import sosfilt
+
     state = np.zeros((sections.shape[1], 2))
     filtered = np.empty_like(samples)
     for frame, section in enumerate(sections):

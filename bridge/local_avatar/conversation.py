@@ -52,6 +52,7 @@ class Conversation:
         self._turns, self._gate = TurnDetector(), SilenceGate()
         self._tools: dict[str, Tool] = {}
         self._said: deque[str] = deque(maxlen=MAX_HISTORY)
+        self._unanswered = ""  # the last item of the history, as long as nothing came after it
         self._picture = ""
         self._calls: dict[str, str] = {}  # names of the tools that owe a result, by call
         self._results: deque[str] = deque(maxlen=MAX_CALLS)
@@ -71,6 +72,7 @@ class Conversation:
                 self._interrupt()
             case navtalk.TextInput(text):
                 self.counts["texts"] += 1
+                self._remember("")
                 self._answer(self._reply(text[:MAX_CHARACTERS]))
             case navtalk.ImageInput(data_url, wants_answer):
                 self.counts["pictures"] += 1
@@ -82,7 +84,7 @@ class Conversation:
                 self.counts["tools"] = len(self._tools)
             case navtalk.HistoryItem(text):
                 self.counts["history_items"] += 1
-                self._said.append(text[:MAX_CHARACTERS])
+                self._remember(text[:MAX_CHARACTERS])
             case navtalk.FunctionCallOutput(call_id, output):
                 self._take_output(call_id, output[:MAX_CHARACTERS])
             case navtalk.ResponseCreate():
@@ -96,10 +98,17 @@ class Conversation:
             await self._send(navtalk.SpeechStarted())
             return
         self.counts["turns"] += 1
+        self._remember("")
         heard = f"speech, {event.duration_s:.1f} s"
         await self._send(navtalk.SpeechStopped())
         await self._send(navtalk.UserTranscript(f"({heard})"))
         self._answer(self._repeat(f"(repeats {heard})", event.pcm16))
+
+    def _remember(self, text: str) -> None:
+        """Something new is said, and what was said before is history for good."""
+        if self._unanswered:
+            self._said.append(self._unanswered)
+        self._unanswered = text
 
     def _take_output(self, call_id: str, output: str) -> None:
         if self._calls.pop(call_id, None) is not None:
@@ -138,6 +147,10 @@ class Conversation:
         if self._results:
             words = " ".join(self._results)
             self._results.clear()
+        elif self._unanswered:
+            text, self._unanswered = self._unanswered, ""
+            await self._reply(text)
+            return
         elif self._calls:
             words = f"I am still waiting for {', '.join(self._calls.values())}."
         else:

@@ -75,6 +75,11 @@ FAULTS: Mapping[str, FaultKind] = {
     "ignore-pli": FaultKind("no keyframe is made when one is asked for"),
     # the conversation
     "barge-in": _after(3, "the service hears somebody speak, also in the role speak"),
+    # rooms
+    "late-avatar": _after(3, "the avatar joins the room so late"),
+    "avatar-leaves": _after(3, "the avatar leaves the room, and joins it again two seconds later"),
+    "republish": _after(3, "the avatar publishes its tracks anew"),
+    "repeat-data": FaultKind("data packets come again, behind later ones"),
     # ends: at once, or so far into the session
     "bad-licence": _after(0, "the licence is refused"),
     "balance": _after(0, "the balance is used up"),
@@ -90,15 +95,23 @@ FAULTS: Mapping[str, FaultKind] = {
     "malformed-events": FaultKind("events without what they are for"),
     "nesting": FaultKind("where the values of events stand", choices=("wrapped", "flat", "double", "raw")),
     "spelling": FaultKind("how events and their values are named", choices=("camel", "snake", "bare", "upper")),
+    "text-deltas": FaultKind("the older interface: words of an answer are mere text, not an object"),
+    "binary-sound": FaultKind("the older interface: an answer's sound comes in binary frames"),
     "alias": FaultKind("whose other names events and values have", choices=("openai", "apps", "terse")),
     "sdp-string": FaultKind("the offer's SDP is a string, not an object"),
     "ice-servers": FaultKind("how ICE servers are written", choices=("none", "string", "list", "snake")),
+    # video generation
+    "rest-status": FaultKind("every request is refused with a page of HTML", choices=("401", "402", "429", "503")),
+    "clip-status": FaultKind("a clip that is being rendered has a status that no document names"),
+    "clip-fails": FaultKind("no clip can be rendered"),
+    "clip-breaks": FaultKind("downloads of clips break off, twice"),
     # the WebSocket
     "slow-accept": FaultKind("the WebSocket's upgrade is answered so late", "seconds", 3, most=OPEN_TIMEOUT_S - 5),
     "close-at": FaultKind("closes instead of taking this step of the greeting", choices=STEPS),
     "mute-at": FaultKind("says nothing from this step of the greeting on", choices=STEPS),
     "ws-drop": _after(5, "the WebSocket's TCP connection is reset"),
     "ws-close": _after(5, "the WebSocket is closed with code 1011"),
+    "signal-close": _after(5, "the older interface: the WebSocket of signalling is closed, the other one stays"),
 }
 
 

@@ -4,9 +4,10 @@ import asyncio
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import structlog
@@ -18,6 +19,7 @@ from bridge.local_avatar.conversation import Conversation, Role
 from bridge.local_avatar.faults import Faults
 from bridge.local_avatar.noise import Frame, Noise
 from bridge.local_avatar.options import LocalAvatarOptions
+from bridge.local_avatar.service import House
 from bridge.local_avatar.spelling import Spelling
 from bridge.local_avatar.transmission import Transmission
 from bridge.net.ice import IceSettings
@@ -52,6 +54,25 @@ AVATARS = (
     Avatar("local-ava-2", "navtalk.Ava"),
 )
 
+
+class NavTalkService:
+    """The unified interface: one WebSocket for everything."""
+
+    PATH = "/wss/v2/realtime-chat"
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.sockets = {self.PATH: self._serve}
+        self.routes = ()
+
+    def urls(self, sockets: str, web: str) -> Sequence[str]:
+        return (f"{sockets}{self.PATH}",)
+
+    async def _serve(self, socket: ServerConnection) -> None:
+        house = self._house
+        await NavTalkSession(socket, house.options, house.ice, house.stun_port).run()
+
+
 # How a session ends by fault: with an event, or without a word but the reason of the WebSocket's close.
 _ENDS: Mapping[str, navtalk.Ended | None] = {
     "bad-licence": navtalk.Ended(navtalk.End.FAIL, "Invalid license key"),
@@ -72,12 +93,14 @@ class NavTalkSession:
     clients their address, on the host that they reached.
     """
 
+    NAME = "name"  # of the avatar, in the query
+
     def __init__(
         self, socket: ServerConnection, options: LocalAvatarOptions, ice: IceSettings, stun_port: int = 0
     ) -> None:
         self._socket = socket
         self._options, self._ice, self._stun_port = options, ice, stun_port
-        self._query = parse_qs(urlsplit(socket.request.path).query) if socket.request is not None else {}
+        self._query = query_of(socket)
         is_mirror = self._asked("audioBack") == "true" or self._asked("model") == "transparency"
         self.role: Role = "speak" if is_mirror else "conversation"
         self._faults, self._wrong_fault = Faults(options.faults), ""
@@ -85,10 +108,11 @@ class NavTalkSession:
             self._faults = self._faults.and_also(self._query.get("fault", ()))
         except ValueError as error:
             self._wrong_fault = str(error)
-        self._spelling = Spelling(self._faults)
+        self._spelling = self._spell()
         self._noise = Noise(self._faults)
         limit_s = self._faults.value("session-limit", math.inf)
         self._expires_at_s = time.time() + limit_s if math.isfinite(limit_s) else None
+        self.id = f"local-{secrets.token_hex(8)}"
         self._is_mute = False
         self._reason = ""  # of an end that is ours
         self._transmission: Transmission | None = None
@@ -103,7 +127,7 @@ class NavTalkSession:
             refusal = self._refusal()
             end = next((name for name in _ENDS if name in self._faults and not self._faults.value(name)), None)
             if refusal:
-                await self._send(navtalk.Ended(navtalk.End.FAIL, refusal))
+                await self._send_end(navtalk.Ended(navtalk.End.FAIL, refusal))
             elif end is not None:
                 await self._end(end)
             else:
@@ -126,11 +150,15 @@ class NavTalkSession:
             name = self._choices()[-1].name.rpartition(".")[2]
             conversation = Conversation(name, self.role, transmission.performer, tasks, self._send)
             self._transmission, self._conversation = transmission, conversation
-            for part in (transmission.run, partial(self._greet, transmission), self._disturb, self._misbehave):
+            for part in self._parts(transmission):
                 tasks.create_task(part())
             await self._listen(transmission, conversation)
             # It ends everything else that belongs to the session.
             raise ProviderUnavailable("the client has left")
+
+    def _parts(self, transmission: Transmission) -> Sequence[Callable[[], Coroutine[Any, Any, None]]]:
+        """What happens meanwhile."""
+        return (transmission.run, partial(self._greet, transmission), self._disturb, self._misbehave)
 
     def _log_end(self, reason: str) -> None:
         if self._transmission is None or self._conversation is None:
@@ -147,6 +175,9 @@ class NavTalkSession:
             **self._conversation.counts,
         )
 
+    def _spell(self) -> Spelling:
+        return Spelling(self._faults)
+
     # ------------------------------------------------------------------------------------------ whom it serves
 
     def _asked(self, name: str) -> str:
@@ -154,7 +185,7 @@ class NavTalkSession:
 
     def _choices(self) -> list[Avatar]:
         """The avatars that the URL asks for, the newest last; an id goes before a name."""
-        avatar_id, name = self._asked("avatarId"), self._asked("name")
+        avatar_id, name = self._asked("avatarId"), self._asked(self.NAME)
         return [avatar for avatar in AVATARS if (avatar.id == avatar_id if avatar_id else avatar.name == name)]
 
     def _refusal(self) -> str:
@@ -181,21 +212,24 @@ class NavTalkSession:
             "updated": partial(self._send, navtalk.SessionUpdated()),
         }
         for step, take in steps.items():
-            if self._faults.choice("close-at") == step and self._faults.strikes("close-at"):
-                self._reason = "fault close-at"
-                await self._socket.close()
+            if not await self._step(step, take):
                 return
-            if self._faults.choice("mute-at") == step:
-                self._is_mute = self._faults.strikes("mute-at")
-            await self._make_noise()
-            await take()
-        if "late-offer" in self._faults:
-            await asyncio.sleep(self._faults.value("late-offer"))
-            self._faults.strikes("late-offer")
-            await transmission.offer()
+        await self._offer_late(transmission)
+
+    async def _step(self, step: str, take: Callable[[], Awaitable[None]]) -> bool:
+        """Take a step of the greeting; whether there are to be more."""
+        if self._faults.choice("close-at") == step and self._faults.strikes("close-at"):
+            self._reason = "fault close-at"
+            await self._socket.close()
+            return False
+        if self._faults.choice("mute-at") == step:
+            self._is_mute = self._faults.strikes("mute-at")
+        await self._make_noise()
+        await take()
+        return True
 
     async def _welcome(self) -> None:
-        await self._send(navtalk.Connected(f"local-{secrets.token_hex(8)}", self._ice_servers()))
+        await self._send(navtalk.Connected(self.id, self._ice_servers()))
         choices = self._choices()
         if len(choices) > 1:
             chosen = choices[-1]
@@ -215,6 +249,12 @@ class NavTalkSession:
 
     async def _offer(self, transmission: Transmission) -> None:
         if not (self._faults.strikes("no-offer") or "late-offer" in self._faults):
+            await transmission.offer()
+
+    async def _offer_late(self, transmission: Transmission) -> None:
+        if "late-offer" in self._faults:
+            await asyncio.sleep(self._faults.value("late-offer"))
+            self._faults.strikes("late-offer")
             await transmission.offer()
 
     async def _send(self, event: navtalk.Event) -> None:
@@ -243,10 +283,11 @@ class NavTalkSession:
     # ------------------------------------------------------------------------------------------ ends
 
     async def _misbehave(self) -> None:
-        await self._faults.commit(
-            {name: partial(self._end, name) for name in _ENDS}
-            | {"ws-drop": self._drop, "ws-close": self._break, "barge-in": self._barge_in}
-        )
+        await self._faults.commit(self._faults_in_time())
+
+    def _faults_in_time(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        ends: dict[str, Callable[[], Awaitable[None]]] = {name: partial(self._end, name) for name in _ENDS}
+        return ends | {"ws-drop": self._drop, "ws-close": self._break, "barge-in": self._barge_in}
 
     async def _end(self, name: str) -> None:
         self._faults.strikes(name)
@@ -255,8 +296,11 @@ class NavTalkSession:
         if end is None:
             await self._socket.close(1000, "Insufficient points")
         else:
-            await self._send(end)
+            await self._send_end(end)
             await self._socket.close()
+
+    async def _send_end(self, end: navtalk.Ended) -> None:
+        await self._send(end)
 
     async def _barge_in(self) -> None:
         await self._send(navtalk.SpeechStarted())
@@ -277,21 +321,38 @@ class NavTalkSession:
                 self.binary_frames += 1
                 continue
             try:
-                request = parse_request(frame)
+                request = self._parse(frame)
                 match request:
                     case navtalk.Unknown(type_name):
-                        self.unreadable_frames += not type_name
-                        log.debug("avatar_request_unknown", type=_shown(type_name))
+                        self._note_unknown(type_name)
                     case navtalk.Offer() | navtalk.Answer() | navtalk.Candidate():
                         await transmission.take(request)
                     case _:
-                        await conversation.take(request)
+                        await self._converse(request, conversation)
             except RemoteProtocolError as error:
-                self.unreadable_frames += 1
-                log.warning("avatar_request_refused", error=_shown(str(error)))
-                await self._send(navtalk.Failed(_shown(str(error))))
+                await self._refuse(error)
+
+    def _parse(self, text: str) -> Any:
+        return parse_request(text)
+
+    async def _converse(self, request: Any, conversation: Conversation) -> None:
+        await conversation.take(request)
+
+    def _note_unknown(self, type_name: str) -> None:
+        self.unreadable_frames += not type_name
+        log.debug("avatar_request_unknown", type=shown(type_name))
+
+    async def _refuse(self, error: RemoteProtocolError) -> None:
+        self.unreadable_frames += 1
+        log.warning("avatar_request_refused", error=shown(str(error)))
+        await self._send(navtalk.Failed(shown(str(error))))
 
 
-def _shown(text: str) -> str:
+def query_of(socket: ServerConnection) -> Mapping[str, Sequence[str]]:
+    """The query parameters that a client has come with."""
+    return parse_qs(urlsplit(socket.request.path).query) if socket.request is not None else {}
+
+
+def shown(text: str) -> str:
     """What a client has had a part in: masked before it is cut, for half of a secret is not known as one."""
     return mask(text)[:MAX_SHOWN_CHARACTERS]

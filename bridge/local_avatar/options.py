@@ -8,13 +8,16 @@ from bridge.local_avatar.faults import Fault
 from bridge.media.access_unit import Codec
 from bridge.redact import Secret
 
+ServiceName = Literal["navtalk", "navtalk-legacy", "navtalk-clips", "livekit", "heygen", "liveavatar"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalAvatarOptions:
     """The local avatar service.
 
+    services       which ones of the cloud it imitates.
     listen_port    0: any free one.
-    license        the only one accepted; None: any that is not empty.
+    license        the only one accepted; None: any that is not empty. Of rooms: the secret that signs tokens.
     size_px        width and height of the picture.
     codec          of the pictures: H264 or VP8.
     profile        of H.264, as the pictures have it and the offer says.
@@ -23,6 +26,7 @@ class LocalAvatarOptions:
     faults         of every session; one session's own come from its URL.
     """
 
+    services: Sequence[ServiceName] = ("navtalk",)
     listen_host: str = "127.0.0.1"
     listen_port: int = 0
     license: Secret | None = None

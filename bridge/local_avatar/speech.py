@@ -8,9 +8,9 @@ import unicodedata
 import wave
 from asyncio.subprocess import DEVNULL, PIPE
 
+import av
 import numpy as np
 import structlog
-from scipy.signal import resample_poly
 
 from bridge.errors import SourceError, SourceLost, SourceRejected
 from bridge.local_avatar.babble import babble
@@ -107,8 +107,11 @@ def _read(wav: bytes) -> Pcm:
         raise SourceLost(f"{_PROGRAM} made no WAV: {error}") from None
     if shape != (1, 2) or not rate_hz:
         raise SourceLost(f"{_PROGRAM} made a WAV of {shape[0]} channels and {8 * shape[1]} bits")
-    samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float64)
-    common = math.gcd(rate_hz, AVATAR_RATE_HZ)
-    resampled = resample_poly(samples, AVATAR_RATE_HZ // common, rate_hz // common) if len(samples) else samples
-    pcm: Pcm = np.clip(np.rint(resampled), -32768, 32767).astype(np.int16)
-    return pcm
+    samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
+    if not len(samples):
+        return samples
+    frame = av.AudioFrame.from_ndarray(samples[np.newaxis], "s16", "mono")
+    frame.sample_rate = rate_hz
+    resampler = av.AudioResampler("s16", "mono", AVATAR_RATE_HZ)
+    parts = [part.to_ndarray()[0] for given in (frame, None) for part in resampler.resample(given)]
+    return np.concatenate(parts)

@@ -96,8 +96,10 @@ class Spelling:
     does.
     """
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, write: Callable[[navtalk.Event], str | None] = dump) -> None:
+        """`write`: the form that is respelled; None for an event that has none."""
         self._faults = faults
+        self._write = write
         self._nest = _NESTINGS[faults.choice("nesting", "wrapped")]
         self._spelling = faults.choice("spelling")
         self._dialect = _DIALECTS.get(faults.choice("alias"), _Dialect())
@@ -107,8 +109,8 @@ class Spelling:
 
     def write(self, event: navtalk.Event) -> str | None:
         """The text of one event; None for one that such a service does not send."""
-        text = dump(event)
-        if self._is_plain:
+        text = self._write(event)
+        if text is None or self._is_plain:
             return text
         for fault in ("nesting", "spelling"):
             self._faults.strikes(fault)

@@ -17,10 +17,12 @@ from bridge.local_avatar.performer import PerformanceOptions, Performer
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.h264 import parameter_sets, split_avcc
 from bridge.net.aiortc_sender import SenderClock
+from bridge.net.data_channels import DataChannels
 from bridge.net.ice import IceSettings
 from bridge.net.impairment import Impairment, RandomLoss, Reordering, in_turn
 from bridge.net.peer import SendingPeer
 from bridge.net.peer_connection import CONNECT_TIMEOUT_S, DTLS_TIMEOUT_S
+from bridge.net.race import race
 from bridge.protocols import navtalk
 
 log = structlog.get_logger()
@@ -60,7 +62,10 @@ class Transmission:
         faults: Faults,
         tasks: asyncio.TaskGroup,
         send: Callable[[navtalk.Event], Awaitable[None]],
+        make_data: Callable[[], DataChannels] | None = None,
     ) -> None:
+        """`make_data`: the data channels of each connection, whose tracks then wait for `publish`."""
+        self._make_data = make_data
         self._ice, self._options, self._faults, self._tasks, self._send = ice, options, faults, tasks, send
         width_px, height_px = options.size_px
         self._looks = PerformanceOptions(
@@ -85,6 +90,7 @@ class Transmission:
         self._is_up = asyncio.Event()
         self._lost: SendingPeer | None = None  # carries nothing any more
         self._is_stalled = False
+        self._is_withheld = make_data is not None
 
     async def run(self) -> None:
         """Perform from the first connection on, until cancelled."""
@@ -108,6 +114,19 @@ class Transmission:
         await self._send(navtalk.Offer(offer))
         for candidate in candidates if late else ():
             await self._send(candidate)
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether the newest connection's offers have all been answered."""
+        return bool(self._serving) and next(reversed(self._serving)).is_stable
+
+    async def publish(self, *, is_on: bool) -> None:
+        """Offer the tracks on the newest connection, or take them away. To be called while it is stable."""
+        peer = next(reversed(self._serving))
+        peer.publish(is_on=is_on)
+        self._is_withheld = not is_on
+        self._pause_or_go_on()
+        await self._send(navtalk.Offer(await peer.renegotiate()))
 
     async def take(self, message: navtalk.Signalling) -> None:
         """Take the client's part. Raises RemoteProtocolError when it does not fit; what is on air goes on."""
@@ -159,25 +178,18 @@ class Transmission:
             first_report_s=math.inf if "no-reports" in self._faults else self._faults.value("late-reports"),
             lost=ProviderUnavailable,
             tells_capture=True,
+            data=self._make_data() if self._make_data is not None else None,
         )
         self._serving[peer] = self._tasks.create_task(self._serve(peer), name="avatar-media")
         return peer
 
     async def _serve(self, peer: SendingPeer) -> None:
         try:
-            async with peer, asyncio.TaskGroup() as parts:
-                parts.create_task(peer.run(), name="avatar-media-watch")
-                try:
-                    async with asyncio.timeout(CONNECT_S):
-                        await peer.connected()
-                except TimeoutError:
-                    raise ProviderUnavailable(f"no answer to an offer within {ANSWER_S:g} s") from None
-                if peer.is_connected:
-                    self._take_over(peer)
-                    await asyncio.sleep(HANDOVER_S)
-                    self._close_before(peer)
-        except* ProviderUnavailable as group:
-            log.info("avatar_media_lost", reason=str(group.exceptions[0]))
+            async with peer:
+                # No group: Python 3.11's forgets that it was cancelled if a task fails in the same moment.
+                await race(peer.run(), self._carry(peer))
+        except ProviderUnavailable as error:
+            log.info("avatar_media_lost", reason=str(error))
         finally:
             del self._serving[peer]
             if self._on_air is peer:
@@ -189,6 +201,19 @@ class Transmission:
                 await self._is_up.wait()
         except TimeoutError:
             raise ProviderUnavailable(f"the client has had no media for {MEDIA_GRACE_S:g} s") from None
+
+    async def _carry(self, peer: SendingPeer) -> None:
+        """Put a connection on air once it is up, in the place of older ones; never returns."""
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await peer.connected()
+        except TimeoutError:
+            raise ProviderUnavailable(f"no answer to an offer within {ANSWER_S:g} s") from None
+        if peer.is_connected:
+            self._take_over(peer)
+            await asyncio.sleep(HANDOVER_S)
+            self._close_before(peer)
+        await asyncio.Event().wait()
 
     def _take_over(self, peer: SendingPeer) -> None:
         self._on_air = peer
@@ -205,7 +230,7 @@ class Transmission:
             serving.cancel()
 
     def _pause_or_go_on(self) -> None:
-        self.performer.paused = self._is_stalled or self._on_air is None
+        self.performer.paused = self._is_stalled or self._is_withheld or self._on_air is None
 
     def _impairment(self) -> Impairment | None:
         kinds: Mapping[str, type[RandomLoss | Reordering]] = {"loss": RandomLoss, "reorder": Reordering}

@@ -47,11 +47,11 @@ class Media:
         listener: AvatarListener,
         knowledge: Knowledge,
         tasks: asyncio.TaskGroup,
-        send: Callable[[navtalk.Request], Awaitable[None]],
-        has_begun: asyncio.Event,
+        send: Callable[[navtalk.Signalling], Awaitable[None]],
+        has_begun: asyncio.Event | None,
         where: str,
     ) -> None:
-        """`has_begun`: the service has named its ICE servers. `tasks` get what fails."""
+        """`has_begun`: the service has named its ICE servers; None: it names none. `tasks` get what fails."""
         self.ice_servers: Sequence[IceServer] = ()
         self._ice = ice
         self._listener = listener
@@ -107,7 +107,8 @@ class Media:
             await self._newest.peer.add_candidate(candidate.candidate, candidate.sdp_mid, candidate.sdp_mline_index)
 
     async def _answer_offer(self, connection: "_Connection", offer: navtalk.Offer) -> None:
-        await self._has_begun.wait()
+        if self._has_begun is not None:
+            await self._has_begun.wait()
         async with connection.negotiation:
             with naming(self._where):
                 answer = await connection.peer.answer(offer.sdp, self.ice_servers)

@@ -1,5 +1,6 @@
 """The media of one session: which connection carries it, and what may befall it."""
 
+import asyncio
 import math
 from typing import Any
 
@@ -186,6 +187,18 @@ async def test_a_client_that_lost_its_media_and_brings_none_is_gone(monkeypatch:
         FakePeer.made[0].lose()
         await settle()
         assert socket.closed == (1000, "")
+
+
+@pytest.mark.parametrize("n_turns", range(4))
+async def test_a_connection_that_is_lost_in_the_moment_in_which_its_session_ends_holds_nobody_up(n_turns: int) -> None:
+    async with serving([ANSWER]):
+        (media,) = (task for task in asyncio.all_tasks() if task.get_name() == "avatar-media")
+        FakePeer.made[0].lose()
+        for _ in range(n_turns):
+            await asyncio.sleep(0)
+        media.cancel()
+        await settle()
+        assert media.done()
 
 
 # ---------------------------------------------------------------------------------------------- media

@@ -6,8 +6,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from bridge.config import AvatarConfig, IceConfig
+from bridge.config import IceConfig, NavTalkConfig
 from bridge.net.ice import IceServer, IceSettings
+from bridge.protocols import navtalk
 from bridge.providers import ice_settings, open_provider
 from bridge.providers.navtalk import NavTalkProvider
 from bridge.providers.navtalk_options import NavTalkOptions
@@ -22,12 +23,16 @@ def options(**given: Any) -> NavTalkOptions:
     )
 
 
+def url_of(given: NavTalkOptions) -> str:
+    return navtalk.with_query(given.url.reveal(), given.request_query)
+
+
 def query(**given: Any) -> dict[str, str]:
-    return dict(parse_qsl(urlsplit(options(**given).request_url()).query))
+    return dict(parse_qsl(urlsplit(url_of(options(**given))).query))
 
 
 def test_every_value_of_the_query_is_encoded() -> None:
-    url = options(name="Leo & Ann/ü").request_url()
+    url = url_of(options(name="Leo & Ann/ü"))
     assert url == f"{URL}?name=Leo%20%26%20Ann%2F%C3%BC&license=sk%20navtalk%2F1%262"
 
 
@@ -64,7 +69,7 @@ def test_a_query_of_the_configured_url_is_kept() -> None:
 
 def test_parameters_of_the_configured_url_stay_in_order_also_repeated_ones() -> None:
     url = Secret.url(f"{URL}?fault=loss:2&region=eu&fault=bad-json&blank=&name=other&license=other")
-    asked = parse_qsl(urlsplit(options(url=url).request_url()).query, keep_blank_values=True)
+    asked = parse_qsl(urlsplit(url_of(options(url=url))).query, keep_blank_values=True)
     assert asked == [
         *(("fault", "loss:2"), ("region", "eu"), ("fault", "bad-json"), ("blank", "")),
         *(("name", "navtalk.Leo"), ("license", "sk navtalk/1&2")),
@@ -88,7 +93,7 @@ def test_the_tail_of_silence_depends_on_who_listens(role: str, tail_s: float) ->
 
 def test_the_front_door_opens_navtalk(tmp_path: Path) -> None:
     (tmp_path / "license").write_text("sk_navtalk_1\n")
-    config = AvatarConfig.model_validate({"license_file": str(tmp_path / "license"), "name": "navtalk.Leo"})
+    config = NavTalkConfig.model_validate({"license_file": str(tmp_path / "license"), "name": "navtalk.Leo"})
     assert isinstance(open_provider(config, IceSettings()), NavTalkProvider)
 
 

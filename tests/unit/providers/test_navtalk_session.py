@@ -14,7 +14,7 @@ from bridge.ports import ToolCall
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk import End, Ended
 from bridge.protocols.navtalk_json import dump, parse_event
-from bridge.providers import navtalk_session
+from bridge.providers import navtalk_session, navtalk_socket
 from bridge.providers.navtalk_events import MAX_ARGUMENT_CHARACTERS, MAX_OPEN_CALLS
 from bridge.providers.navtalk_knowledge import MAX_TOLD, Knowledge
 from bridge.redact import Secret
@@ -188,7 +188,17 @@ async def test_history_is_sent_once_in_a_session() -> None:
 async def test_a_mirror_is_told_no_history() -> None:
     async with scene(["first"], role="speak") as it:
         await it.socket.say(CONNECTED, CREATED)
+        with pytest.raises(ProviderRejected, match="history"):
+            await it.session.remember("later")
         assert it.socket.sent == []
+
+
+async def test_what_a_user_said_before_can_be_told_later_too() -> None:
+    async with scene() as it:
+        await it.socket.say(CREATED)
+        await it.session.remember("My name is Ann.")
+        (item,) = it.socket.sent_of("conversation.item.create")
+        assert item["item"]["content"][0]["text"] == "My name is Ann."
 
 
 async def test_that_no_ice_servers_are_named_is_said_once_per_provider() -> None:
@@ -407,9 +417,9 @@ async def test_how_long_a_service_has_not_read_includes_what_large_messages_are_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A deadline in the past, so that nobody waits for it.
-    monkeypatch.setattr(navtalk_session, "SEND_TIMEOUT_S", -30.0)
+    monkeypatch.setattr(navtalk_socket, "SEND_TIMEOUT_S", -30.0)
     async with scene() as it:
-        it.socket.n_unread_bytes = 23 * navtalk_session.SLOWEST_BYTES_PER_S
+        it.socket.n_unread_bytes = 23 * navtalk_socket.SLOWEST_BYTES_PER_S
         with pytest.raises(ProviderUnavailable, match="stopped reading for -7 s"):
             await it.session.say("x")
         await settled()
