@@ -10,13 +10,19 @@ import structlog
 
 from bridge.errors import ConfigError
 from bridge.media.access_unit import AccessUnit, Codec
-from bridge.outputs.audio import OpusToAac, Repairs
+from bridge.media.slate_pictures import SlatePictures
+from bridge.outputs.audio import OpusToAac, Repairs, Transcoding
+from bridge.outputs.mixed_sound import Coded, MixedSound, Mixer, Rendition
+from bridge.outputs.pictures import Pictures
 from bridge.outputs.runner import OutputRunner
 from bridge.outputs.status import OutputState
 
 # What an output that is stopped by hand may take to publish what waits, at most its queue of 2 s, and to close: 2 s
 # for RTMP. Then it is cancelled, and closes without what is left.
 CLOSE_S = 4.0
+# What is mixed has waited for the inputs already, and WebRTC viewers wait for all of a round: half of `audio.ROUND_S`,
+# for 0.007 of a core.
+MIXED_ROUND_S = 0.040
 
 log = structlog.get_logger()
 
@@ -44,20 +50,40 @@ class _Member:
 
 @dataclass(slots=True)
 class _Sound:
-    """AAC of one bit rate, for who takes it. `before`: what the session had repaired when it began."""
+    """AAC of one bit rate, for who takes it; of any bit rate and codec where there is a mixer.
+
+    before  what the session had repaired when it began.
+    """
 
     bit_rate: int
     before: Repairs
+    on_fed: Callable[[OutputRunner], None]
+    mixer: Mixer | None = None
+    has_ended: bool = False
     takers: list[OutputRunner] = field(default_factory=list)
-    transcoder: OpusToAac = field(init=False)
+    transcoder: Transcoding[AccessUnit] | Transcoding[Coded] = field(init=False)
     task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self.transcoder = OpusToAac(self._emit, self.bit_rate)
+        if (mixer := self.mixer) is None:
+            self.transcoder = OpusToAac(self._emit, self.bit_rate)
+        else:
+            self.transcoder = Transcoding(
+                self._emit_coded,
+                lambda: MixedSound(mixer, lambda: [_rendition(runner) for runner in tuple(self.takers)]),
+                round_s=MIXED_ROUND_S,
+                before_round=mixer.before_round,
+            )
 
     def _emit(self, unit: AccessUnit) -> None:
         for runner in self.takers:
             runner.queue.put(unit)
+
+    def _emit_coded(self, coded: Coded) -> None:
+        rendition, unit = coded
+        for runner in self.takers:
+            if _rendition(runner) == rendition:
+                runner.queue.put(unit)
 
     @property
     def repairs(self) -> Repairs:
@@ -66,28 +92,45 @@ class _Sound:
     async def run(self) -> None:
         try:
             await self.transcoder.run()
-        finally:
+        except Exception:
             for runner in self.takers:
                 runner.finish()
+            raise
+        self.has_ended = True
+        for runner in self.takers:
+            self.on_fed(runner)
 
 
 class Hub:
-    """Gives every output the pictures, and the sound in the codec its container takes.
+    """Gives every output the pictures in the way that suits it (`pictures`), and the sound in the codec its container
+    takes.
 
     Opus goes through untouched; for all outputs that run and want AAC at one bit rate there is one transcoder, and none
-    when nobody wants it. An output that fails, refuses or stalls touches no other: each has a queue and a runner of its
-    own, `put` never waits, and a bug in one ends the session only once the others are done. A bug in a transcoder
-    finishes the outputs that it feeds.
+    when nobody wants it. With a mixer there is one for all outputs, Opus included. An output that fails, refuses or
+    stalls touches no other: each has a queue and a runner of its own, `put` never waits, and a bug in one ends the
+    session only once the others are done. A bug in a transcoder or encoder finishes the outputs that it feeds.
 
     Outputs are added, removed, started and stopped at any time; before `run`, they start with it. An output starts
     again only when its connection before is closed: it never publishes twice.
     """
 
-    def __init__(self, runners: Sequence[OutputRunner] = ()) -> None:
+    def __init__(
+        self,
+        runners: Sequence[OutputRunner] = (),
+        *,
+        mixer: Mixer | None = None,
+        slate: Callable[[], SlatePictures | None] = lambda: None,
+        request_keyframe: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`slate`: the one that is ready.  `request_keyframe` asks the avatar for one."""
+        self._mixer = mixer
         self._members: dict[str, _Member] = {}
         self._takers: list[OutputRunner] = []  # those that run
         self._sounds: dict[int, _Sound] = {}
         self._repairs = Repairs()
+        self._pictures = Pictures(
+            self._spawn_encoder, slate=slate, request_keyframe=request_keyframe, on_fed=self._on_fed
+        )
         self._bugs: list[Exception] = []
         self._tasks: asyncio.TaskGroup | None = None
         # What is started by another task than the session's logs in the session's name all the same.
@@ -107,7 +150,7 @@ class Hub:
 
     @property
     def keyframe_s(self) -> float | None:
-        """The smallest distance of keyframes that any output declares; None: no output cares."""
+        """The smallest distance of the avatar's keyframes that any output needs; None: no output cares."""
         return min((runner.keyframe_s for runner in self.runners if runner.keyframe_s is not None), default=None)
 
     @property
@@ -122,20 +165,25 @@ class Hub:
 
     def put(self, unit: AccessUnit) -> None:
         """Offer a unit to every output that runs; never waits."""
+        self._pictures.put(unit)
         for sound in self._sounds.values():
             sound.transcoder.put(unit)
         for runner in self._takers:
-            if unit.codec.kind == "video" or unit.codec is runner.audio_codec:
+            if unit.codec is runner.audio_codec and self._mixer is None:
                 runner.queue.put(unit)
+
+    def show_caption(self, text: str) -> None:
+        """What the avatar says at present, for outputs that paint captions; empty: nothing."""
+        self._pictures.show_caption(text)
 
     def finish(self) -> None:
         """Let the outputs publish what waits and close; `run` then returns."""
         self._is_over.set()
         for sound in self._sounds.values():
             sound.transcoder.finish()
-        for runner in self._takers:
-            if runner.audio_codec is not Codec.AAC:
-                runner.finish()
+        self._pictures.finish()
+        for runner in tuple(self._takers):
+            self._on_fed(runner)
 
     async def run(self) -> None:
         """Run until `finish` and the end of every output, or until nobody is left to publish to.
@@ -209,8 +257,9 @@ class Hub:
         member.is_due = False
         runner.prepare()
         self._takers.append(runner)
-        if runner.audio_codec is Codec.AAC:
-            self._sound(runner.audio_bitrate).takers.append(runner)
+        if self._is_transcoded(runner):
+            self._sound(self._bit_rate(runner)).takers.append(runner)
+        self._pictures.attach(runner)
         member.task = self._spawn(runner.run, runner.name, output=runner.name)
         member.task.add_done_callback(lambda _: self._on_end(member))
 
@@ -232,33 +281,49 @@ class Hub:
     def _on_end(self, member: _Member) -> None:
         member.task = None
         self._detach(member.runner)
-        self._was_on_air |= member.runner.has_been_accepted
+        self._was_on_air |= member.runner.has_been_accepted and not member.runner.is_aside
         if self._is_over.is_set():
             return
         if member.is_due:
             self._launch(member)
         elif member.has_ended_by_itself and self._nobody_is_left():
-            self._is_over.set()
+            self.finish()
 
     def _nobody_is_left(self) -> bool:
-        have_ended = all(member.has_ended_by_itself for member in self._members.values())
+        wanted = [member for member in self._members.values() if not member.runner.is_aside]
+        have_ended = all(member.has_ended_by_itself for member in wanted)
         return have_ended and (bool(self._bugs) or not self._was_on_air)
 
     def _detach(self, runner: OutputRunner) -> None:
         if runner in self._takers:
             self._takers.remove(runner)
-        sound = self._sounds.get(runner.audio_bitrate)
+        self._pictures.detach(runner)
+        sound = self._sounds.get(self._bit_rate(runner))
         if sound is not None and runner in sound.takers:
             sound.takers.remove(runner)
             if not sound.takers:
                 self._retire(sound)
 
-    # ------------------------------------------------------------------------------------- AAC
+    def _on_fed(self, runner: OutputRunner) -> None:
+        """One of those that make its sound or its pictures has given all, or none does: are all of them done?"""
+        makes_sound = any(runner in sound.takers and not sound.has_ended for sound in self._sounds.values())
+        if not makes_sound and not self._pictures.feeds(runner):
+            runner.finish()
+
+    # ------------------------------------------------------------------------------------- sound
+
+    def _is_transcoded(self, runner: OutputRunner) -> bool:
+        return self._mixer is not None or runner.audio_codec is Codec.AAC
+
+    def _bit_rate(self, runner: OutputRunner) -> int:
+        """Of the sound that it takes; 0: of all."""
+        return runner.audio_bitrate if self._mixer is None else 0
 
     def _sound(self, bit_rate: int) -> _Sound:
         if bit_rate not in self._sounds:
-            sound = self._sounds[bit_rate] = _Sound(bit_rate, self.repairs)
-            sound.task = self._spawn(sound.run, f"aac {bit_rate}", transcoder=f"aac {bit_rate}")
+            sound = self._sounds[bit_rate] = _Sound(bit_rate, self.repairs, self._on_fed, self._mixer)
+            name = f"aac {bit_rate}" if self._mixer is None else "mixed sound"
+            sound.task = self._spawn(sound.run, name, transcoder=name)
             sound.task.add_done_callback(lambda _: self._retire(sound))
         return self._sounds[bit_rate]
 
@@ -269,9 +334,16 @@ class Hub:
         if sound.task is not None:
             sound.task.cancel()
 
+    def _spawn_encoder(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
+        return self._spawn(run, name, encoder=name)
+
     def _spawn(self, run: Callable[[], Coroutine[Any, Any, None]], name: str, **what: str) -> asyncio.Task[None]:
         assert self._tasks is not None, "the hub does not run"
         return self._tasks.create_task(_isolate(run, self._bugs, **what), name=name, context=self._context.copy())
+
+
+def _rendition(runner: OutputRunner) -> Rendition:
+    return Rendition(runner.audio_codec, runner.audio_bitrate)
 
 
 async def _isolate(run: Callable[[], Coroutine[Any, Any, None]], bugs: list[Exception], **what: str) -> None:

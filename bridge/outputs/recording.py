@@ -17,8 +17,9 @@ from bridge.media.opus import PRE_SKIP_SAMPLES
 # Containers time an Opus packet by what it decodes to after `PRE_SKIP_SAMPLES` (RFC 7845 §4.3), senders stamp what
 # the encoder heard: the packet's own start lies that much earlier.
 OPUS_SHIFT_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)
-# A picture is given the duration of the one before it, which counts only for the last of a fragment and of the file.
-# The first has that of 25 a second; a pause of the avatar is no duration.
+# A picture lasts until the next one, which it waits for: the MP4 muxer lets a fragment's first picture begin where the
+# one before it ends (movenc.c), so that a guess would move it. The last one of a file is given the duration of the one
+# before it, or that of 25 a second; a pause of the avatar is no duration.
 FIRST_PICTURE_NS = 40 * NS_PER_MS
 LONGEST_PICTURE_NS = 200 * NS_PER_MS
 
@@ -52,36 +53,63 @@ class Recording:
     The parameter sets of the first keyframe stand in the header. Others of the same format, such as those of an
     encoder that numbers them anew at each keyframe, stand before their pictures; of another format the owner makes a
     new file.
+
+    n_pictures          so far.
+    begins_ns, ends_ns  session time of the first keyframe, and of the last picture's end, which its owner may know
+                        better: the next file's beginning.
     """
 
-    def __init__(self, sink: BinaryIO, container: Container, keyframe: AccessUnit) -> None:
-        """Raises OSError, av.FFmpegError, as the other methods do."""
+    def __init__(
+        self,
+        sink: BinaryIO,
+        container: Container,
+        keyframe: AccessUnit,
+        *,
+        zero_ns: int | None = None,
+        is_in_band: bool = False,
+    ) -> None:
+        """`zero_ns`: the session time of time 0, if it is not the keyframe's. `is_in_band`: parameter sets stand before
+        every keyframe, because the header may not be the one that players have read.
+
+        Raises OSError, av.FFmpegError, as the other methods do.
+        """
         self.codec_config = keyframe.codec_config
-        self._is_in_band = False
-        self._starts_ns = keyframe.pts_ns
+        self.begins_ns = self.ends_ns = keyframe.pts_ns
+        self.n_pictures = 0
+        self._is_in_band = is_in_band
+        self._zero_ns = keyframe.pts_ns if zero_ns is None else zero_ns
         self._muxer = av.open(sink, "w", format=container.muxer, options=_MUXER_OPTIONS | container.options)
         self._video = _add_video(self._muxer, keyframe)
         self._audio = _add_audio(self._muxer, container.audio_codec)
         self._muxer.start_encoding()
         self._ticks = {self._video: -1, self._audio: -1}
         self._picture_ns = FIRST_PICTURE_NS
-        self._last_picture_ns: int | None = None
+        self._waiting: AccessUnit | None = None  # the newest picture
+
+    def takes(self, unit: AccessUnit) -> bool:
+        """Whether a unit lies behind the first keyframe; the others are left out."""
+        return _starts_ns(unit) >= self.begins_ns
 
     def write(self, unit: AccessUnit) -> None:
-        pts_ns = unit.pts_ns - self._starts_ns
         if unit.codec.kind == "video":
-            if self._last_picture_ns is not None:
-                self._picture_ns = min(pts_ns - self._last_picture_ns, LONGEST_PICTURE_NS)
-            self._last_picture_ns = pts_ns
-            self._mux(self._video, self._self_contained(unit), pts_ns, self._picture_ns)
-            return
-        if unit.codec is Codec.OPUS:
-            pts_ns -= OPUS_SHIFT_NS
-        if pts_ns >= 0:
-            self._mux(self._audio, unit, pts_ns, unit.duration_ns)
+            if self._waiting is not None:
+                self._picture_ns = min(unit.pts_ns - self._waiting.pts_ns, LONGEST_PICTURE_NS)
+                self._mux_picture(self._waiting, unit.pts_ns)
+            self._waiting = self._self_contained(unit)
+            self.ends_ns = unit.pts_ns + self._picture_ns
+            self.n_pictures += 1
+        elif self.takes(unit):
+            self._mux(self._audio, unit, unit.duration_ns)
 
     def close(self) -> None:
-        self._muxer.close()
+        try:
+            if self._waiting is not None:
+                self._mux_picture(self._waiting, self.ends_ns)
+        finally:
+            self._muxer.close()
+
+    def _mux_picture(self, picture: AccessUnit, ends_ns: int) -> None:
+        self._mux(self._video, picture, ends_ns - picture.pts_ns)
 
     def _self_contained(self, picture: AccessUnit) -> AccessUnit:
         """With its parameter sets, if it is a keyframe that cannot count on those of the header."""
@@ -94,8 +122,9 @@ class Recording:
         sequence_sets, picture_sets = parameter_sets(picture.codec_config)
         return replace(picture, payload=join_avcc([*sequence_sets, *picture_sets]) + picture.payload)
 
-    def _mux(self, stream: VideoStream | AudioStream, unit: AccessUnit, pts_ns: int, duration_ns: int) -> None:
+    def _mux(self, stream: VideoStream | AudioStream, unit: AccessUnit, duration_ns: int) -> None:
         assert stream.time_base is not None
+        pts_ns = _starts_ns(unit) - self._zero_ns
         rate_hz = stream.time_base.denominator
         # FLV and Matroska count milliseconds, in which two units of a catching-up timeline may coincide.
         ticks = max(ns_to_ticks(pts_ns, rate_hz), self._ticks[stream] + 1)
@@ -107,6 +136,10 @@ class Recording:
         packet.duration = ns_to_ticks(duration_ns, rate_hz)
         packet.is_keyframe = unit.is_keyframe
         self._muxer.mux_one(packet)
+
+
+def _starts_ns(unit: AccessUnit) -> int:
+    return unit.pts_ns - OPUS_SHIFT_NS if unit.codec is Codec.OPUS else unit.pts_ns
 
 
 def _add_video(muxer: av.container.OutputContainer, keyframe: AccessUnit) -> VideoStream:

@@ -204,10 +204,10 @@ class RtmpOutput:
 
             link.when_writable(report)
 
-        def send_at_once(picture: AccessUnit) -> bool:
-            if moving.done() or not link.is_writable:
-                return False
-            send((picture,))
+        def send_at_once(unit: AccessUnit) -> bool:
+            if unit.codec.kind == "audio" or moving.done() or not link.is_writable:
+                return False  # sound comes four packets at a time, which go together
+            send((unit,))
             return True
 
         async def until_writable() -> None:

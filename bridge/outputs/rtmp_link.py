@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import ipaddress
 import os
 import re
 import socket
@@ -101,7 +102,8 @@ class RtmpLink(asyncio.Protocol):
                     self.address.port,
                     ssl=tls,
                     server_hostname=self.address.host if tls else None,
-                    happy_eyeballs_delay=_NEXT_ADDRESS_S,
+                    # Where a race of addresses is called off asyncio forgets to close a socket: none without need.
+                    happy_eyeballs_delay=_NEXT_ADDRESS_S if _is_name(address) else None,
                 )
             except ssl.SSLError:
                 raise
@@ -273,6 +275,14 @@ class RtmpLink(asyncio.Protocol):
             self._failure = failure
             failure.__cause__ = cause or failure.__cause__
         self._changed.set()
+
+
+def _is_name(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
 
 
 def _common(error: OSError) -> OSError:

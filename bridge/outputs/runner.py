@@ -13,6 +13,8 @@ from bridge.errors import InternalError, OutputLost, OutputRejected, OutputWedge
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
 from bridge.net.backoff import Backoff
+from bridge.outputs.choice import Mode, PictureWants, Way
+from bridge.outputs.compliance import Compliance
 from bridge.outputs.status import OutputState, OutputStatus
 from bridge.ports import Output
 
@@ -60,6 +62,8 @@ class OutputRunner:
     its pictures. `open_output` makes the output of the next attempt: it neither waits nor connects.
 
     Once `run` has ended, `prepare` makes it ready to run again, as it does for one without `autostart`.
+
+    is_aside  it is there whether or not anybody wants it, and a session is not on air for its sake.
     """
 
     def __init__(
@@ -69,8 +73,11 @@ class OutputRunner:
         queue: LiveQueue,
         *,
         protocol: str,
+        wants: PictureWants | None = None,
         audio_bitrate: int = 128_000,
         autostart: bool = True,
+        compliance: Compliance | None = None,
+        is_aside: bool = False,
         request_keyframe: Callable[[], None] = lambda: None,
         on_change: Callable[[OutputStatus], None] = lambda status: None,
         on_written: Callable[[AccessUnit], None] = lambda unit: None,
@@ -80,10 +87,13 @@ class OutputRunner:
     ) -> None:
         self.name = name
         self.queue = queue
+        self.wants = wants or PictureWants()
         self.audio_bitrate = audio_bitrate
+        self.is_aside = is_aside
         self._protocol = protocol
         self._open_output = open_output
         self._output = open_output()
+        self._compliance = compliance
         self._request_keyframe = request_keyframe
         self._on_change = on_change
         self._on_written = on_written
@@ -92,6 +102,7 @@ class OutputRunner:
         self._now_s = now_s
         self._log = structlog.get_logger().bind(output=name, protocol=protocol)
 
+        self._mode: Mode | None = None
         self._state = OutputState.CONNECTING if autostart else OutputState.STOPPED
         self._is_running = False
         self._is_stopping = False
@@ -117,6 +128,11 @@ class OutputRunner:
         return self._is_stopping or self._state is OutputState.STOPPED
 
     @property
+    def output(self) -> Output:
+        """That of the present attempt."""
+        return self._output
+
+    @property
     def has_been_accepted(self) -> bool:
         return bool(self._accepted)
 
@@ -126,13 +142,19 @@ class OutputRunner:
 
     @property
     def keyframe_s(self) -> float | None:
+        """How far the avatar's keyframes may lie apart; None: any distance, as where pictures are encoded."""
+        if self._mode is not None and not self._mode.needs_keyframes:
+            return None
         return self._output.keyframe_s
 
     def status(self) -> OutputStatus:
+        progress = self._output.progress()
         return OutputStatus(
             name=self.name,
             protocol=self._protocol,
             state=self._state,
+            mode=self._mode.way.value if self._mode else "",
+            mode_reason=self._mode.reason if self._mode else "",
             since_s=self._since_s,
             last_error=self._last_error,
             retry_in_s=self._retry_in_s,
@@ -140,11 +162,23 @@ class OutputRunner:
             retries=self._reconnects.total(),
             last_retry_s=self._last_retry_s,
             accepted=self._accepted,
-            bytes_total=self._bytes_before + self._output.progress().bytes_total,
+            bytes_total=self._bytes_before + progress.bytes_total,
+            audience=progress.audience,
+            transcript_errors=progress.transcript_errors,
             last_progress_s=self._last_progress_s,
             queue_s=self.queue.lag_s,
             dropped_units=MappingProxyType({str(reason): n for reason, n in self.queue.dropped.items()}),
+            objections=self._compliance.standing if self._compliance else (),
         )
+
+    def on_mode(self, mode: Mode) -> None:
+        """Its pictures come in this way from the next keyframe on."""
+        if mode == self._mode:
+            return
+        self._mode = mode
+        log = self._log.warning if mode.way is Way.SLATE else self._log.info
+        log("output_mode", mode=mode.way.value, reason=mode.reason)
+        self._on_change(self.status())
 
     def finish(self) -> None:
         """Publish what waits, close, and try no more."""
@@ -213,6 +247,8 @@ class OutputRunner:
 
     def on_written(self, unit: AccessUnit) -> None:
         self._on_written(unit)
+        if self._compliance is not None:
+            self._compliance.put(unit)
 
     def on_keyframe_request(self) -> None:
         self._request_keyframe()
@@ -223,6 +259,8 @@ class OutputRunner:
         """Connect and publish once; the error that ended it, None at the end of the queue."""
         self.queue.restart()
         self._request_keyframe()
+        if self._compliance is not None:
+            self._compliance.restart()
         publishing = asyncio.create_task(self._output.run(self.queue, self), name=f"output {self.name}")
         watching = asyncio.create_task(self._watch(), name=f"watch {self.name}")
         try:
@@ -247,6 +285,8 @@ class OutputRunner:
             await self._sleep(LOOK_EVERY_S)
             if self._state is OutputState.PUBLISHING and self.queue.is_awaiting_keyframe:
                 self._request_keyframe()
+            if self._compliance is not None:
+                self._look_at_compliance(self._compliance)
             bytes_now = self._output.progress().bytes_total
             if bytes_now > bytes_seen:
                 bytes_seen, looks_stuck = bytes_now, 0
@@ -260,6 +300,14 @@ class OutputRunner:
                     raise OutputWedged(f"no byte has left for {WEDGED_LOOKS * LOOK_EVERY_S:g} s while media waits")
             else:
                 looks_stuck = 0
+
+    def _look_at_compliance(self, compliance: Compliance) -> None:
+        appeared, gone = compliance.look()
+        for objection in appeared:
+            fields = {"rule": objection.rule, "weight": objection.weight, "source": objection.source}
+            self._log.warning("output_objection", objection=objection.text, **fields)
+        for objection in gone:
+            self._log.info("output_objection_gone", rule=objection.rule, weight=objection.weight)
 
     def _has_waiting_media(self) -> bool:
         return self.queue.lag_s > 0 or self._output.progress().backlog_bytes > 0

@@ -1,13 +1,14 @@
 """Slates as H.264 in the format of the live pictures: x264, without pictures that refer to later ones."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
 from av.video.frame import PictureType
 
 from bridge.errors import InternalError, RemoteProtocolError
+from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_S
 from bridge.media.h264 import (
     NAL_IDR,
@@ -18,13 +19,14 @@ from bridge.media.h264 import (
     join_avcc,
     nal_type,
     parameter_sets,
-    parse_sps,
     split_annexb,
 )
+from bridge.media.picture_format import PictureSize, stream_format
 from bridge.media.slate_pictures import SlatePictures
 
 FPS = 25
-# 4096x2304, the most that any level below 6 allows (H.264 table A-1: 36864 macroblocks).
+# 4096x2304, the most that any level below 6 allows (H.264 table A-1: 36864 macroblocks): more is not coded
+# in real time.
 MOST_PIXELS = 36_864 * 256
 
 # x264's scale, on which 18 is taken for lossless to the eye: still pictures are looked at for long.
@@ -52,21 +54,26 @@ class PictureFormat:
     level_idc: int
 
     @classmethod
-    def of(cls, codec_config: bytes) -> "PictureFormat":
-        """That of an AVCDecoderConfigurationRecord. Raises RemoteProtocolError on a broken one, or an odd size."""
-        sequence_sets, _ = parameter_sets(codec_config)
-        if not sequence_sets:
-            raise RemoteProtocolError("AVC configuration has no sequence parameter set")
-        sps = sequence_sets[0]
-        picture = parse_sps(sps)
-        size = picture.width_px, picture.height_px
-        if any(side % 2 for side in size) or picture.width_px * picture.height_px > MOST_PIXELS:
-            raise RemoteProtocolError(f"H.264 pictures of {size[0]}x{size[1]} are odd, or larger than any avatar's")
-        return cls(picture.width_px, picture.height_px, sps[1], sps[2], sps[3])
+    def of(cls, keyframe: AccessUnit) -> "PictureFormat":
+        """That of a keyframe; of VP8 its size, made even. Raises RemoteProtocolError on a broken or an odd one."""
+        size = stream_format(keyframe).size
+        if keyframe.codec is not Codec.H264:
+            size = PictureSize(*(max(_LEAST_SIDE_PX, side + side % 2) for side in size))
+        if any(side % 2 for side in size) or size.n_pixels > MOST_PIXELS:
+            raise RemoteProtocolError(f"pictures of {size} are odd, or larger than any avatar's")
+        if keyframe.codec is not Codec.H264:
+            level_idc = USUAL_FORMAT.level_idc if size.n_pixels <= _USUAL_PIXELS else _HIGHEST_LEVEL
+            return replace(USUAL_FORMAT, width_px=size.width_px, height_px=size.height_px, level_idc=level_idc)
+        sps = parameter_sets(keyframe.codec_config)[0][0]
+        return cls(size.width_px, size.height_px, sps[1], sps[2], sps[3])
 
 
 # What avatar services send: upright, constrained baseline (flags 0 to 2), level 3.1.
 USUAL_FORMAT = PictureFormat(720, 1280, _BASELINE, 0xE0, 31)
+# What its level allows (H.264 table A-1: 3600 macroblocks), and the level that allows `MOST_PIXELS`.
+_USUAL_PIXELS, _HIGHEST_LEVEL = 3600 * 256, 51
+# x264 takes no less.
+_LEAST_SIDE_PX = 16
 
 
 def encode(pictures: Iterable[av.VideoFrame], like: PictureFormat, group_pictures: int) -> SlatePictures:

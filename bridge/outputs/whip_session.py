@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 from bridge.errors import OutputLost
 from bridge.media.access_unit import AccessUnit, Codec
-from bridge.media.h264 import parameter_sets, split_avcc
+from bridge.media.h264 import with_parameter_sets
 from bridge.net.ice import IceSettings
 from bridge.net.race import race
 from bridge.net.sending_peer import SendingPeer
@@ -101,14 +101,11 @@ class WhipSession:
 
     def _nals(self, unit: AccessUnit) -> list[bytes]:
         """The NAL units of a picture, parameter sets before a keyframe."""
-        nals = list(split_avcc(unit.payload))
-        if not unit.codec_config:
-            return nals
-        now = picture_profile(unit.codec_config)
-        if not self._pictures.covers(now):
-            raise OutputLost(f"profile changed from {self._pictures} to {now}: that takes another offer")
-        sequence_sets, picture_sets = parameter_sets(unit.codec_config)
-        return [*sequence_sets, *picture_sets, *nals]
+        if unit.codec_config:
+            now = picture_profile(unit.codec_config)
+            if not self._pictures.covers(now):
+                raise OutputLost(f"profile changed from {self._pictures} to {now}: that takes another offer")
+        return with_parameter_sets(unit.payload, unit.codec_config)
 
     async def _find_way(self, offer: str) -> None:
         """Wait for the media connection; where it finds no way at once, try the server's relays too."""

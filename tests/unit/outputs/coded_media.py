@@ -130,6 +130,34 @@ def pictures(
     return [_picture(packet, starts_ns + number * PICTURE_NS) for number, packet in enumerate(packets)]
 
 
+def vp8_luma(number: int) -> int:
+    """Of picture `number` of `vp8_pictures`, in all of it."""
+    return 60 + 10 * (number % 10)
+
+
+def vp8_pictures(
+    n_pictures: int, width_px: int, height_px: int, *, starts_ns: int = 0, keyframe_every: int = 50
+) -> list[AccessUnit]:
+    """VP8 at 25 pictures a second."""
+    encoder = av.VideoCodecContext.create("libvpx", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width_px, height_px, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, FPS), Fraction(FPS)
+    encoder.thread_count, encoder.bit_rate, encoder.gop_size = 1, 1_000_000, keyframe_every
+    encoder.options = {"deadline": "realtime", "cpu-used": "-12", "lag-in-frames": "0", "auto-alt-ref": "0"}
+    units: list[AccessUnit] = []
+    for number in range(n_pictures):
+        frame = av.VideoFrame(width_px, height_px, "yuv420p")
+        for plane, value in zip(frame.planes, (vp8_luma(number), 128, 128), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        frame.pts = number
+        for packet in encoder.encode(frame):
+            pts_ns = starts_ns + number * PICTURE_NS
+            units.append(
+                AccessUnit(Codec.VP8, bytes(packet), pts_ns, is_keyframe=packet.is_keyframe, arrival_ns=1 + pts_ns)
+            )
+    return units
+
+
 def _picture(packet: av.Packet, pts_ns: int) -> AccessUnit:
     nals = list(split_annexb(bytes(packet)))
     sps = [nal for nal in nals if nal_type(nal) == NAL_SPS]

@@ -10,6 +10,8 @@ from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.live_queue import LiveQueue
 from bridge.net.backoff import Backoff
+from bridge.outputs.choice import PictureWants
+from bridge.outputs.compliance import Compliance
 from bridge.outputs.runner import FIRST_RETRY_S, LONGEST_RETRY_S, OutputRunner
 from bridge.outputs.status import OutputStatus
 from bridge.ports import OutputListener, OutputProgress
@@ -132,6 +134,8 @@ class Rig:
         keyframe_s: float | None = 2.0,
         audio_bitrate: int = 128_000,
         autostart: bool = True,
+        compliance: Compliance | None = None,
+        wants: PictureWants | None = None,
     ) -> None:
         self.time = FakeTime()
         self.outputs: list[FakeOutput] = []
@@ -153,8 +157,10 @@ class Rig:
             open_output,
             self.queue,
             protocol="fake",
+            wants=wants,
             audio_bitrate=audio_bitrate,
             autostart=autostart,
+            compliance=compliance,
             request_keyframe=request_keyframe,
             on_change=self.changes.append,
             on_written=self.written.append,
@@ -165,7 +171,8 @@ class Rig:
 
     @property
     def states(self) -> list[str]:
-        return [status.state.value for status in self.changes]
+        states = [status.state.value for status in self.changes]
+        return [state for before, state in itertools.pairwise(["", *states]) if state != before]
 
     async def pass_s(self, duration_s: float, *, media: bool = True) -> None:
         """Let time pass, second by second, with a keyframe in each."""

@@ -13,7 +13,8 @@ from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.media.opus import SILENCE_20_MS
 from bridge.media.opus_sound import MAX_FILL_NS
-from bridge.outputs.audio import AAC_FRAME_SAMPLES, AacTranscoder, OpusToAac
+from bridge.outputs.aac import AAC_FRAME_SAMPLES
+from bridge.outputs.audio import AacTranscoder, OpusToAac
 from tests.unit.outputs.coded_media import click_times_s, clicks, decode_aac, opus_units, pictures, without
 
 CLICKS_S = [0.3, 0.77, 1.2345, 1.8]
@@ -127,6 +128,16 @@ def test_the_position_is_right_after_slewing() -> None:
     slewed = [replace(u, pts_ns=u.pts_ns + round((u.pts_ns - NS_PER_S) * 5e-3)) for u in units]
 
     assert heard_s(transcode(slewed)) == pytest.approx([1.5 + 0.5 * 5e-3, 4.9 + 3.9 * 5e-3], abs=0.0015)
+
+
+@pytest.mark.parametrize("jump_ms", [-17, -3, 3, 12, 17, 45])
+def test_sound_that_has_jumped_lies_where_it_belongs_at_once(jump_ms: int) -> None:
+    """The same distance that stamps wander by takes two seconds to be followed."""
+    units = opus_units(clicks(2.0, [0.5, 1.1]), starts_ns=NS_PER_S)
+    moved = [replace(u, pts_ns=u.pts_ns + jump_ms * NS_PER_MS) for u in units[50:]]
+    moved[0] = replace(moved[0], is_discontinuity=True)
+
+    assert heard_s(transcode([*units[:50], *moved])) == pytest.approx([1.5, 2.1 + jump_ms / 1000], abs=0.0005)
 
 
 def test_sound_that_breaks_off_fades_out() -> None:

@@ -4,14 +4,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bridge.config import OutputConfig, StorageConfig
+from bridge.config import OutputConfig, OverlayConfig, StorageConfig
+from bridge.errors import ConfigError
 from bridge.media.access_unit import Codec
 from bridge.net.ice import IceServer, IceSettings
-from bridge.outputs import open_output, whip
+from bridge.outputs import check_overlay, open_output, whip
+from bridge.redact import Secret
 
 
 @pytest.mark.parametrize("url", ["rtmp://127.0.0.1/live", "rtmps://live.example/app"])
@@ -51,3 +54,11 @@ def test_the_front_door_does_not_load_libav() -> None:
     code = "import sys, bridge.outputs; sys.exit('av' in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_a_logo_or_a_font_that_is_missing_is_named_with_its_output(tmp_path: Path) -> None:
+    for key in ("logo_file", "font_file"):
+        overlay = OverlayConfig(text="Live", **{key: tmp_path / "missing"})  # type: ignore[arg-type]
+        config = OutputConfig(url=Secret.url("rtmp://live.example/app/key"), overlay=overlay)
+        with pytest.raises(ConfigError, match=rf"outputs\.twitch: overlay\.{key}: .*missing"):
+            check_overlay("twitch", config)

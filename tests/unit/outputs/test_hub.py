@@ -1,6 +1,7 @@
 """The hub: who gets what, and that outputs are islands."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ from structlog.testing import capture_logs
 from bridge.errors import OutputLost, OutputRejected
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_S
+from bridge.media.opus_decoder import Samples
 from bridge.outputs.audio import AacTranscoder, Repairs
 from bridge.outputs.hub import Hub
 from tests.unit.outputs.coded_media import clicks, opus_units, without
 from tests.unit.outputs.fakes import Rig, fail, opus, picture, publish, settle, wedge
+from tests.unit.stage import until
 
 
 async def test_outputs_that_take_opus_get_the_packets_untouched() -> None:
@@ -166,3 +169,74 @@ async def test_cancelling_the_hub_closes_every_output() -> None:
         await task
 
     assert all(rig.outputs[0].was_cancelled and rig.states[-1] == "closed" for rig in rigs)
+
+
+class Nobody:
+    """A mixer with nothing to mix in, whose sound is ready at once."""
+
+    look_ahead_samples = 0
+    ready_until_ns = 1 << 62
+
+    def before_round(self) -> None: ...
+
+    def mix(self, starts_ns: int, sound: Samples) -> tuple[Samples, bool]:
+        return sound, False
+
+
+async def test_with_a_mixer_all_sound_comes_from_it_and_outputs_close_after_it() -> None:
+    rigs = [
+        Rig(publish, name="studio"),
+        Rig(publish, name="twitch", audio_codec=Codec.AAC),
+        Rig(publish, name="archive", audio_codec=Codec.AAC, audio_bitrate=64_000),
+    ]
+    hub = Hub([rig.runner for rig in rigs], mixer=Nobody())
+    task = asyncio.create_task(hub.run())
+    await settle()
+    units = opus_units(clicks(1.0, [0.5]))
+    for unit in units:
+        hub.put(unit)
+    hub.put(picture(0, keyframe=True))
+    hub.finish()
+    await task
+
+    copied, coded, small = ([unit for unit in rig.written if unit.codec.kind == "audio"] for rig in rigs)
+    assert all(a is b for a, b in zip(copied, units, strict=True))
+    assert {unit.codec for unit in coded} == {Codec.AAC} and len(coded) == len(small)
+    assert sum(len(unit.payload) for unit in coded) > sum(len(unit.payload) for unit in small)
+    assert all(any(unit.codec is Codec.H264 for unit in rig.written) for rig in rigs)
+
+
+class Slow(Nobody):
+    """Takes its time, and notes when it is called by two at once."""
+
+    def __init__(self) -> None:
+        self.n_calls = self.n_overlaps = 0
+        self.is_busy = False
+
+    def before_round(self) -> None:
+        self.n_overlaps += self.is_busy
+
+    def mix(self, starts_ns: int, sound: Samples) -> tuple[Samples, bool]:
+        self.n_overlaps += self.is_busy
+        self.is_busy = True
+        self.n_calls += 1
+        time.sleep(0.1)
+        self.is_busy = False
+        return sound, False
+
+
+async def test_the_only_output_that_is_restarted_while_sound_is_mixed_waits_for_its_end() -> None:
+    mixer, rig = Slow(), Rig(publish, name="twitch", audio_codec=Codec.AAC)
+    hub = Hub([rig.runner], mixer=mixer)
+    task = asyncio.create_task(hub.run())
+    await settle()
+    for n, unit in enumerate(opus_units(clicks(1.0, []))):
+        hub.put(unit)
+        if n == 20:
+            await until(lambda: mixer.is_busy)
+            await hub.restart("twitch")
+            n_before = mixer.n_calls
+    await until(lambda: mixer.n_calls > n_before + 30)
+    hub.finish()
+    await task
+    assert mixer.n_overlaps == 0

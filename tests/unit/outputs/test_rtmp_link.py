@@ -1,5 +1,6 @@
 import asyncio
 import errno
+import gc
 import socket
 from typing import Any
 
@@ -44,3 +45,18 @@ async def test_closing_a_connection_that_was_reset_a_moment_ago_ends_well() -> N
     link.connection_made(ResetUnnoticed(link))
     link._publisher.state = State.LIVE
     await link.close(1.0)
+
+
+async def test_a_connection_that_is_called_off_at_any_moment_leaves_no_socket() -> None:
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        for n_turns in range(20):
+            link = RtmpLink(parse_url(f"rtmp://127.0.0.1:{port}/live/key"), Trust(), chunk_bytes=4096)
+            connecting = asyncio.create_task(link.connect(["127.0.0.1"], 5.0))
+            for _ in range(n_turns):
+                await asyncio.sleep(0)
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            await link.close(0.1)
+    gc.collect()  # what is not closed is an error here

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bridge.config import SlateConfig
 from bridge.errors import ConfigError
+from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.h264 import (
     NAL_IDR,
@@ -27,7 +28,7 @@ from bridge.media.h264 import (
 from bridge.media.slate_pictures import SlatePictures
 from bridge.outputs import check_slate, slate_files
 from bridge.outputs.slate import SlateMaker
-from tests.unit.outputs.coded_media import FPS, pictures
+from tests.unit.outputs.coded_media import FPS, pictures, vp8_luma, vp8_pictures
 
 Picture = NDArray[np.uint8]  # RGB
 
@@ -36,6 +37,10 @@ def live(**options: object) -> bytes:
     """A decoder configuration of a small live stream."""
     size = {"width_px": 320, "height_px": 180}
     return pictures(1, **(size | options))[0].codec_config  # type: ignore[arg-type]
+
+
+def keyframe(codec_config: bytes) -> AccessUnit:
+    return AccessUnit(Codec.H264, b"", 0, codec_config=codec_config)
 
 
 def frames(slate: SlatePictures, times: int = 1) -> list[av.VideoFrame]:
@@ -57,7 +62,7 @@ def rgb(frame: av.VideoFrame) -> Picture:
 
 
 def shown(maker: SlateMaker, like: bytes = b"") -> Picture:
-    return rgb(frames(maker.make(like or live(), ()))[0])
+    return rgb(frames(maker.make(keyframe(like or live()), ()))[0])
 
 
 def colour_at(picture: Picture, x: float, y: float) -> tuple[int, ...]:
@@ -101,7 +106,7 @@ ORANGE, BLUE, GREEN = (230, 120, 30), (30, 60, 200), (30, 180, 60)
 @pytest.mark.parametrize("n_references", [1, 4])
 def test_a_slate_has_the_format_of_the_live_pictures(profile: str, n_references: int) -> None:
     like = live(profile=profile, n_references=n_references)
-    slate = SlateMaker("card").make(like, ())
+    slate = SlateMaker("card").make(keyframe(like), ())
     assert like[1] == {"baseline": 66, "main": 77, "high": 100}[profile]
     assert is_same_format(slate.codec_config, like)
     assert [(frame.width, frame.height) for frame in frames(slate)[:1]] == [(320, 180)]
@@ -110,7 +115,7 @@ def test_a_slate_has_the_format_of_the_live_pictures(profile: str, n_references:
 def test_flags_and_level_of_a_baseline_slate_are_those_of_the_live_pictures() -> None:
     (sps,), (pps,) = parameter_sets(live())
     like = decoder_configuration(sps[:2] + bytes([0xE0, 40]) + sps[4:], pps)
-    slate = SlateMaker("card").make(like, ())
+    slate = SlateMaker("card").make(keyframe(like), ())
     assert slate.codec_config[1:4] == bytes([66, 0xE0, 40])
 
 
@@ -118,11 +123,11 @@ def test_a_slate_claims_nothing_that_it_does_not_keep() -> None:
     (sps,), (pps,) = parameter_sets(live(profile="main"))
     # "Obeys baseline too", which a slate with CABAC does not.
     like = decoder_configuration(sps[:2] + bytes([0xC0]) + sps[3:], pps)
-    assert SlateMaker("card").make(like, ()).codec_config[1:3] == bytes([77, 0x40])
+    assert SlateMaker("card").make(keyframe(like), ()).codec_config[1:3] == bytes([77, 0x40])
 
 
 def test_before_anything_is_live_a_slate_is_upright_constrained_baseline() -> None:
-    slate = SlateMaker("card").make(b"", ())
+    slate = SlateMaker("card").make(None, ())
     assert slate.codec_config[1:4] == bytes([66, 0xE0, 31])
     assert {(frame.width, frame.height) for frame in frames(slate)} == {(720, 1280)}
 
@@ -142,14 +147,23 @@ def exp_golomb(number: int) -> str:
 
 @pytest.mark.parametrize("like", [b"\1\2\3", decoder_configuration(b"\x67\x42\xe0\x1f", b"\x68"), sized(1000, 1000)])
 def test_a_live_format_that_no_avatar_has_is_not_followed(like: bytes) -> None:
-    assert SlateMaker("card").make(like, ()) == SlateMaker("card").make(b"", ())
+    assert SlateMaker("card").make(keyframe(like), ()) == SlateMaker("card").make(None, ())
+
+
+@pytest.mark.parametrize(
+    ("size_px", "shown_px"), [((640, 360), (640, 360)), ((181, 321), (182, 322)), ((1, 1), (16, 16))]
+)
+def test_a_slate_has_the_size_of_vp8_pictures_made_even(size_px: tuple[int, int], shown_px: tuple[int, int]) -> None:
+    slate = SlateMaker("card", keyframe_s=0.5).make(vp8_pictures(1, *size_px)[0], ())
+    assert slate.codec_config[1:4] == bytes([66, 0xE0, 31])
+    assert (frames(slate)[0].width, frames(slate)[0].height) == shown_px
 
 
 @pytest.mark.parametrize("level_idc", [0, 9, 11, 255])
 def test_a_level_that_is_too_low_or_unknown_is_kept_as_a_label(level_idc: int) -> None:
     (sps,), (pps,) = parameter_sets(sized(20, 10))
     like = decoder_configuration(sps[:3] + bytes([level_idc]) + sps[4:], pps)
-    slate = SlateMaker("card").make(like, ())
+    slate = SlateMaker("card").make(keyframe(like), ())
     assert slate.codec_config[3] == level_idc
     frames(slate)
 
@@ -160,7 +174,7 @@ def test_a_level_that_is_too_low_or_unknown_is_kept_as_a_label(level_idc: int) -
 def test_keyframes_come_as_often_as_asked_and_groups_are_closed(
     keyframe_s: float, n_groups: int, n_pictures: int
 ) -> None:
-    slate = SlateMaker("card", keyframe_s=keyframe_s).make(live(), ())
+    slate = SlateMaker("card", keyframe_s=keyframe_s).make(keyframe(live()), ())
     assert slate.keyframes == {number * n_pictures for number in range(n_groups)}
     assert len(slate.payloads) == n_groups * n_pictures
     assert slate.interval_ns == 40 * NS_PER_MS
@@ -177,7 +191,7 @@ def test_keyframes_come_as_often_as_asked_and_groups_are_closed(
 def test_the_card_is_bright_in_the_middle_on_a_dark_ground_at_any_size(size_px: tuple[int, int]) -> None:
     width_px, height_px = size_px
     like = live(width_px=width_px, height_px=height_px)
-    slate = SlateMaker("card", keyframe_s=0.5).make(like, ())
+    slate = SlateMaker("card", keyframe_s=0.5).make(keyframe(like), ())
     luma = frames(slate)[0].to_ndarray(format="gray")
     assert luma.shape == (height_px, width_px)
     if min(size_px) >= 180:
@@ -186,14 +200,21 @@ def test_the_card_is_bright_in_the_middle_on_a_dark_ground_at_any_size(size_px: 
 
 
 def test_the_card_breathes_without_a_jump_where_it_starts_again() -> None:
-    slate = SlateMaker("card").make(live(), ())
+    slate = SlateMaker("card").make(keyframe(live()), ())
     brightness = [float(frame.to_ndarray(format="gray").mean()) for frame in frames(slate, times=2)]
     assert max(brightness) - min(brightness) > 2
     assert max(abs(later - earlier) for earlier, later in itertools.pairwise(brightness)) < 0.5
 
 
+def test_sessions_whose_pictures_are_alike_share_one_card() -> None:
+    like = keyframe(live())
+    card = SlateMaker("card").make(like, ())
+    assert SlateMaker("card").make(like, ()) is card
+    assert SlateMaker("card", keyframe_s=1.0).make(like, ()) is not card
+
+
 def test_a_card_is_small() -> None:
-    slate = SlateMaker("card").make(b"", ())
+    slate = SlateMaker("card").make(None, ())
     assert sum(map(len, slate.payloads)) < 300_000
 
 
@@ -202,7 +223,7 @@ def test_a_card_is_small() -> None:
 
 def test_the_last_picture_stands_still() -> None:
     group = pictures(10, flash_at=[9], keyframe_every=10, width_px=320, height_px=180)
-    slate = SlateMaker("last").make(group[0].codec_config, group)
+    slate = SlateMaker("last").make(keyframe(group[0].codec_config), group)
     shown_frames = frames(slate)
     assert len(shown_frames) == 2 * FPS and slate.keyframes == {0}
     luma = [frame.to_ndarray(format="yuv420p")[:180] for frame in shown_frames]
@@ -212,19 +233,25 @@ def test_the_last_picture_stands_still() -> None:
 
 def test_colours_of_the_last_picture_are_labelled_as_they_were() -> None:
     group = pictures(2, width_px=320, height_px=180)
-    untold = frames(SlateMaker("last").make(group[0].codec_config, group))[0]
+    untold = frames(SlateMaker("last").make(keyframe(group[0].codec_config), group))[0]
     assert (untold.colorspace, untold.color_primaries) == (2, 2)
-    card = frames(SlateMaker("card").make(group[0].codec_config, ()))[0]
+    card = frames(SlateMaker("card").make(keyframe(group[0].codec_config), ()))[0]
     assert (card.colorspace, card.color_primaries, card.color_trc, card.color_range) == (1, 1, 1, 1)
+
+
+def test_the_last_picture_may_be_vp8() -> None:
+    group = vp8_pictures(10, 320, 180)
+    luma = frames(SlateMaker("last").make(group[0], group))[0].to_ndarray(format="yuv420p")[:180]
+    assert abs(float(luma.mean()) - vp8_luma(9)) < 2
 
 
 def test_without_a_last_picture_there_is_the_card() -> None:
     like = live()
-    card = SlateMaker("card").make(like, ())
-    assert SlateMaker("last").make(like, ()) == card
+    card = SlateMaker("card").make(keyframe(like), ())
+    assert SlateMaker("last").make(keyframe(like), ()) == card
     broken = [pictures(1, width_px=320, height_px=180)[0]]
     broken = [type(broken[0])(broken[0].codec, b"\0\0\0\4junk", 0, codec_config=like)]
-    assert SlateMaker("last").make(like, broken) == card
+    assert SlateMaker("last").make(keyframe(like), broken) == card
 
 
 # ---------------------------------------------------------------------------------------------- image and clip
@@ -263,7 +290,7 @@ def test_behind_a_transparent_image_there_is_the_ground_of_the_card(tmp_path: Pa
 def test_an_image_is_one_keyframe_and_hardly_anything_more(tmp_path: Path) -> None:
     noise = np.random.default_rng(3).integers(0, 255, (180, 320, 3), np.uint8)
     av.VideoFrame.from_ndarray(noise, format="rgb24").save(str(tmp_path / "noise.png"))
-    slate = SlateMaker("image", image=tmp_path / "noise.png").make(live(), ())
+    slate = SlateMaker("image", image=tmp_path / "noise.png").make(keyframe(live()), ())
     assert slate.keyframes == {0}
     # The worst there is, kept within its buffer: 0.8 s of 2.5 bits per second and pixel, and as much again to refine.
     assert sum(map(len, slate.payloads)) < 320 * 180 * 2.5 * (0.8 + 2.0) / 8
@@ -272,7 +299,7 @@ def test_an_image_is_one_keyframe_and_hardly_anything_more(tmp_path: Path) -> No
 @pytest.mark.parametrize("fps", [10, 25, 50])
 def test_a_clip_keeps_its_pace_and_starts_again_at_its_end(fps: int, tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mp4", [ORANGE] * fps + [BLUE] * fps, fps=fps)
-    slate = SlateMaker("clip", clip=clip, keyframe_s=1.0).make(live(), ())
+    slate = SlateMaker("clip", clip=clip, keyframe_s=1.0).make(keyframe(live()), ())
     assert slate.keyframes == {0, 25}
     seen = [colour_at(rgb(frame), 0.5, 0.5) for frame in frames(slate, times=2)]
     assert len(seen) == 100
@@ -283,7 +310,7 @@ def test_a_clip_keeps_its_pace_and_starts_again_at_its_end(fps: int, tmp_path: P
 
 def test_a_clip_never_ends_in_a_keyframe(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mkv", [GREEN] * 26)
-    slate = SlateMaker("clip", clip=clip, keyframe_s=1.0).make(live(), ())
+    slate = SlateMaker("clip", clip=clip, keyframe_s=1.0).make(keyframe(live()), ())
     assert (len(slate.payloads), slate.keyframes) == (25, {0})
 
 
@@ -373,10 +400,10 @@ def test_files_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: pytes
 def test_a_file_that_goes_away_while_on_air_leaves_the_card(tmp_path: Path) -> None:
     image = write_video(tmp_path / "image.png", [BLUE])
     maker = SlateMaker("image", image=image)
-    maker.make(live(), ())
+    maker.make(keyframe(live()), ())
     image.unlink()
     other = live(profile="main")
-    assert maker.make(other, ()) == SlateMaker("card").make(other, ())
+    assert maker.make(keyframe(other), ()) == SlateMaker("card").make(keyframe(other), ())
 
 
 def test_what_is_configured_can_be_checked(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ class Path:
     def _place(self, unit: ReceivedUnit) -> None:
         self.rtp_ticks.append(unit.rtp_ticks)
         self.late_ns.append(self.now_ns - ticks_to_ns(unit.rtp_ticks, OPUS_CLOCK_HZ))
-        self.splice.put(1, unit.at(self.timeline.place("audio", unit.rtp_ticks, unit.first_arrival_ns)), self.now_ns)
+        pts_ns = self.timeline.place("audio", unit.rtp_ticks, unit.first_arrival_ns)
+        self.splice.put(1, unit.at(pts_ns, has_moved=self.timeline.has_moved("audio")), self.now_ns)
 
     def _on_air(self, unit: AccessUnit) -> None:
         if unit.codec.kind == "video":
