@@ -5,8 +5,8 @@ import errno
 import importlib
 import socket
 import ssl
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from bridge.ops.access import Access
 
-# A scrape takes milliseconds; who is not served by then holds up the end of the process.
-CLOSE_TIMEOUT_S = 2
 # A sender that has vanished without a word makes room for another one after twice this.
 PING_S = 5.0
 
@@ -89,19 +87,21 @@ class HttpServer:
         return _address_of(self._sockets.get("metrics", self._sockets["http"]))
 
     async def run(self) -> None:
-        """Serve until cancelled; requests under way get `CLOSE_TIMEOUT_S` to finish."""
+        """Serve until cancelled; requests under way get two seconds to finish."""
         # In a thread: sessions that start at the same time should not wait for it.
-        for module in ("bridge.ops.app", "uvicorn"):
+        for module in ("bridge.ops.app", "bridge.net.http_server"):
             await asyncio.to_thread(importlib.import_module, module)
         from bridge.ops.app import control_app, metrics_app
-        from bridge.ops.hostile import HostileOutputs
+        from bridge.ops.hostile_sessions import HostileSessions
 
         own_metrics = "metrics" in self._sockets
         registry = None if own_metrics else self._registry
-        outputs = HostileOutputs(self._storage_dir, self._policy, self._secrets)
+        hostile = HostileSessions(self._storage_dir, self._policy, self._secrets)
         # Who reaches a private listener is in its network already.
         policy = UrlPolicy(("0.0.0.0/0", "::/0")) if self.address.is_private else self._policy
-        app = control_app(self._http, self._readiness, registry, self._daemon, outputs, policy)
+        # In a thread as well, with its description and all that is made of it: a quarter of a second.
+        app = await asyncio.to_thread(control_app, self._http, self._readiness, registry, self._daemon, hostile, policy)
+        await asyncio.to_thread(app.openapi)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_serve(app, self._sockets["http"], self._http.tls), name="http")
             if own_metrics:
@@ -127,40 +127,22 @@ class HttpServer:
 
 
 async def _serve(app: "FastAPI", listening: socket.socket, tls: TlsConfig | None = None) -> None:
-    import uvicorn
+    from bridge.net.http_server import serve_app
+    from bridge.ops.connections import BoundedConnection
 
-    class Server(uvicorn.Server):
-        @contextmanager
-        def capture_signals(self) -> Generator[None, None, None]:
-            """Signals are the daemon's."""
-            yield
-
-    server = Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="websockets-sansio",
-            ws_max_size=MAX_MESSAGE_BYTES,
-            ws_ping_interval=PING_S,
-            ws_ping_timeout=PING_S,
-            # Compressed messages could be bombs, and sound hardly gets smaller.
-            ws_per_message_deflate=False,
-            server_header=False,
-            timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
-            ssl_certfile=tls.cert_file if tls else None,
-            ssl_keyfile=tls.key_file if tls else None,
-        )
+    await serve_app(
+        app,
+        listening,
+        http=BoundedConnection,
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        # Compressed messages could be bombs, and sound hardly gets smaller.
+        ws_per_message_deflate=False,
+        ssl_certfile=tls.cert_file if tls else None,
+        ssl_keyfile=tls.key_file if tls else None,
     )
-    serving = asyncio.create_task(server.serve(sockets=[listening]), name="uvicorn")
-    try:
-        await asyncio.shield(serving)
-    finally:
-        # Cancelled, uvicorn would leave its connections open; asked, it closes them.
-        server.should_exit = True
-        await asyncio.wait({serving}, timeout=CLOSE_TIMEOUT_S + 1)
-        serving.cancel()
 
 
 def _listen(address: Address, key: str) -> socket.socket:

@@ -1,6 +1,7 @@
 """Bodies of requests: how large they may be, how long they may take, and what they may say."""
 
 import asyncio
+import contextlib
 from http import HTTPStatus
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bridge.media.utterance import MAX_CHARACTERS
 from bridge.protocols.whip import FRAGMENT_TYPE, SDP_TYPE
 
 MAX_JSON_BYTES = 1 << 20
@@ -19,6 +21,8 @@ MAX_SDP_BYTES = 128 << 10
 MAX_DISCARDED_BYTES = MAX_JSON_BYTES
 # An image at 2 Mbit/s, which is less than the broadcast itself needs.
 READ_TIMEOUT_S = 30.0
+# What an answer does not wait for has come with the head or right behind it: longer than a packet and its repeat take.
+DISCARD_TIMEOUT_S = 0.5
 
 # Of the pictures that a service can be shown, how each begins.
 IMAGE_TYPES = {"image/jpeg": b"\xff\xd8\xff", "image/png": b"\x89PNG\r\n\x1a\n"}
@@ -33,6 +37,12 @@ class SayBody(Body):
     text: Annotated[str, Field(min_length=1, description="What the avatar answers, or speaks, by its role.")]
 
 
+class HistoryBody(Body):
+    text: Annotated[
+        str, Field(min_length=1, max_length=MAX_CHARACTERS, description="What a user said before the avatar heard any.")
+    ]
+
+
 class SlateBody(Body):
     on: bool
     reason: Annotated[str, Field(max_length=200, description="For the log and for whoever looks.")] = ""
@@ -42,6 +52,10 @@ class MuteBody(Body):
     on: bool
 
 
+class ListeningBody(Body):
+    on: Annotated[bool, Field(description="Whether it is to look so, while it has nothing to say.")]
+
+
 class ToolBody(Body):
     output: Annotated[str, Field(description="The function's result, as the avatar's model reads it.")]
 
@@ -49,7 +63,8 @@ class ToolBody(Body):
 class BodyLimit:
     """Counts a body while it is read, and gives up on one that is too large (413) or too slow (408).
 
-    What an answer does not wait for is not read: the connection ends.
+    What an answer does not wait for is read all the same, up to `MAX_DISCARDED_BYTES`; what is unread then ends the
+    connection.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -62,6 +77,8 @@ class BodyLimit:
         body = _Limited(scope, receive)
 
         async def send_and_close(message: Message) -> None:
+            if message["type"] == "http.response.start" and body.is_unread:
+                await body.discard()
             if message["type"] == "http.response.start" and body.is_unread:
                 message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
             await send(message)
@@ -76,6 +93,8 @@ class _Limited:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         media_type = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         self._most_bytes = _MOST_BYTES.get(media_type, MAX_JSON_BYTES)
+        # Who waits for our word sends nothing before.
+        self._is_waiting = b"expect" in headers
         announced = headers.get(b"content-length", "")
         self._n_bytes = 0
         self._announced_bytes = int(announced) if announced.isdecimal() else 0
@@ -87,6 +106,15 @@ class _Limited:
     @property
     def is_unread(self) -> bool:
         return self._has_body and not self._is_complete
+
+    async def discard(self) -> None:
+        """Read what nobody wants, if it is short and comes soon: an answer before it would be lost in a reset."""
+        if self._is_waiting:
+            return
+        with contextlib.suppress(HTTPException, TimeoutError):
+            async with asyncio.timeout(DISCARD_TIMEOUT_S):
+                while self.is_unread and max(self._announced_bytes, self._n_bytes) <= MAX_DISCARDED_BYTES:
+                    await self._next()
 
     async def __call__(self) -> Message:
         if self._is_complete:

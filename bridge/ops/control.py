@@ -1,19 +1,30 @@
 """What the API needs of the daemon and its sessions, and what it shows of them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Protocol
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-from bridge.config import OutputConfig
-from bridge.ports import AudioSource
+from bridge.config_origin import Definition
+from bridge.events import EventLog
+from bridge.ports import AudioSource, Output
 from bridge.redact import mask
 
 # ---------------------------------------------------------------------------------------------- what it can do
 
 
+class ControlledTrend(Protocol):
+    def columns(self) -> Mapping[str, Sequence[float | None]]:
+        """Has the keys of `TrendView`."""
+
+
 class ControlledSession(Protocol):
     """A session that runs. Its verbs raise BridgeError; ProviderRejected where the avatar service lacks one."""
+
+    events: EventLog
+
+    @property
+    def trend(self) -> "ControlledTrend": ...
 
     def status(self) -> object:
         """Has the fields of `SessionView`."""
@@ -24,6 +35,10 @@ class ControlledSession(Protocol):
 
     async def interrupt(self) -> None: ...
 
+    async def remember(self, text: str) -> None: ...
+
+    async def listen(self, on: bool) -> None: ...
+
     def answer_tool(self, call_id: str, output: str) -> bool: ...
 
     def show_slate(self, on: bool, reason: str = "") -> None: ...
@@ -33,10 +48,8 @@ class ControlledSession(Protocol):
     def source(self, name: str) -> AudioSource | None:
         """The input of that name."""
 
-    async def add_output(self, name: str, config: OutputConfig) -> None:
-        """Add it, or put it in the place of the one of that name."""
-
-    async def remove_output(self, name: str) -> None: ...
+    def output(self, name: str) -> Output | None:
+        """The output of that name, `preview` too."""
 
     async def start_output(self, name: str) -> None: ...
 
@@ -46,18 +59,54 @@ class ControlledSession(Protocol):
 
 
 class ControlledDaemon(Protocol):
-    """status: of every session, those that have ended among them.  session: one that runs."""
+    """status: of every session, those that have ended among them; status_of: of one, None where there is none.
+
+    session   one that runs.
+    has_room  for one more session.
+    """
 
     is_draining: bool
 
+    @property
+    def has_room(self) -> bool: ...
+
+    def definition(self, name: str) -> Definition | None:
+        """What a session is made of; None: there is none of that name."""
+
+    def is_overridden(self, name: str) -> bool:
+        """Whether calls have made something else of a session than the file says."""
+
+    async def change_session(
+        self, name: str, change: Callable[[Definition | None], Awaitable[Definition | None]]
+    ) -> None:
+        """Make what `change` makes of a session, while nobody else changes anything; None: there is none."""
+
     def status(self) -> Sequence[object]: ...
+
+    def status_of(self, name: str) -> object | None: ...
 
     def session(self, name: str) -> ControlledSession | None: ...
 
     def stop(self) -> None: ...
 
+    async def reload(self) -> object:
+        """Has the fields of `ReloadView`. Raises ConfigError."""
+
 
 # ---------------------------------------------------------------------------------------------- what it shows
+
+
+class ReloadView(BaseModel):
+    """What a reload has changed; see `bridge.reload.Changes`."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    ended: Annotated[list[str], BeforeValidator(sorted)]
+    begun: Annotated[list[str], BeforeValidator(sorted)]
+    restarted: Mapping[str, Sequence[str]]
+    outputs: Annotated[list[str], BeforeValidator(sorted)]
+    pending: Sequence[str]
+
 
 Shown = Annotated[str, AfterValidator(mask)]
 
@@ -68,12 +117,32 @@ class View(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
+class ObjectionView(View):
+    """What a platform objects to; see `bridge.outputs.compliance.Objection`."""
+
+    rule: str
+    weight: str
+    text: str
+    source: str
+
+
+class AudienceView(View):
+    """Who watches; see `bridge.ports.Audience`."""
+
+    viewers: int
+    repeats_asked: int
+    keyframes_asked: int
+    packets_dropped: int
+
+
 class OutputView(View):
     """An output; see `bridge.outputs.status.OutputStatus`."""
 
     name: str
     protocol: str
     state: str
+    mode: str
+    mode_reason: str
     since_s: float
     last_error: Shown
     retry_in_s: float | None
@@ -85,12 +154,16 @@ class OutputView(View):
     last_progress_s: float | None
     queue_s: float
     dropped_units: Mapping[str, int]
+    objections: list[ObjectionView]
+    audience: AudienceView | None = None
+    transcript_errors: int = 0
 
 
 class InputView(View):
     """An input; see `bridge.feed.InputStatus`."""
 
     name: str
+    protocol: str
     state: str
     error: Shown
     is_speaking: bool
@@ -98,6 +171,9 @@ class InputView(View):
     waiting_s: float
     dropped_s: float
     underruns: int
+    drift_ppm: float | None
+    is_on_air: bool
+    air_lost_s: float
 
 
 class MediaView(View):
@@ -118,11 +194,14 @@ class MediaView(View):
 
 
 class SessionView(View):
-    """A session; see `bridge.session.SessionStatus`.
+    """A session; see `bridge.status.SessionStatus`.
 
     on_air        live, held or slate: what viewers see.  slate_reason: why the operator wants it; empty: no slate.
-    slate_cause   why they see it: starting, avatar, operator, codec or no_video; empty: they do not.
-    capabilities  what its avatar service can do: say, interrupt, image, history, tools.
+    slate_cause   why they see it: starting, avatar, operator or no_video; empty: they do not.
+    capabilities  what its avatar service can do: say, interrupt, image, history, tools, listening.
+    preview       the output for viewers that is there without being configured; null where one is named so.
+    freezes       how often pictures have stayed away for half a second or more.
+    overridden    whether calls have made something else of it than the configuration file says.
     """
 
     name: str
@@ -132,9 +211,36 @@ class SessionView(View):
     slate_reason: Shown
     slate_cause: str
     is_muted: bool
+    freezes: int
     capabilities: Annotated[list[str], BeforeValidator(sorted)]
     media: MediaView
     spoken_s: float
     input_is_finished: bool
     inputs: list[InputView]
     outputs: list[OutputView]
+    preview: OutputView | None = None
+    overridden: bool = False
+
+
+class TrendView(View):
+    """How a session was doing, a point every two seconds for ten minutes at most, the oldest first.
+
+    age_s    how long ago each point was.  The others have as many values, by their names in the session; null: it was
+             not known.
+    freezes  as in the session: how many there had been by then.
+    queue_s  the longest of all outputs.
+    """
+
+    age_s: list[float]
+    added_latency_p99_s: list[float | None]
+    av_offset_s: list[float | None]
+    video_bps: list[float]
+    fps: list[float]
+    freezes: list[int]
+    queue_s: list[float]
+
+
+class SessionDetail(SessionView):
+    """A session, and what it is made of: in the shape of the configuration, as it was given, with secrets masked."""
+
+    config: dict[str, Any]

@@ -3,14 +3,14 @@
 import json
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bridge.config_secrets import read_file
 from bridge.errors import ConfigError
-from bridge.redact import Secret
+from bridge.ops.completion import DAEMON_URL, output_names, session_names
 
 if TYPE_CHECKING:
     from bridge.ops.client import ApiClient
@@ -21,9 +21,11 @@ MAX_FILE_BYTES = 8 << 20
 app = typer.Typer(help="Talk to a running daemon: look, and lay a hand on what is on air.", no_args_is_help=True)
 output_app = typer.Typer(help="Outputs of a session, while it is on air.", no_args_is_help=True)
 app.add_typer(output_app, name="output")
+session_app = typer.Typer(help="Sessions that come and go without the configuration file.", no_args_is_help=True)
+app.add_typer(session_app, name="session")
 
-Session = Annotated[str, typer.Argument(metavar="SESSION", show_default=False)]
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", show_default=False)]
+Session = Annotated[str, typer.Argument(metavar="SESSION", show_default=False, autocompletion=session_names)]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", show_default=False, autocompletion=output_names)]
 OnOff = Annotated[Literal["on", "off"], typer.Argument(metavar="on|off", show_default=False)]
 
 
@@ -59,6 +61,20 @@ class _Ctl:
             raise ConfigError(f"{source} has more than {MAX_FILE_BYTES} bytes")
         return content
 
+    def keys(self, source: str, of_what: str) -> dict[str, Any]:
+        """What stands in a file, or in standard input for `-`, in the configuration's form. Raises ConfigError."""
+        import yaml
+
+        try:
+            keys = yaml.safe_load(self.read(source))
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise ConfigError(
+                f"{source} is neither YAML nor JSON"
+            ) from None  # its error would repeat a line of secrets
+        if not isinstance(keys, dict):
+            raise ConfigError(f"{source} holds no keys of {of_what}")
+        return keys
+
     def text(self, given: str) -> str:
         """What was given, or standard input for `-`."""
         return self.read("-").decode(errors="replace").strip() if given == "-" else given
@@ -67,36 +83,45 @@ class _Ctl:
 @app.callback()
 def ctl(
     context: typer.Context,
-    url: Annotated[str, typer.Option(metavar="URL", help="Where the daemon listens.")] = "http://127.0.0.1:8080",
+    url: Annotated[
+        str, typer.Option(metavar="URL", envvar="AVATAR_BRIDGE_URL", help="Where the daemon listens.")
+    ] = DAEMON_URL,
     token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Holds the access token; - is standard input.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar="AVATAR_BRIDGE_TOKEN_FILE", help="Holds the access token; - is standard input."
+        ),
     ] = None,
     ca_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Certificates to trust, where the daemon's is private.")
     ] = None,
     is_json: Annotated[bool, typer.Option("--json", help="Print what the API answers.")] = False,
 ) -> None:
-    from bridge.ops.client import ApiClient
+    from bridge.ops.client import ApiClient, read_token
 
     from_stdin = token_file == Path("-")
-    context.obj = _Ctl(ApiClient(url, _token(token_file), ca_file), is_json, from_stdin)
-
-
-def _token(path: Path | None) -> Secret | None:
-    if path is None:
-        return None
-    if path == Path("-"):
-        token = sys.stdin.readline().strip()
-        if not (token.isascii() and token.isprintable() and token):
-            raise ConfigError("--token-file: standard input holds no token")
-        return Secret(token)
-    try:
-        return read_file(path)
-    except ValueError as error:
-        raise ConfigError(f"--token-file: {error}") from None
+    context.obj = _Ctl(ApiClient(url, read_token(token_file), ca_file), is_json, from_stdin)
 
 
 # ---------------------------------------------------------------------------------------------- looking
+
+
+@app.command()
+def health(context: typer.Context) -> None:
+    """Tell whether the daemon answers (/healthz)."""
+    typer.echo(context.obj.client.read_text("healthz"), nl=False)
+
+
+@app.command()
+def ready(context: typer.Context) -> None:
+    """Tell whether every session is on air, or which one is not and why, with status 1 (/readyz)."""
+    typer.echo(context.obj.client.read_text("readyz"), nl=False)
+
+
+@app.command()
+def metrics(context: typer.Context) -> None:
+    """Print the metrics as Prometheus scrapes them (/metrics)."""
+    typer.echo(context.obj.client.read_text("metrics"), nl=False)
 
 
 @app.command()
@@ -113,6 +138,7 @@ def status(context: typer.Context, session: Session) -> None:
     media = found["media"]
     about = {
         **_session_row(found),
+        "differs from the file": "yes, by API calls" if found["overridden"] else "no",
         "service can": ", ".join(found["capabilities"]),
         "picture": f"{media['fps']:.1f} fps, {media['video_bps'] / 1000:.0f} kbit/s",
         "added latency": _milliseconds(media["added_latency_s"]),
@@ -129,7 +155,41 @@ def status(context: typer.Context, session: Session) -> None:
         }
         for output in found["outputs"]
     ]
-    _show(context, found, [{"": name, " ": value} for name, value in about.items()], outputs)
+    objections = [
+        {"output": output["name"], "weight": objection["weight"], "the platform objects": objection["text"]}
+        for output in found["outputs"]
+        for objection in output["objections"]
+    ]
+    _show(context, found, [{"": name, " ": value} for name, value in about.items()], outputs, objections)
+
+
+@app.command()
+def events(context: typer.Context, session: Session) -> None:
+    """Show what happens in a session, until it ends: states, speech, transcripts, tool calls."""
+
+    def show(event_type: str, data: dict[str, Any]) -> None:
+        if context.obj.is_json:
+            print(json.dumps({"type": event_type, **data}), flush=True)
+            return
+        at = datetime.fromisoformat(data.pop("at")).astimezone()
+        words = " ".join(f"{key}={value}" for key, value in data.items() if value not in ("", None))
+        print(f"{at:%H:%M:%S} {event_type} {_plain(words)}", flush=True)
+
+    context.obj.client.follow("sessions", session, "events", take=show)
+
+
+@app.command()
+def trend(context: typer.Context, session: Session) -> None:
+    """Show how a session was doing in the last ten minutes: every other second as JSON, here the extremes."""
+    found = context.obj.client.call("GET", "sessions", session, "trend")
+    ages_s = found["age_s"]
+    known = {name: [v for v in values if v is not None] for name, values in found.items() if name != "age_s"}
+    rows = [
+        {"": name, "least": f"{min(values):g}", "most": f"{max(values):g}", "newest": f"{values[-1]:g}"}
+        for name, values in known.items()
+        if values
+    ]
+    _show(context, found, [{"": "seconds", " ": f"{ages_s[0]:.0f}" if ages_s else "0"}], rows)
 
 
 def _session_row(session: dict[str, Any]) -> dict[str, str]:
@@ -149,6 +209,11 @@ def _milliseconds(duration_s: float | None) -> str:
     return "" if duration_s is None else f"{duration_s * 1000:.1f} ms"
 
 
+def _plain(text: str) -> str:
+    """Without what a terminal obeys: models, services and servers wrote some of it."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 def _show(context: typer.Context, answer: Any, *tables: list[dict[str, str]]) -> None:
     if context.obj.is_json:
         print(json.dumps(answer, indent=2))
@@ -160,7 +225,7 @@ def _show(context: typer.Context, answer: Any, *tables: list[dict[str, str]]) ->
     for rows in filter(None, tables):
         table = Table(*rows[0], show_header=any(name.strip() for name in rows[0]), box=None, pad_edge=False)
         for row in rows:
-            table.add_row(*map(Text, row.values()))
+            table.add_row(*(Text(_plain(value)) for value in row.values()))
         Console().print(table)
 
 
@@ -198,6 +263,22 @@ def image(
 
 
 @app.command()
+def history(
+    context: typer.Context,
+    session: Session,
+    text: Annotated[str, typer.Argument(metavar="TEXT|-", help="- is standard input.", show_default=False)],
+) -> None:
+    """Tell the avatar what a user said before; it does not answer."""
+    context.obj.call("POST", "sessions", session, "history", json_body={"text": context.obj.text(text)})
+
+
+@app.command()
+def listening(context: typer.Context, session: Session, on: OnOff) -> None:
+    """Make the avatar look as if it listened, or end that."""
+    context.obj.call("POST", "sessions", session, "listening", json_body={"on": on == "on"})
+
+
+@app.command()
 def tool(
     context: typer.Context,
     session: Session,
@@ -229,9 +310,44 @@ def mute(context: typer.Context, session: Session, on: OnOff) -> None:
 
 
 @app.command()
+def reload(context: typer.Context) -> None:
+    """Read the configuration file anew and apply what differs."""
+    changed = context.obj.client.call("POST", "reload")
+    _show(context, changed, [{"": key, " ": ", ".join(names)} for key, names in changed.items() if names])
+
+
+@app.command()
 def drain(context: typer.Context) -> None:
     """Finish the utterances under way, then end the daemon."""
     context.obj.call("POST", "drain")
+
+
+# ---------------------------------------------------------------------------------------------- sessions
+
+
+Keys = Annotated[
+    str, typer.Argument(metavar="FILE|-", help="Its keys as in the configuration, YAML or JSON.", show_default=False)
+]
+
+
+@session_app.command("put")
+def put_session(context: typer.Context, session: Session, file: Keys) -> None:
+    """Begin a session, or begin the one of that name anew; secrets are written as for `output add`."""
+    keys = context.obj.keys(file, "a session, such as avatar, inputs and outputs")
+    context.obj.call("PUT", "sessions", session, json_body=keys)
+
+
+@session_app.command("patch")
+def patch_session(context: typer.Context, session: Session, file: Keys) -> None:
+    """Change the keys of a session that the file names; null removes one. Outputs alone change while it goes on."""
+    keys = context.obj.keys(file, "a session, such as outputs")
+    context.obj.call("PATCH", "sessions", session, json_body=keys, media_type="application/merge-patch+json")
+
+
+@session_app.command("remove")
+def remove_session(context: typer.Context, session: Session) -> None:
+    """Finish what is being said, then close and forget a session."""
+    context.obj.call("DELETE", "sessions", session)
 
 
 # ---------------------------------------------------------------------------------------------- outputs
@@ -252,14 +368,7 @@ def add_output(
     Secrets stand in the file (url, stream_key, token), or are named there: stream_key: {secret: NAME}, with NAME from
     the daemon's configuration.
     """
-    import yaml
-
-    try:
-        keys = yaml.safe_load(context.obj.read(file))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"{file} is neither YAML nor JSON") from None  # its error would repeat a line of secrets
-    if not isinstance(keys, dict):
-        raise ConfigError(f"{file} holds no keys of an output, such as url: rtmps://HOST/APP")
+    keys = context.obj.keys(file, "an output, such as url: rtmps://HOST/APP")
     context.obj.call("PUT", "sessions", session, "outputs", output, json_body=keys)
 
 

@@ -7,23 +7,24 @@ the URL policy.
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from bridge.config import OutputConfig, SecretConfig
+from bridge.config import IceServer, OutputConfig, SecretConfig
 from bridge.config_file import explain_each
 from bridge.errors import ConfigError
 from bridge.media.recording_name import check_is_below, name_at
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.named_secrets import NAMED_SCHEMA, Keys, NamedSecrets, misled
-from bridge.ops.problems import invalid
+from bridge.ops.problems import Problem, invalid
 
-# Deeper and longer than any output; JSON of a megabyte can hold half a million brackets.
-_MOST_DEPTH = 8
+# Deeper than any session with the schemas of its tools; JSON of a megabyte can hold half a million brackets.
+_MOST_DEPTH = 16
 _READS_SECRETS = re.compile(r".*_(file|env|credential)")
 _ICE_SCHEMES = frozenset({"stun", "stuns", "turn", "turns"})
 
@@ -47,34 +48,50 @@ class HostileOutputs:
             output = OutputConfig.model_validate(with_secrets)
         except ValidationError as error:
             raise invalid(explain_each(error, OutputConfig)) from None
+        await self.judge(output)
+        return output
+
+    async def judge(self, output: OutputConfig) -> None:
+        """See where it leads. Raises Problem that names the fields."""
         for key, address in zip(("url", "backup_url"), output.addresses, strict=False):
-            try:
+            with blaming(key):
                 await self._check_place(address.reveal())
-            except ConfigError as error:
-                raise invalid([((key,), str(error))]) from None
-            except OSError as error:
-                reason = error.strerror or "no answer in time"
-                raise invalid([((key,), f"the host has no address: {reason}")]) from None
-        await self._check_ice_servers(output)
+        await check_ice_servers(output.ice_servers or (), self._policy)
+        if output.is_whep and any(server.password and server.password.hosts for server in output.ice_servers or ()):
+            raise invalid([(("ice_servers",), "viewers are told what stands here, and a named secret is not theirs")])
         if mistakes := list(misled(output)):
             raise invalid(mistakes)
-        return output
 
     async def _check_place(self, url: str) -> None:
         scheme, _, rest = url.partition(":")
         if scheme == "file":
             check_is_below(rest)
             await asyncio.to_thread(check_links, self._storage_dir, name_at(rest, datetime.now(UTC)))
-        else:
+        elif scheme == "hls":
+            await asyncio.to_thread(check_links, self._storage_dir, rest)
+        elif scheme != "whep":
             await self._policy.check(url, schemes=frozenset({scheme}))
 
-    async def _check_ice_servers(self, output: OutputConfig) -> None:
-        for number, server in enumerate(output.ice_servers or ()):
-            for url in server.urls:
-                try:
-                    await self._policy.check(url, schemes=_ICE_SCHEMES)
-                except (ConfigError, OSError) as error:
-                    raise invalid([(("ice_servers", number, "urls"), str(error))]) from None
+
+async def check_ice_servers(servers: Iterable[IceServer], policy: UrlPolicy) -> None:
+    """Raises Problem that names the server."""
+    for number, server in enumerate(servers):
+        for url in server.urls:
+            with blaming("ice_servers", number, "urls"):
+                await policy.check(url, schemes=_ICE_SCHEMES)
+
+
+@contextmanager
+def blaming(*keys: str | int) -> Iterator[None]:
+    """A URL or a path at these keys is judged, or a part that stands there. Raises Problem that names them."""
+    try:
+        yield
+    except ConfigError as error:
+        raise invalid([(keys, str(error))]) from None
+    except OSError as error:
+        raise invalid([(keys, f"the host has no address: {error.strerror or 'no answer in time'}")]) from None
+    except Problem as problem:
+        raise invalid([((*keys, *place), message) for place, message in problem.mistakes]) from None
 
 
 def forbidden(value: Any, path: Keys) -> Iterator[tuple[Keys, str]]:
@@ -102,14 +119,14 @@ def check_links(directory: Path, name: str) -> None:
         try:
             is_link = path.is_symlink()
         except OSError as error:
-            raise ConfigError(f"file: cannot write there: {error.strerror}") from None
+            raise ConfigError(f"cannot write there: {error.strerror}") from None
         if is_link:
-            raise ConfigError(f"file:{name} leads through a link")
+            raise ConfigError(f"{name} leads through a link")
 
 
-def output_schema() -> dict[str, Any]:
-    """JSON Schema of what `HostileOutputs.read` takes."""
-    schema = OutputConfig.model_json_schema()
+def hostile_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON Schema of what API calls may say of a model."""
+    schema = model.model_json_schema()
     return _without_files(schema, schema.pop("$defs", {}))
 
 

@@ -66,6 +66,7 @@ class Metrics:
             "event_loop_lag_seconds", "How late the event loop runs what was due; everything else waits as long."
         )
         self.sessions = gauge("sessions", "Sessions that run.")
+        self.capacity_sessions = gauge("capacity_sessions", "Beyond so many, API calls begin none.")
         build_info = gauge("build_info", "Always 1; the labels tell what runs.", ("version", "python"))
         build_info.labels(version=bridge.__version__, python=platform.python_version()).set(1)
 
@@ -123,7 +124,7 @@ class Metrics:
         self.slate_active = gauge("slate_active", "1 while a slate stands in for the avatar.", _SESSION)
         self.slate_seconds_total = counter(
             "slate_seconds_total",
-            "Time on slates; reason is starting, avatar, operator, codec or no_video.",
+            "Time on slates; reason is starting, avatar, operator or no_video.",
             (*_SESSION, "reason"),
         )
         self.freezes_total = counter("freezes_total", "Times the pictures paused for half a second or more.", _SESSION)
@@ -145,6 +146,11 @@ class Metrics:
         self.provider_events_total = counter(
             "provider_events_total", "Events of the avatar service, by the kind the bridge sees.", (*_SERVICE, "type")
         )
+        self.response_latency_seconds = wait(
+            "response_latency_seconds",
+            "The end of speech in a conversation to the arrival of the avatar's first voiced sound.",
+            _SESSION,
+        )
         self.interrupt_to_silence_seconds = wait(
             "interrupt_to_silence_seconds",
             "An interruption of the avatar to the arrival of its first silent sound.",
@@ -157,7 +163,9 @@ class Metrics:
         # An output.
         self.output_state = gauge("output_state", "1 for the state the output is in.", ("session", "output", "state"))
         self.output_mode = gauge(
-            "output_mode", "1 for how the picture is passed on, and why.", ("session", "output", "mode", "reason")
+            "output_mode",
+            "1 for how pictures reach the output, and why: copy, encode, or slate in place of what it cannot have.",
+            ("session", "output", "mode", "reason"),
         )
         self.added_latency_seconds = latency(
             "added_latency_seconds",
@@ -181,6 +189,18 @@ class Metrics:
         self.output_bytes_total = counter("output_bytes_total", "Bytes that left for the far end.", _OUTPUT)
         self.output_dropped_units_total = counter(
             "output_dropped_units_total", "Pictures and sound dropped before the output.", (*_OUTPUT, "reason")
+        )
+        self.output_viewers = gauge("output_viewers", "Viewers that are connected, or about to be.", _OUTPUT)
+        self.output_viewer_requests_total = counter(
+            "output_viewer_requests_total",
+            "What viewers asked for; type is repeat (a lost packet) or keyframe.",
+            (*_OUTPUT, "type"),
+        )
+        self.output_viewer_packets_dropped_total = counter(
+            "output_viewer_packets_dropped_total", "Packets for viewers that the network could not take.", _OUTPUT
+        )
+        self.transcript_errors_total = counter(
+            "transcript_errors_total", "Utterances that could not be written beside a recording.", _OUTPUT
         )
         self.output_reconnects_total = counter(
             "output_reconnects_total", "Attempts to publish after the first.", (*_OUTPUT, "reason")
@@ -283,6 +303,7 @@ class SessionMetrics:
         self.provider_session_seconds = Bound(metrics.provider_session_seconds, with_service)
         self.provider_reconnects_total = BoundCounter(metrics.provider_reconnects_total, with_service)
         self.provider_events_total = BoundCounter(metrics.provider_events_total, with_service)
+        self.response_latency_seconds = Bound(metrics.response_latency_seconds, session)
         self.interrupt_to_silence_seconds = Bound(metrics.interrupt_to_silence_seconds, session)
         self.tool_calls_total = BoundCounter(metrics.tool_calls_total, session)
 
@@ -318,6 +339,12 @@ class OutputMetrics:
         self.output_bytes_total = BoundCounter(metrics.output_bytes_total, with_protocol)
         self.output_dropped_units_total = BoundCounter(metrics.output_dropped_units_total, with_protocol)
         self.output_reconnects_total = BoundCounter(metrics.output_reconnects_total, with_protocol)
+        self.transcript_errors_total = BoundCounter(metrics.transcript_errors_total, with_protocol)
+        self.output_viewers = Bound(metrics.output_viewers, with_protocol)
+        self.output_viewer_requests_total = BoundCounter(metrics.output_viewer_requests_total, with_protocol)
+        self.output_viewer_packets_dropped_total = BoundCounter(
+            metrics.output_viewer_packets_dropped_total, with_protocol
+        )
 
     def __enter__(self) -> Self:
         return self

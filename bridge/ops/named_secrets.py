@@ -4,11 +4,21 @@ Whoever may call the API can thus use a secret that they do not know, and must n
 goes to its `hosts` and nowhere else, and no answer tells anything of it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bridge.config import OutputConfig, SecretConfig
-from bridge.config_outputs import OUTPUT_SCHEMES
+from bridge.config import (
+    AnyAvatarConfig,
+    AvatarConfig,
+    HeyGenConfig,
+    IceServer,
+    LiveAvatarConfig,
+    LiveKitConfig,
+    OutputConfig,
+    SecretConfig,
+    WebhookConfig,
+)
+from bridge.config_avatars import LicensedConfig
 from bridge.config_secrets import Substituted
 from bridge.net.url_policy import DEFAULT_PORTS, UrlRefused, parse_target
 from bridge.redact import Secret
@@ -25,7 +35,8 @@ NAMED_SCHEMA: Mapping[str, Any] = {
 }
 # Keys whose value is all of a URL, and may be a secret as a whole: WHIP endpoints, RTMP URLs that end in the key.
 _URL_KEYS = frozenset({"url", "backup_url"})
-_PUBLISHING_SCHEMES = frozenset(OUTPUT_SCHEMES) - {"file"}
+# Of an avatar, what is passed on to its model or service as it stands there.
+_FREE_KEYS = frozenset({"parameters", "shapes", "session"})
 
 
 class NamedSecrets:
@@ -43,7 +54,9 @@ class NamedSecrets:
 
         def filled(value: Any, path: Keys) -> Any:
             if isinstance(value, Mapping):
-                if path and "secret" in value:
+                if path[0] == "avatar" and path[-1] in _FREE_KEYS:
+                    return value
+                if "secret" in value and not _is_webhook(path):
                     return named(value, path)
                 return {key: filled(item, (*path, key)) for key, item in value.items()}
             if isinstance(value, list):
@@ -68,16 +81,23 @@ class NamedSecrets:
             known = ", ".join(self._secrets) or "none"
             raise ValueError(f"no secret of that name is in the configuration; there is {known}")
         secret = self._secrets[name].value
-        return _as_url(name, secret) if is_url else secret
+        assert secret.hosts is not None
+        # Where the operator keeps it is not for callers to see.
+        return _as_url(name, secret) if is_url else Secret(secret.reveal()).only_for(secret.hosts)
+
+
+def _is_webhook(path: Keys) -> bool:
+    """Whether what stands there has a key `secret` of its own."""
+    return path[-1] == "webhook" or path[-2:-1] == ("webhooks",)
 
 
 def _as_url(name: str, secret: Secret) -> Secret:
     """The secret as a URL that leads to one of its hosts. Raises ValueError, which says nothing of the URL."""
     assert secret.hosts is not None
     try:
-        target = parse_target(secret.reveal(), _PUBLISHING_SCHEMES)
+        target = parse_target(secret.reveal(), frozenset(DEFAULT_PORTS))
     except UrlRefused:
-        raise ValueError(f"the secret {name} is no URL to publish to") from None
+        raise ValueError(f"the secret {name} is no URL with a host") from None
     if target.host not in secret.hosts:
         raise ValueError(f"the secret {name} is a URL of a host that is none of its own")
     return Secret.url(secret.reveal()).only_for(secret.hosts)
@@ -86,9 +106,53 @@ def _as_url(name: str, secret: Secret) -> Secret:
 def misled(output: OutputConfig) -> Iterator[Mistake]:
     """Secrets of an output that its URLs would send to a host that they are not for. Its URLs can be read."""
     addresses = dict(zip(("url", "backup_url"), (address.reveal() for address in output.addresses), strict=False))
-    for key, secret in (("stream_key", output.key), ("token", output.bearer)):
+    for key, secret in (
+        ("stream_key", output.key),
+        ("token", output.bearer),
+        ("passphrase", output.cipher_passphrase),
+    ):
         yield from _misled((key,), secret, addresses)
-    for number, server in enumerate(output.ice_servers or ()):
+    yield from _misled_to_servers(output.ice_servers or ())
+
+
+def misled_avatar(avatar: AnyAvatarConfig) -> Iterator[Mistake]:
+    """As `misled`, of an avatar; webhooks of its tools are told apart."""
+    urls = {".".join(keys): url.reveal() for keys, url in urls_of(avatar)}
+    there = {"url": urls["url"]}
+    match avatar:
+        case LicensedConfig():
+            yield from _misled(("license",), avatar.license_key, urls)
+        case LiveKitConfig():
+            yield from _misled(("token",), avatar.given_token, there)
+            yield from _misled(("api_secret",), avatar.given_secret, there)
+        case HeyGenConfig():
+            yield from _misled(("api_key",), avatar.given_key, there)
+            yield from _misled(("token",), avatar.given_token, there)
+        case LiveAvatarConfig():
+            yield from _misled(("api_key",), avatar.given_key, there)
+            if avatar.room is not None:
+                # The service is given a token that is made with it.
+                yield from _misled(("room", "api_secret"), avatar.room.given_secret, urls)
+    yield from _misled_to_servers(avatar.ice_servers or ())
+
+
+def urls_of(avatar: AvatarConfig) -> list[tuple[tuple[str, ...], Secret]]:
+    """Where an avatar leads, with the keys that say so; what services name themselves is judged where it is used."""
+    keys = ("url", "signal_url")
+    urls: list[tuple[tuple[str, ...], Secret]] = [
+        ((key,), getattr(avatar, key)) for key in keys if key in type(avatar).model_fields
+    ]
+    if isinstance(avatar, LiveAvatarConfig) and avatar.room is not None:
+        urls.append((("room", "url"), avatar.room.url))
+    return urls
+
+
+def misled_webhook(webhook: WebhookConfig) -> Iterator[Mistake]:
+    yield from _misled(("secret",), webhook.key, {"url": webhook.address.reveal()})
+
+
+def _misled_to_servers(servers: Iterable[IceServer]) -> Iterator[Mistake]:
+    for number, server in enumerate(servers):
         urls = {f"urls.{index}": url for index, url in enumerate(server.urls)}
         yield from _misled(("ice_servers", number, "credential"), server.password, urls)
 

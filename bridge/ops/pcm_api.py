@@ -12,7 +12,7 @@ import structlog
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from bridge.errors import SourceError
-from bridge.ops.access import Access
+from bridge.ops.access import Access, host_of
 from bridge.ops.control import ControlledDaemon
 from bridge.ops.problems import Problem, problem_of
 from bridge.ops.sessions_api import find_running
@@ -77,7 +77,7 @@ class PcmSockets:
         if scheme.lower() == "bearer":
             tokens.append(token.strip())
         if tokens:
-            self._access.check_sender(tokens)
+            self._access.check_sender(tokens, host_of(socket.scope))
         return bool(tokens) or not self._access.wants_tokens
 
     def _connect(self, socket: WebSocket) -> PcmSender:
@@ -100,7 +100,7 @@ class PcmSockets:
         if isinstance(message, bytes):
             raise Refused(POLICY, 'samples before {"type": "open", "token": …}')
         token = parse(message).get("token")
-        self._access.check_sender([token] if isinstance(token, str) else [])
+        self._access.check_sender([token] if isinstance(token, str) else [], host_of(socket.scope))
         return message
 
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 
 from bridge.errors import (
     BridgeError,
@@ -91,12 +92,26 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        return Problem(HTTPStatus(error.status_code), error.detail, headers=error.headers).response()
+        headers = error.headers
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _methods_of(app, request.url.path)):
+            headers = {"Allow": ", ".join(methods)}
+        return Problem(HTTPStatus(error.status_code), error.detail, headers=headers).response()
 
     @app.exception_handler(Exception)
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
         # Starlette raises it again, and the server logs it whole.
         return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "a bug; the log has more").response()
+
+
+def _methods_of(app: FastAPI, path: str) -> list[str]:
+    """Of all that is described of a path, where the router names only the first."""
+    described = app.openapi()["paths"].items()
+    return sorted(
+        method.upper()
+        for template, operations in described
+        if compile_path(template)[0].match(path)
+        for method in operations
+    )
 
 
 def _read(error: RequestValidationError) -> Problem:

@@ -1,23 +1,43 @@
 """A daemon with one session, for the API to lay hands on, and a client that calls it without a socket."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from bridge.config import HttpConfig, OutputConfig, SecretConfig
+from bridge.config import HttpConfig, InputConfig, NavTalkConfig, OutputConfig, SecretConfig, SessionConfig
+from bridge.config_origin import Definition
+from bridge.events import EventLog
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.app import control_app
-from bridge.ops.hostile import HostileOutputs
+from bridge.ops.hostile_sessions import HostileSessions
 from bridge.ops.metrics import Metrics
+from bridge.outputs.compliance import Objection
+from bridge.redact import Secret
+from bridge.trend import Trend
 
 PUBLIC = "93.184.215.14"
 PNG = b"\x89PNG\r\n\x1a\n rest"
 JPEG = b"\xff\xd8\xff\xe0 rest"
+
+
+# What the operator's file defines: with what belongs to this machine alone, and secrets.
+LEO = Definition(
+    SessionConfig(
+        avatar=NavTalkConfig(
+            url=Secret.url("ws://studio.lan/chat"), license=Secret("sk_canary_leo"), name="navtalk.Leo"
+        ),
+        inputs={"question": InputConfig(url=Secret.url("pcm:-"))},
+        outputs={
+            "twitch": OutputConfig(url=Secret.url("rtmp://live.example.com/app"), stream_key=Secret("live_canary_leo"))
+        },
+    )
+)
 
 
 @dataclass
@@ -25,6 +45,8 @@ class FakeOutput:
     name: str
     protocol: str = "rtmp"
     state: str = "publishing"
+    mode: str = "copy"
+    mode_reason: str = "as_received"
     since_s: float = 1.0
     last_error: str = ""
     retry_in_s: float | None = None
@@ -36,11 +58,13 @@ class FakeOutput:
     last_progress_s: float | None = None
     queue_s: float = 0.0
     dropped_units: dict[str, int] = field(default_factory=dict)
+    objections: tuple[Objection, ...] = ()
 
 
 @dataclass
 class FakeInput:
     name: str = "question"
+    protocol: str = "file"
     state: str = "playing"
     error: str = ""
     is_speaking: bool = True
@@ -48,6 +72,9 @@ class FakeInput:
     waiting_s: float = 1.0
     dropped_s: float = 0.0
     underruns: int = 0
+    drift_ppm: float | None = None
+    is_on_air: bool = False
+    air_lost_s: float = 0.0
 
 
 @dataclass
@@ -77,7 +104,8 @@ class FakeStatus:
     slate_reason: str = ""
     slate_cause: str = ""
     is_muted: bool = False
-    capabilities: frozenset[str] = frozenset({"say", "interrupt", "image", "tools"})
+    freezes: int = 0
+    capabilities: frozenset[str] = frozenset({"say", "interrupt", "image", "history", "tools", "listening"})
     media: FakeMedia = field(default_factory=FakeMedia)
     spoken_s: float = 3.0
     input_is_finished: bool = False
@@ -91,6 +119,8 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
+        self.events = EventLog(lambda: 1_800_000_000.0)
+        self.trend = Trend()
         self.error: Exception | None = None
         self.waiting_calls = {"call_1"}
         self.sources: dict[str, Any] = {}
@@ -113,6 +143,12 @@ class FakeSession:
     async def interrupt(self) -> None:
         self._tell("interrupt")
 
+    async def remember(self, text: str) -> None:
+        self._tell("history", text)
+
+    async def listen(self, on: bool) -> None:
+        self._tell("listening", on)
+
     def answer_tool(self, call_id: str, output: str) -> bool:
         self._tell("tool", call_id, output)
         return call_id in self.waiting_calls
@@ -126,13 +162,18 @@ class FakeSession:
     def source(self, name: str) -> Any:
         return self.sources.get(name)
 
-    async def add_output(self, name: str, config: OutputConfig) -> None:
-        self._tell("add", name, config)
-        kept = tuple(output for output in self.now.outputs if output.name != name)
-        self.now = replace(self.now, outputs=(*kept, FakeOutput(name, config.scheme, "connecting")))
+    def output(self, name: str) -> None:
+        return None
 
-    async def remove_output(self, name: str) -> None:
-        self._tell("remove", name)
+    async def take_outputs(self, before: Mapping[str, OutputConfig], after: Mapping[str, OutputConfig]) -> None:
+        for name in before.keys() - after.keys():
+            self._tell("remove", name)
+        for name, config in after.items():
+            if before.get(name) != config:
+                self._tell("add", name, config)
+        known = {output.name: output for output in self.now.outputs}
+        outputs = (known.get(name, FakeOutput(name, config.scheme, "connecting")) for name, config in after.items())
+        self.now = replace(self.now, outputs=tuple(outputs))
 
     async def start_output(self, name: str) -> None:
         self._tell("start", name)
@@ -150,9 +191,32 @@ class FakeDaemon:
         self.n_stops = 0
         self.leo = FakeSession()
         self.runs = True
+        self.has_room = True
+        self.definitions = {"leo": LEO}
 
     def status(self) -> list[FakeStatus]:
-        return [self.leo.now]
+        return [replace(self.leo.now, name=name) if name != "leo" else self.leo.now for name in self.definitions]
+
+    def status_of(self, name: str) -> FakeStatus | None:
+        return next((status for status in self.status() if status.name == name), None)
+
+    def definition(self, name: str) -> Definition | None:
+        return self.definitions.get(name)
+
+    def is_overridden(self, name: str) -> bool:
+        return self.definitions[name].config != LEO.config
+
+    async def change_session(
+        self, name: str, change: Callable[[Definition | None], Awaitable[Definition | None]]
+    ) -> None:
+        now = self.definition(name)
+        then = await change(now)
+        if then is None:
+            self.definitions.pop(name)
+            return
+        self.definitions[name] = then
+        if name == "leo" and now is not None:
+            await self.leo.take_outputs(now.config.outputs, then.config.outputs)
 
     def session(self, name: str) -> FakeSession | None:
         return self.leo if name == "leo" and self.runs else None
@@ -169,6 +233,18 @@ async def resolve(host: str, port: int) -> list[str]:
     return known[host]
 
 
+def app_of(
+    daemon: FakeDaemon,
+    storage_dir: Path = Path("recordings"),
+    http: HttpConfig | None = None,
+    secrets: Mapping[str, SecretConfig] | None = None,
+) -> FastAPI:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    hostile = HostileSessions(storage_dir, UrlPolicy(["studio.lan"], resolve=resolve), secrets or {})
+    return control_app(http or HttpConfig(), lambda: None, registry, daemon, hostile, UrlPolicy())
+
+
 @asynccontextmanager
 async def api(
     daemon: FakeDaemon,
@@ -176,10 +252,6 @@ async def api(
     http: HttpConfig | None = None,
     secrets: Mapping[str, SecretConfig] | None = None,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    registry = CollectorRegistry()
-    Metrics(registry)
-    outputs = HostileOutputs(storage_dir, UrlPolicy(["studio.lan"], resolve=resolve), secrets or {})
-    app = control_app(http or HttpConfig(), lambda: None, registry, daemon, outputs, UrlPolicy())
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app_of(daemon, storage_dir, http, secrets), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080") as client:
         yield client

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from bridge.config import HttpConfig, TokenConfig
 from bridge.ops import access
 from bridge.ops.access import Access
+from bridge.ops.guesses import BURST
 from bridge.ops.problems import Problem
 from bridge.redact import Secret
 from tests.unit.ops.fakes import FakeDaemon, api
@@ -226,3 +227,67 @@ async def test_the_openapi_document_says_that_a_token_is_needed() -> None:
     async with api(FakeDaemon(), Path("recordings"), GUARDED) as client:
         document = (await client.get("/openapi.json", headers={"authorization": f"Bearer {LOOKER}"})).json()
     assert document["components"]["securitySchemes"] == {"HTTPBearer": {"type": "http", "scheme": "bearer"}}
+
+
+# ---------------------------------------------------------------------------------------------- guessing
+
+
+def answer(access: Access, token: str | None, host: str = "203.0.113.9") -> int:
+    try:
+        access.check("GET", "/v1/sessions", headers(**({"authorization": f"Bearer {token}"} if token else {})), host)
+    except Problem as problem:
+        return problem.status
+    return 200
+
+
+def test_who_guesses_too_often_waits_and_nobody_else_does() -> None:
+    access = Access(GUARDED)
+    with capture_logs() as logged:
+        statuses = [answer(access, f"guess_{n:016}") for n in range(BURST + 3)]
+    assert statuses == [401] * BURST + [429] * 3
+    # Else it would learn from an answer that it has found one.
+    assert answer(access, LOOKER) == 429
+    assert answer(access, LOOKER, "203.0.113.10") == 200
+    assert [(entry["event"], entry["client"]) for entry in logged] == [("api_guesses_limited", "203.0.113.9")]
+
+
+def test_a_wait_is_announced() -> None:
+    access = Access(GUARDED)
+    for n in range(BURST):
+        answer(access, f"guess_{n:016}")
+    with pytest.raises(Problem) as limited:
+        access.check("GET", "/metrics", headers(authorization=f"Bearer {LOOKER}"), "203.0.113.9")
+    assert limited.value.headers == {"Retry-After": "3"}
+
+
+def test_no_token_at_all_is_no_guess() -> None:
+    access = Access(GUARDED)
+    assert [answer(access, None) for _ in range(BURST + 1)] == [401] * (BURST + 1)
+    assert answer(access, LOOKER) == 200
+
+
+def test_who_waits_may_still_ask_whether_we_are_alive() -> None:
+    access = Access(GUARDED)
+    for n in range(BURST + 1):
+        answer(access, f"guess_{n:016}")
+    access.check("GET", "/healthz", headers(), "203.0.113.9")
+
+
+def test_a_sender_of_sound_may_not_guess_more() -> None:
+    access = Access(GUARDED)
+    for n in range(BURST):
+        with pytest.raises(Problem) as refused:
+            access.check_sender([f"guess_{n:016}"], "203.0.113.9")
+        assert refused.value.status == 401
+    with pytest.raises(Problem) as limited:
+        access.check_sender([VIEWER], "203.0.113.9")
+    assert limited.value.status == 429
+
+
+async def test_the_application_counts_guesses_by_where_they_come_from() -> None:
+    async with api(FakeDaemon(), http=GUARDED) as client:
+        assert [await get(client, "/v1/sessions", f"guess_{n:016}") for n in range(BURST)] == [401] * BURST
+        limited = await client.get("/v1/sessions", headers={"authorization": f"Bearer {LOOKER}"})
+        assert (limited.status_code, limited.headers["content-type"]) == (429, "application/problem+json")
+        assert limited.headers["retry-after"] == "3"
+        assert await get(client, "/healthz") == 200

@@ -60,6 +60,19 @@ async def test_a_body_beyond_the_limit_is_not_read_to_its_end(path: str, media_t
     assert not daemon.leo.told
 
 
+async def test_a_short_body_is_read_also_where_nobody_wants_it_so_that_the_connection_lives() -> None:
+    dripping = Dripping(b"x", 10)
+    async with api(FakeDaemon()) as client:
+        answer = await client.post("/v1/sessions/nobody/image", content=dripping, headers={"content-type": "image/png"})
+        assert (answer.status_code, dripping.n_given) == (404, 10)
+        assert "connection" not in answer.headers
+        waiting = Dripping(b"x", 10)
+        headers = {"content-type": "image/png", "expect": "100-continue"}
+        answer = await client.post("/v1/sessions/nobody/image", content=waiting, headers=headers)
+        assert (answer.status_code, waiting.n_given) == (404, 0)
+        assert answer.headers["connection"] == "close"
+
+
 async def test_a_body_that_says_it_is_too_large_is_not_read_at_all() -> None:
     dripping = Dripping(b"x", 10)
     async with api(FakeDaemon()) as client:

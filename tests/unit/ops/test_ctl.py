@@ -22,6 +22,7 @@ SESSION: dict[str, Any] = {
     "slate_reason": "break",
     "slate_cause": "operator",
     "is_muted": True,
+    "overridden": True,
     "capabilities": ["image", "say"],
     "media": {"fps": 25.0, "video_bps": 9e5, "added_latency_s": 0.0012, "av_offset_s": None},
     "outputs": [
@@ -32,6 +33,14 @@ SESSION: dict[str, Any] = {
             "bytes_total": 5_000_000,
             "reconnects": {"reset": 2},
             "last_error": "[Errno 104] reset",
+            "objections": [
+                {
+                    "rule": "video.profile",
+                    "weight": "reject",
+                    "text": "profile: high; Twitch asks for main or baseline",
+                    "source": "https://example.com",
+                }
+            ],
         }
     ],
 }
@@ -85,6 +94,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     [
         ("say leo Hello!", "POST", "sessions/leo/say", {"text": "Hello!"}),
         ("interrupt leo", "POST", "sessions/leo/interrupt", None),
+        ("history leo Ann", "POST", "sessions/leo/history", {"text": "Ann"}),
+        ("listening leo on", "POST", "sessions/leo/listening", {"on": True}),
+        ("listening leo off", "POST", "sessions/leo/listening", {"on": False}),
         ("slate leo on --reason break", "POST", "sessions/leo/slate", {"on": True, "reason": "break"}),
         ("slate leo off", "POST", "sessions/leo/slate", {"on": False, "reason": ""}),
         ("mute leo on", "POST", "sessions/leo/mute", {"on": True}),
@@ -94,6 +106,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("output stop leo twitch", "POST", "sessions/leo/outputs/twitch/stop", None),
         ("output restart leo twitch", "POST", "sessions/leo/outputs/twitch/restart", None),
         ("output remove leo twitch", "DELETE", "sessions/leo/outputs/twitch", None),
+        ("session remove leo", "DELETE", "sessions/leo", None),
         ("drain", "POST", "drain", None),
     ],
 )
@@ -102,6 +115,36 @@ def test_a_command_is_a_call(run: Run, daemon: Daemon, line: str, method: str, p
     assert (daemon.request.method, str(daemon.request.url)) == (method, f"http://127.0.0.1:8080/v1/{path}")
     assert (json.loads(daemon.request.content) if daemon.request.content else None) == body
     assert "authorization" not in daemon.request.headers
+
+
+@pytest.mark.parametrize(("verb", "path"), [("health", "healthz"), ("ready", "readyz"), ("metrics", "metrics")])
+def test_what_probes_and_prometheus_read_is_printed_as_it_is(run: Run, daemon: Daemon, verb: str, path: str) -> None:
+    daemon.answer = httpx.Response(200, text="# HELP up\nup 1.0\n")
+    assert run(verb) == (0, "# HELP up\nup 1.0\n", "")
+    assert str(daemon.request.url) == f"http://127.0.0.1:8080/{path}"
+
+
+def test_who_is_not_ready_says_why_with_status_1(run: Run, daemon: Daemon) -> None:
+    daemon.answer = httpx.Response(503, text="session leo: the avatar is away\n")
+    assert run("ready") == (1, "", "avatar-bridge: session leo: the avatar is away\n")
+
+
+def test_metrics_of_an_address_of_their_own_are_not_looked_for_elsewhere(run: Run, daemon: Daemon) -> None:
+    daemon.answer = httpx.Response(404, json={"detail": "nothing is at /metrics"})
+    assert run("metrics") == (2, "", "avatar-bridge: nothing is at /metrics\n")
+    daemon.answer = httpx.Response(200, html="<p>Welcome to nginx!</p>")
+    status, _, told = run("metrics")
+    assert status == 1 and "is --url right?" in told
+
+
+def test_a_trend_is_shown_by_its_extremes_and_told_whole_as_json(run: Run, daemon: Daemon) -> None:
+    trend = {"age_s": [4.0, 2.0, 0.1], "fps": [25.0, 0.0, 24.0], "av_offset_s": [None, None, None]}
+    daemon.answer = httpx.Response(200, json=trend)
+    status, shown, _ = run("trend", "leo")
+    assert status == 0
+    assert "4" in shown.splitlines()[0] and "fps 0 25 24" in " ".join(shown.split()) and "av_offset_s" not in shown
+    assert daemon.request.url.path == "/v1/sessions/leo/trend"
+    assert json.loads(run("--json", "trend", "leo")[1]) == trend
 
 
 def test_names_are_no_paths(run: Run, daemon: Daemon) -> None:
@@ -214,8 +257,10 @@ def test_sessions_and_a_status_are_tables(run: Run, daemon: Daemon) -> None:
     status, out, _ = run("status", "leo")
     assert status == 0
     assert all(
-        word in out for word in ("image, say", "25.0 fps", "900 kbit/s", "1.2 ms", "twitch", "5.0", "[Errno 104]")
+        word in out
+        for word in ("image, say", "by API calls", "25.0 fps", "900 kbit/s", "1.2 ms", "twitch", "5.0", "[Errno 104]")
     )
+    assert "reject" in out and "profile: high; Twitch asks for main" in out
 
 
 def test_json_is_what_the_api_answers(run: Run, daemon: Daemon) -> None:
@@ -228,3 +273,34 @@ def test_json_is_what_the_api_answers(run: Run, daemon: Daemon) -> None:
 def test_no_sessions_are_no_failure(run: Run, daemon: Daemon) -> None:
     daemon.answer = httpx.Response(200, json=[])
     assert run("sessions") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("verb", "method", "media_type"),
+    [("put", "PUT", "application/json"), ("patch", "PATCH", "application/merge-patch+json")],
+)
+def test_a_session_is_read_from_a_file(
+    run: Run, daemon: Daemon, tmp_path: Path, verb: str, method: str, media_type: str
+) -> None:
+    file = tmp_path / "mia.yaml"
+    file.write_text("avatar: {name: Mia, voice: null}\n")
+    daemon.answer = httpx.Response(200, json={"name": "mia"})
+    assert run("session", verb, "mia", str(file)) == (0, "", "")
+    assert (daemon.request.method, str(daemon.request.url)) == (method, "http://127.0.0.1:8080/v1/sessions/mia")
+    assert json.loads(daemon.request.content) == {"avatar": {"name": "Mia", "voice": None}}
+    assert daemon.request.headers["content-type"] == media_type
+    status, _, said = run("session", verb, "mia", "-", stdin=b"[]")
+    assert status == 2 and "holds no keys of a session" in said
+
+
+def test_what_others_wrote_gives_the_terminal_no_orders(run: Run, daemon: Daemon) -> None:
+    orders = "\x1b]52;c;Zm9v\x07Hi\x1b[2J\x9b2J\r\n"
+    data = json.dumps({"at": "2026-01-01T00:00:00+00:00", "text": orders})
+    daemon.answer = httpx.Response(200, content=f"event: user_transcript\ndata: {data}\n\n".encode())
+    status, heard, _ = run("events", "leo")
+    assert status == 0 and "Hi" in heard
+    daemon.answer = httpx.Response(200, json=[SESSION | {"error": orders}])
+    status, listed, _ = run("sessions")
+    assert status == 0 and "Hi" in listed
+    for line in (heard + listed).splitlines():
+        assert line.isprintable()

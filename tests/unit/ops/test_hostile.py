@@ -5,11 +5,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.config import OutputConfig
+from bridge.config import IceServer, NavTalkConfig, OutputConfig, WebhookConfig
 from bridge.net.url_policy import UrlPolicy
-from bridge.ops.hostile import HostileOutputs
+from bridge.ops.hostile import HostileOutputs, hostile_schema
 from bridge.ops.problems import Problem
+from bridge.redact import Secret
 from tests.unit.ops.fakes import resolve
+
+# From the models, so that a key that is new is tested too.
+READING_KEYS = sorted(
+    {
+        key
+        for model in (OutputConfig, IceServer, NavTalkConfig, WebhookConfig)
+        for key in model.model_fields
+        if key.endswith(("_file", "_env", "_credential"))
+    }
+)
+SECRET_KEYS = [
+    key
+    for key, field in OutputConfig.model_fields.items()
+    if Secret.__name__ in str(field.annotation) and key not in READING_KEYS
+]
 
 GOOD = {"url": "rtmp://live.example.com/app/live_canary_1"}
 
@@ -51,9 +67,67 @@ async def test_no_key_at_any_depth_may_read_this_machine(outputs: HostileOutputs
     assert mistake[0] == ("ice_servers", 0, "credential_file")
 
 
+@pytest.mark.parametrize("key", ["logo_file", "font_file"])
+async def test_no_overlay_may_show_this_machine(outputs: HostileOutputs, key: str) -> None:
+    (mistake,) = await refusal(outputs, GOOD | {"overlay": {key: "/etc/canary"}})
+    assert mistake[0] == ("overlay", key)
+
+
+async def test_an_output_may_have_a_preset_and_words_over_it(outputs: HostileOutputs) -> None:
+    output = await outputs.read(GOOD | {"preset": "generic", "overlay": {"text": "Live", "captions": True}})
+    assert output.preset == "generic" and output.overlay is not None and output.overlay.captions
+
+
+@pytest.mark.parametrize(
+    "url", ["srt://127.0.0.1:9000", "srt://0.0.0.0:9000?mode=listener", "srt://live.example.com:22"]
+)
+async def test_srt_leads_to_public_hosts_alone(outputs: HostileOutputs, url: str) -> None:
+    ((keys, _),) = await refusal(outputs, {"url": url, "passphrase": "canary-passphrase"})
+    assert keys == ("url",)
+
+
+async def test_streams_stay_below_the_directory_and_are_led_by_no_link(outputs: HostileOutputs, tmp_path: Path) -> None:
+    assert (await outputs.read({"url": "hls:web/leo"})).scheme == "hls"
+    ((keys, _),) = await refusal(outputs, {"url": "hls:../leo"})
+    assert keys == ("url",)
+
+
 async def test_a_name_that_no_file_can_have_is_no_matter_of_hosts(outputs: HostileOutputs) -> None:
     (mistake,) = await refusal(outputs, {"url": f"file:{'x' * 300}.mp4"})
-    assert mistake == (("url",), "file: cannot write there: File name too long")
+    assert mistake == (("url",), "cannot write there: File name too long")
+
+
+@pytest.mark.parametrize("key", READING_KEYS)
+async def test_each_key_that_reads_this_machine_is_refused(outputs: HostileOutputs, tmp_path: Path, key: str) -> None:
+    (tmp_path / "secret").write_text("canary_secret")
+    for place in (str(tmp_path / "secret"), "PATH", "", None, ["x"], {"secret": "x"}):
+        found = await refusal(outputs, GOOD | {key: place})
+        assert ((key,), "is only for the configuration file; give the secret itself, without the ending") in found
+        server = {"urls": "turn:live.example.com", "username": "x", "credential": "y", key: place}
+        (mistake,) = await refusal(outputs, GOOD | {"ice_servers": [server]})
+        assert mistake[0] == ("ice_servers", 0, key)
+
+
+@pytest.mark.parametrize("key", [*OutputConfig.model_fields])
+async def test_each_key_takes_nothing_from_the_environment(outputs: HostileOutputs, key: str) -> None:
+    for value in ("${PATH}", ["${PATH}"], {"urls": "${PATH}"}):
+        found = await refusal(outputs, GOOD | {key: value})
+        if key not in READING_KEYS:
+            assert [message for _, message in found] == ["${} is only for the configuration file"]
+
+
+@pytest.mark.parametrize("key", SECRET_KEYS)
+async def test_each_secret_is_taken_as_it_is_and_never_shown(outputs: HostileOutputs, key: str) -> None:
+    body = {
+        "url": {"url": "rtmp://live.example.com/app/live_canary_3"},
+        "backup_url": GOOD | {"backup_url": "rtmp://live.example.com/b/live_canary_3"},
+        "stream_key": {"url": "rtmp://live.example.com/app", "stream_key": "live_canary_3"},
+        "token": {"url": "whip+https://live.example.com/x", "token": "live_canary_3"},
+        "passphrase": {"url": "srt://live.example.com:9000", "passphrase": "live_canary_3"},
+    }[key]
+    output = await outputs.read(body)
+    assert "live_canary_3" in getattr(output, key).reveal()
+    assert "canary" not in f"{output!r} {output.model_dump_json()} {hostile_schema(OutputConfig)}"
 
 
 @pytest.mark.parametrize("text", ["${HOME}", "x${PATH}y", "${", "$${HOME}"])
@@ -155,7 +229,7 @@ async def test_a_recording_follows_no_link(outputs: HostileOutputs, tmp_path: Pa
     (tmp_path / "deep" / "link").symlink_to("..")
     (tmp_path / "to-a-file.mp4").symlink_to("/etc/nothing")
     for name in ("elsewhere/x.mp4", "deep/link/x.mp4", "to-a-file.mp4"):
-        assert await refusal(outputs, {"url": f"file:{name}"}) == [(("url",), f"file:{name} leads through a link")]
+        assert await refusal(outputs, {"url": f"file:{name}"}) == [(("url",), f"{name} leads through a link")]
     assert await outputs.read({"url": "file:deep/x-{start:%Y}.mp4"})
 
 

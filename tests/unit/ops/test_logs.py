@@ -94,14 +94,14 @@ def test_a_secret_that_is_a_word_of_the_program_does_not_hide_what_has_happened(
 
 
 def test_libraries_take_the_same_way_out_and_are_quiet_below_warning(lines: Lines) -> None:
-    for name in ("aiortc.rtcrtpreceiver", "aioice.ice", "websockets.client", "uvicorn.access", "never.heard.of"):
+    for name in ("aiortc.rtcrtpreceiver", "aioice.ice", "websockets.client", "uvicorn.error", "never.heard.of"):
         logging.getLogger(name).info("chatter")
         logging.getLogger(name).warning("trouble with %s", name)
     assert [line["logger"] for line in lines() if line["event"].startswith("trouble")] == [
         "aiortc.rtcrtpreceiver",
         "aioice.ice",
         "websockets.client",
-        "uvicorn.access",
+        "uvicorn.error",
         "never.heard.of",
     ]
     assert not [line for line in lines() if line["event"] == "chatter"]

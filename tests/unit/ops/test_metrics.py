@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.ops.app import exposition
 from bridge.ops.metrics import EventLoopLag, Metrics
 
 # contract: name without prefix -> type, labels. A change here breaks dashboards.
@@ -25,6 +26,7 @@ PROMISED = {
     "output_state": ("gauge", "session output state"),
     "output_mode": ("gauge", "session output mode reason"),
     "sessions": ("gauge", ""),
+    "capacity_sessions": ("gauge", ""),
     "output_queue_seconds": ("gauge", "session output protocol"),
     "output_last_progress_timestamp_seconds": ("gauge", "session output protocol"),
     "input_level_dbfs": ("gauge", "session"),
@@ -35,9 +37,14 @@ PROMISED = {
     "pli": ("counter", "session direction reason"),
     "output_bytes": ("counter", "session output protocol"),
     "output_dropped_units": ("counter", "session output protocol reason"),
+    "output_viewers": ("gauge", "session output protocol"),
+    "output_viewer_requests": ("counter", "session output protocol type"),
+    "output_viewer_packets_dropped": ("counter", "session output protocol"),
+    "transcript_errors": ("counter", "session output protocol"),
     "output_reconnects": ("counter", "session output protocol reason"),
     "provider_reconnects": ("counter", "session service reason"),
     "provider_events": ("counter", "session service type"),
+    "response_latency_seconds": ("histogram", "session"),
     "interrupt_to_silence_seconds": ("histogram", "session"),
     "tool_calls": ("counter", "session result"),
     "input_underruns": ("counter", "session"),
@@ -113,6 +120,29 @@ def test_series_of_an_output_that_goes_are_removed_and_others_stay(metrics: Metr
             assert not [name for name in scrape(metrics) if "twitch" in name]
             assert scrape(metrics)["output_bytes_total{output=archive,protocol=file,session=leo}"] == 7
     assert not [name for name in scrape(metrics) if "leo" in name]
+
+
+async def test_an_exposition_that_lets_others_work_between_families_is_the_whole_of_it(metrics: Metrics) -> None:
+    others = 0
+
+    async def work() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    with metrics.session("leo", "navtalk") as session:
+        session.rtp_packets_total(kind="video", result="received").inc()
+        working = asyncio.create_task(work())
+        text = await exposition(metrics.registry)
+        working.cancel()
+        assert b'result="received"' in text
+        # The process' CPU time goes on.
+        lines, whole = (each.splitlines() for each in (text, generate_latest(metrics.registry)))
+        assert [line for line in lines if b"process_" not in line] == [
+            line for line in whole if b"process_" not in line
+        ]
+    assert others >= len(list(metrics.registry.collect()))
 
 
 def test_the_count_of_sessions_is_that_of_open_contexts(metrics: Metrics) -> None:

@@ -123,9 +123,9 @@ async def test_a_secret_goes_to_no_host_that_it_is_not_for(
     ("name", "message"),
     [
         ("elsewhere", "the secret elsewhere is a URL of a host that is none of its own"),
-        ("twitch", "the secret twitch is no URL to publish to"),
-        ("file", "the secret file is no URL to publish to"),
-        ("strange", "the secret strange is no URL to publish to"),
+        ("twitch", "the secret twitch is no URL with a host"),
+        ("file", "the secret file is no URL with a host"),
+        ("strange", "the secret strange is no URL with a host"),
     ],
 )
 async def test_a_secret_that_is_no_url_of_its_hosts_is_no_place_to_publish_to(
@@ -232,3 +232,11 @@ async def test_the_api_takes_a_named_secret_and_describes_how(secrets: dict[str,
 async def test_the_value_of_a_named_secret_is_masked_wherever_it_turns_up(secrets: dict[str, SecretConfig]) -> None:
     for value, _ in SECRETS.values():
         assert "canary" not in mask(f"the server says {value}!")
+
+
+async def test_a_named_secret_is_not_shown_to_viewers(outputs: HostileOutputs) -> None:
+    body: dict[str, Any] = {"url": "whep:", "max_viewers": 2}
+    assert (await outputs.read(body)).max_viewers == 2
+    body["ice_servers"] = [turn(named("twitch"), "turn:live.example.com")]
+    ((keys, message),) = await refusal(outputs, body)
+    assert keys == ("ice_servers",) and "viewers" in message
