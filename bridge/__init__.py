@@ -9,7 +9,8 @@ Media flows down this list; each stage knows only the type of the line above:
     timeline    lip-sync                          -> AccessUnit, on session time
     outputs     RTMP, files
 
-`session.py` wires one line, `daemon.py` runs many, `ops` watches, `local_avatar` stands in for the cloud.
+`session.py` wires one line, `supervisor.py` keeps it running, `daemon.py` runs many, `ops` watches, `local_avatar`
+stands in for the cloud.
 Reasons: ARCHITECTURE.md beside this file.
 """
 

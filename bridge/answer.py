@@ -27,6 +27,9 @@ class Answer:
         self._started_ns, self._lasts_s = 0, 0.0
 
     def start(self, now_ns: int) -> None:
+        """It begins to be generated, or goes on; what had sounded to its end was another one."""
+        if self.is_over(now_ns) and self._started_ns:
+            self._started_ns, self._lasts_s = 0, 0.0
         self._started_ns = self._started_ns or now_ns
 
     def lasts(self, duration_s: float) -> None:

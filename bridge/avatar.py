@@ -5,7 +5,8 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import structlog
 
@@ -82,8 +83,10 @@ class Avatar:
             may_begin=lambda: self._budget_wait_s() <= 0,
             speak_to=self._speak_to,
             is_pausing=self._is_pausing,
+            seek_pause=uplink.seek_pause,
             programme=programme,
         )
+        self._is_told_to_listen = self._is_attending = False
         self._is_ending = asyncio.Event()
         self._asides: set[asyncio.Task[None]] = set()
 
@@ -143,6 +146,42 @@ class Avatar:
         _, link = self._spoken_to()
         self._dialogue.interrupt()
         await link.interrupt()
+
+    async def remember(self, text: str) -> None:
+        """A user has said this before: this session of the service and later ones know it.
+
+        Raises ProviderRejected where the service keeps no history, ProviderUnavailable while it is away.
+        """
+        _, link = self._spoken_to()
+        await link.remember(text)
+        self._dialogue.history.add("user", text)
+
+    async def listen(self, on: bool) -> None:
+        """The operator wants it to look as if it listened, now and in later sessions, or no longer.
+
+        Raises ProviderRejected where the service has no such look, ProviderUnavailable while it is away.
+        """
+        _, link = self._spoken_to()
+        self._is_told_to_listen = on
+        await link.listen(self._is_listening)
+
+    def attend(self, on: bool) -> None:
+        """Somebody speaks whom viewers hear and the avatar does not, or has stopped: it looks like that if it can."""
+        self._is_attending = on
+        self._show_listening()
+
+    @property
+    def _is_listening(self) -> bool:
+        return self._is_told_to_listen or self._is_attending
+
+    def _show_listening(self) -> None:
+        if self.current is not None and "listening" in self._provider.capabilities:
+            self._begin_aside(_listen(self.current, self._is_listening), "avatar listening")
+
+    def _begin_aside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        aside = asyncio.create_task(work, name=name)
+        self._asides.add(aside)
+        aside.add_done_callback(self._asides.discard)
 
     def _spoken_to(self) -> tuple[Connection, AvatarLink]:
         if self.current is None or self.current.link is None:
@@ -212,9 +251,14 @@ class Avatar:
     async def _speak_to(self, connection: Connection) -> None:
         """From now on; what was asked by the one before is forgotten."""
         self.current, self._spoken_before_s = connection, self._uplink.spoken_s
+        self._attach(connection)
+        await self._dialogue.avatar_left()
+
+    def _attach(self, connection: Connection) -> None:
         if connection.link is not None:
             self._uplink.attach(connection.link)
-        await self._dialogue.avatar_left()
+            if self._is_listening:
+                self._show_listening()
 
     def _is_pausing(self) -> bool:
         """Whether neither side speaks."""
@@ -263,8 +307,8 @@ class Avatar:
 
     def _on_ready(self, connection: Connection) -> None:
         self._note_start(connection)
-        if connection is self.current and connection.link is not None:
-            self._uplink.attach(connection.link)
+        if connection is self.current:
+            self._attach(connection)
 
     def _note_start(self, connection: Connection) -> None:
         """The first sign that the service has begun a session; a refusal costs nothing."""
@@ -279,14 +323,12 @@ class Avatar:
             return
         self._programme.put(connection.number, unit)
         if unit.codec.kind == "video" and connection is self.current:
-            if unit.codec is not Codec.H264:
-                self._note_unshown(connection, f"no output can carry the avatar's {unit.codec.value.upper()} pictures")
             self._note_live(connection)
 
     def _on_no_pictures(self, connection: Connection) -> None:
         self._programme.hear(connection.number)
         if connection is self.current:
-            self._note_unshown(connection, "the avatar service offers no pictures that can be received (H.264)")
+            self._note_unshown(connection, "the avatar service offers no pictures that can be received (H.264, VP8)")
             self._note_live(connection)
 
     def _note_unshown(self, connection: Connection, why: str) -> None:
@@ -316,9 +358,7 @@ class Avatar:
             # An answer, whether or not the service says that it has heard anybody.
             connection.is_greeting = False
         if event.kind == "response_started" and self._is_greeting_again(connection) and connection.link is not None:
-            aside = asyncio.create_task(_hush(connection), name="avatar hush")
-            self._asides.add(aside)
-            aside.add_done_callback(self._asides.discard)
+            self._begin_aside(_hush(connection), "avatar hush")
         if connection is self.current:
             self._dialogue.on_event(event)
 
@@ -354,3 +394,9 @@ async def _hush(connection: Connection) -> None:
     if connection.link is not None:
         with contextlib.suppress(ProviderError):
             await connection.link.interrupt()
+
+
+async def _listen(connection: Connection, on: bool) -> None:
+    if connection.link is not None:
+        with contextlib.suppress(ProviderError):
+            await connection.link.listen(on)

@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -17,7 +18,7 @@ import typer
 from pydantic import ValidationError
 
 import bridge
-from bridge.config import Config, InputConfig, Model, OutputConfig, parse_address
+from bridge.config import ClipConfig, Config, InputConfig, Model, OutputConfig, parse_address
 from bridge.config_file import explain, json_schema, load_config, show_config
 from bridge.errors import BridgeError, ConfigError
 from bridge.ops.ctl import app as ctl_app
@@ -30,7 +31,6 @@ app = typer.Typer(
     name="avatar-bridge",
     help="Puts a cloud avatar on a live broadcast: audio in, lip-synced picture and sound out.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -104,7 +104,7 @@ def run(config: ConfigFile) -> None:
     _configure_logging(settings)
     from bridge.daemon import run_daemon
 
-    raise typer.Exit(asyncio.run(run_daemon(settings)))
+    raise typer.Exit(asyncio.run(run_daemon(settings, partial(load_config, config))))
 
 
 @app.command()
@@ -134,7 +134,10 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    service: Annotated[Literal["navtalk"], typer.Option(help="Avatar service to imitate.")] = "navtalk",
+    service: Annotated[
+        Literal["navtalk", "navtalk-legacy", "heygen", "liveavatar", "livekit"],
+        typer.Option(help="Avatar service to imitate."),
+    ] = "navtalk",
     input: Annotated[
         str | None, typer.Option(metavar="URL", help="What the avatar hears; a shipped sample unless given.")
     ] = None,
@@ -165,7 +168,9 @@ def demo(
 @app.command()
 def avatar(
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where to listen.")] = "127.0.0.1:8811",
-    services: Annotated[Literal["navtalk"], typer.Option(help="Avatar service to imitate.")] = "navtalk",
+    services: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]…", help="Avatar services to imitate; an unknown name lists them.")
+    ] = "navtalk",
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Picture size in pixels.")] = "720x1280",
     fps: Annotated[int, typer.Option(min=1, max=60, help="Pictures per second.")] = 25,
     codec: Annotated[Literal["h264", "vp8"], typer.Option(help="Coding of pictures.")] = "h264",
@@ -189,9 +194,13 @@ def avatar(
     _configure_logging(None)
     from bridge.local_avatar.faults import Fault, NoSuchFault, describe_faults
     from bridge.local_avatar.options import LocalAvatarOptions
-    from bridge.local_avatar.server import LocalAvatar
+    from bridge.local_avatar.server import SERVICES, LocalAvatar
     from bridge.media.access_unit import Codec
 
+    known = {str(name): name for name in SERVICES}
+    asked = services.split(",")
+    if unknown := [name for name in asked if name not in known]:
+        raise ConfigError(f"--services {unknown[0]}: there is {', '.join(known)}")
     try:
         faults = tuple(Fault.parse(text) for text in fault or ())
     except NoSuchFault as error:
@@ -199,6 +208,7 @@ def avatar(
     except ValueError as error:
         raise ConfigError(f"--fault {error}") from None
     options = LocalAvatarOptions(
+        services=[known[name] for name in asked],
         listen_host=address.host,
         listen_port=address.port,
         license=_read_secret("--license-file", license_file) if license_file else None,
@@ -212,6 +222,47 @@ def avatar(
     )
     service = LocalAvatar(options, on_listening=lambda url: print(url, flush=True))
     asyncio.run(_until_signalled(service.run(), or_stdin_closes=until_stdin_closes))
+
+
+@app.command()
+def clip(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the clip goes, .mp4; it must not exist.")],
+    license_file: Annotated[Path, typer.Option(metavar="FILE", help="Holds the licence.", show_default=False)],
+    video_url: Annotated[str | None, typer.Option(metavar="URL", help="Who is seen: a video.")] = None,
+    image_url: Annotated[str | None, typer.Option(metavar="URL", help="Who is seen: a photograph.")] = None,
+    character: Annotated[str | None, typer.Option(metavar="NAME", help="Who is seen: one of the service's.")] = None,
+    audio_url: Annotated[str | None, typer.Option(metavar="URL", help="What is said: a recording.")] = None,
+    audio_file: Annotated[Path | None, typer.Option(metavar="FILE", help="What is said: a file to send.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="What is said: words.")] = None,
+    voice: Annotated[str | None, typer.Option(metavar="NAME", help="Who says the words.")] = None,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="The service, unless it is NavTalk's.")] = None,
+    status_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where it is asked about the clip, unless that is the same.")
+    ] = None,
+    deadline: Annotated[float, typer.Option(metavar="SECONDS", help="How long rendering may take.")] = 300.0,
+) -> None:
+    """Have NavTalk's video generation render a clip, and download it."""
+    values = {
+        "url": url,
+        "status_url": status_url,
+        "license_file": license_file,
+        "video_url": video_url,
+        "image_url": image_url,
+        "character_name": character,
+        "audio_url": audio_url,
+        "audio_file": audio_file,
+        "content": text,
+        "voice": voice,
+        "deadline_s": deadline,
+    }
+    config = _from_option("clip", ClipConfig, **{key: value for key, value in values.items() if value is not None})
+    if out.exists():
+        raise ConfigError(f"{out} exists: name another file")
+    from bridge.clip import run_clip
+    from bridge.ops.logs import configure_logging
+
+    configure_logging("warning")
+    asyncio.run(_until_signalled(run_clip(config, out), or_stdin_closes=False))
 
 
 def _configure_logging(config: Config | None) -> None:
@@ -238,7 +289,7 @@ async def _until_signalled(running: Coroutine[Any, Any, object], or_stdin_closes
         task.result()
 
 
-def _from_option(option: str, model: type[ModelT], **values: str) -> ModelT:
+def _from_option(option: str, model: type[ModelT], **values: Any) -> ModelT:
     """A part of a configuration that came from the command line. Raises ConfigError that names the option."""
     try:
         return model.model_validate(values)

@@ -1,23 +1,33 @@
 """The configuration: what an operator may set, with units, ranges and defaults.
 
-Models are frozen and refuse unknown keys. `bridge.config_file` reads them from YAML; `config/bridge.example.yaml`
-explains every key to operators. Inputs and outputs stand in `bridge.config_inputs` and `bridge.config_outputs`.
+Models are frozen and refuse unknown keys. `bridge.config_file` reads them from YAML; the examples in `config/`
+explain every key to operators. Avatars, inputs and outputs stand in `bridge.config_avatars`, `bridge.config_inputs`
+and `bridge.config_outputs`.
 
 Relative paths are relative to the working directory, those in `file:` URLs to `storage.dir`.
 """
 
 import ipaddress
-import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote, urlsplit
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ByteSize, Field, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, ByteSize, Field, field_validator, model_validator
 
+from bridge.config_avatars import (
+    AnyAvatarConfig,
+    AvatarConfig,
+    HeyGenConfig,
+    LiveAvatarConfig,
+    LiveKitConfig,
+    NavTalkConfig,
+    NavTalkLegacyConfig,
+    ToolConfig,
+)
+from bridge.config_clips import ClipConfig
 from bridge.config_inputs import InputConfig
-from bridge.config_outputs import OutputConfig, SlateConfig, below_storage_dir
-from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret
+from bridge.config_outputs import MAX_VIEWERS, OutputConfig, OverlayConfig, SlateConfig, below_storage_dir
+from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret
 from bridge.config_values import (
     Address,
     IceServer,
@@ -26,28 +36,36 @@ from bridge.config_values import (
     Model,
     Name,
     PortRange,
-    Url,
-    check_host,
     one_of,
     parse_address,
 )
-from bridge.protocols import navtalk
-from bridge.redact import HARMLESS_QUERY, MASK, Secret, remember
+from bridge.config_webhooks import EventWebhookConfig, WebhookConfig
+from bridge.redact import Secret
 
 # What others take from here, wherever it is written.
 __all__ = [
+    "MAX_VIEWERS",
     "Address",
+    "AnyAvatarConfig",
     "AvatarConfig",
+    "ClipConfig",
     "Config",
+    "EventWebhookConfig",
+    "HeyGenConfig",
     "HttpConfig",
     "IceConfig",
     "IceServer",
     "InputConfig",
+    "LiveAvatarConfig",
+    "LiveKitConfig",
     "LogConfig",
     "MetricsConfig",
     "Model",
     "Name",
+    "NavTalkConfig",
+    "NavTalkLegacyConfig",
     "OutputConfig",
+    "OverlayConfig",
     "Scope",
     "SecretConfig",
     "SessionConfig",
@@ -57,11 +75,9 @@ __all__ = [
     "TokenConfig",
     "ToolConfig",
     "UrlPolicyConfig",
+    "WebhookConfig",
     "parse_address",
 ]
-
-NAVTALK_URL = "wss://transfer.navtalk.ai/wss/v2/realtime-chat"
-
 
 # ---------------------------------------------------------------------------------------------- the daemon
 
@@ -211,138 +227,14 @@ class IceConfig(Model):
 # ---------------------------------------------------------------------------------------------- a session
 
 
-class ToolConfig(Model):
-    """A function that the avatar's model may call, as OpenAI's API describes one.
-
-    parameters  JSON Schema of its arguments.
-    default     the answer to a call that nobody has answered in time; None: the avatar's `tool_default`.
-    """
-
-    type: Literal["function"] = "function"
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    description: str = ""
-    parameters: dict[str, Any] = Field(default_factory=lambda: {"type": "object", "properties": {}})
-    default: str | None = None
-
-    @property
-    def function(self) -> dict[str, Any]:
-        """What the service is told of it."""
-        return self.model_dump(exclude={"default"})
-
-
-# What an operator's own message must have room for, by the name of the message.
-_SHAPE_VALUES = {"input_text": "{text}", "input_image": "{image}"}
-
-
-class AvatarConfig(Model):
-    """An avatar of a service. Keys that are None are not sent: the service's console decides.
-
-    role            conversation: the avatar answers what it hears.  speak: it says what it is sent.
-    tools           none: as the service's console has them.
-    tool_default    the answer to a tool call that nobody has answered after `tool_deadline_s`.
-    history_file    what was said before, read at the start and appended to; see `bridge.history`.
-    ice_servers     replaces the list that the service sends.
-    idle_audio      what flows while no input speaks; a service's video stalls without audio.
-    max_session_s   how long the service lets a session last: the next one takes over before. None: as it says itself.
-    max_starts_per_hour  sessions that the service may be asked to start in any hour: a guard against bills.
-    shapes          messages whose shape the service does not document, in JSON's terms: "{text}", "{image}" (a data
-                    URL) and "{reply}" (0 or 1) stand for their values. None: as `protocols.navtalk_json` infers it.
-    """
-
-    service: Literal["navtalk"] = "navtalk"
-    url: Url = Secret.url(NAVTALK_URL)
-    license: LiteralSecret | None = None
-    license_file: FileSecret | None = None
-    license_env: EnvSecret | None = None
-    license_credential: CredentialSecret | None = None
-    name: str | None = Field(default=None, min_length=1)
-    avatar_id: str | None = Field(default=None, min_length=1)
-    role: Literal["conversation", "speak"] = "conversation"
-    voice: str | None = None
-    prompt: str | None = None
-    query: dict[str, str] = Field(default_factory=dict, repr=False)
-    tools: tuple[ToolConfig, ...] = ()
-    tool_default: str = Field(default="No answer is available at the moment.", max_length=65_536)
-    tool_deadline_s: float = Field(default=10.0, gt=0.0, le=600.0)
-    history_file: Path | None = None
-    ice_servers: tuple[IceServer, ...] | None = None
-    idle_audio: Literal["silence", "none"] = "silence"
-    max_session_s: float | None = Field(default=None, ge=30.0)
-    max_starts_per_hour: int = Field(default=60, ge=1)
-    shapes: dict[Literal["input_text", "input_image"], dict[str, Any]] = Field(default_factory=dict)
-
-    @field_validator("url")
-    @classmethod
-    def _is_websocket(cls, url: Secret) -> Secret:
-        if not re.match(r"wss?://[^/]", url.reveal()):
-            raise ValueError("must be wss://HOST/PATH or ws://HOST/PATH")
-        check_host(url.reveal())
-        # Basic authentication (RFC 7617 §2) has no way to write one.
-        if ":" in unquote(urlsplit(url.reveal()).username or ""):
-            raise ValueError("holds a user name with a colon (%3A), which no server could tell from the password")
-        return url
-
-    @field_validator("query")
-    @classmethod
-    def _remember_values(cls, query: dict[str, str]) -> dict[str, str]:
-        for name, value in query.items():
-            if name not in HARMLESS_QUERY:
-                remember(value)
-        return query
-
-    @field_validator("tools")
-    @classmethod
-    def _names_differ(cls, tools: tuple[ToolConfig, ...]) -> tuple[ToolConfig, ...]:
-        names = [tool.name for tool in tools]
-        if len(set(names)) < len(names):
-            raise ValueError(f"each tool needs a name of its own, not {', '.join(names)}")
-        return tools
-
-    @field_validator("shapes")
-    @classmethod
-    def _have_room(cls, shapes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for name, shape in shapes.items():
-            if json.dumps(_SHAPE_VALUES[name]) not in json.dumps(shape) or not isinstance(shape.get("type"), str):
-                raise ValueError(f'{name} needs a "type", and the value "{_SHAPE_VALUES[name]}" somewhere')
-        return shapes
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        one_of(self, *self._LICENSE_KEYS, required=True)
-        if self.name is None and self.avatar_id is None:
-            raise ValueError("name or avatar_id is needed")
-        return self
-
-    @model_validator(mode="after")
-    def _check_role(self) -> Self:
-        if self.role == "speak":
-            if unused := [key for key in ("tools", "history_file", "shapes") if getattr(self, key)]:
-                raise ValueError(f"{', '.join(unused)}: of no use to the role speak, which has no model behind it")
-            return self
-        asked = navtalk.query_of(self.url.reveal(), self.query)
-        for name, value in (navtalk.TRANSPARENCY, navtalk.AUDIO_BACK):
-            if asked.get(name) == value:
-                raise ValueError(f"{name}={value} asks for a mirror, which does not converse: it needs role: speak")
-        return self
-
-    _LICENSE_KEYS = ("license", "license_file", "license_env", "license_credential")
-
-    @property
-    def license_key(self) -> Secret:
-        key = one_of(self, *self._LICENSE_KEYS, required=True)
-        assert key is not None
-        return key
-
-    @field_serializer("query")
-    def _mask_query(self, query: dict[str, str]) -> dict[str, str]:
-        return {name: value if name in HARMLESS_QUERY else MASK for name, value in query.items()}
-
-
 class SessionConfig(Model):
-    avatar: AvatarConfig
+    """webhooks: are told what happens in the session."""
+
+    avatar: AnyAvatarConfig
     inputs: dict[Name, InputConfig] = Field(min_length=1)
     slate: SlateConfig = SlateConfig()
     outputs: dict[Name, Annotated[OutputConfig, AfterValidator(below_storage_dir)]] = Field(min_length=1)
+    webhooks: tuple[EventWebhookConfig, ...] = ()
 
 
 class Config(Model):
@@ -350,6 +242,7 @@ class Config(Model):
 
     secrets  what API calls may name in place of a secret of their own.
     drain_s  how long SIGTERM lets an utterance and the outputs finish.
+    max_sessions  beyond so many, API calls begin none.
     """
 
     http: HttpConfig = HttpConfig()
@@ -360,6 +253,7 @@ class Config(Model):
     ice: IceConfig = IceConfig()
     secrets: dict[Annotated[str, AfterValidator(_check_secret_name)], SecretConfig] = Field(default_factory=dict)
     drain_s: float = Field(default=20.0, ge=0.0, le=3600.0)
+    max_sessions: int = Field(default=32, ge=1, le=1000)
     sessions: dict[Name, SessionConfig] = Field(min_length=1)
 
     @field_validator("sessions")

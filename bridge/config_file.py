@@ -9,10 +9,11 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from bridge.config import Config
+from bridge.config_avatars import SERVICE_TAG
 from bridge.config_secrets import Substituted
 from bridge.errors import ConfigError
 from bridge.redact import mask, remember
@@ -103,9 +104,12 @@ class _Reader:
         self.mistakes[line, len(self.mistakes)] = text
 
     def add_invalid(self, details: ErrorDetails) -> None:
-        # A mapping's key is reported at (…, key, "[key]").
+        # A mapping's key is reported at (…, key, "[key]"), and an avatar's keys behind a tag that tells its service.
         path = tuple(part for part in details["loc"] if part != "[key]")
-        self.add(path, _explain(details, path, Config))
+        place = tuple(part for part in path if not str(part).startswith(SERVICE_TAG))
+        if details["type"] == "union_tag_invalid":
+            place = (*place, "service")
+        self.add(place, _explain(details, path, Config))
 
     def _value(self, loader: yaml.SafeLoader, node: yaml.Node, path: KeyPath) -> Any:
         if id(node) in self._open_nodes:
@@ -191,10 +195,10 @@ def _explain(details: ErrorDetails, path: KeyPath, root: type[BaseModel] | None)
         case "missing":
             return "is missing"
         case "literal_error":
-            choices = [choice.strip("'") for choice in re.findall(r"'[^']*'", str(context["expected"]))]
-            given = details["input"]
-            near = difflib.get_close_matches(given, choices, n=1) if isinstance(given, str) else []
-            return f"must be one of {', '.join(choices)}" + (f"; did you mean `{near[0]}`?" if near else "")
+            return _choose(details["input"], str(context["expected"]))
+        case "union_tag_invalid":
+            given, tags = str(context["tag"]), str(context["expected_tags"])
+            return _choose(given.removeprefix(SERVICE_TAG), tags.replace(SERVICE_TAG, ""))
         case "string_pattern_mismatch" if path and details["loc"][-1] == "[key]":
             return "a name has 1 to 63 characters of a-z, 0-9 and -, and neither begins nor ends with -"
         case "model_type" | "dict_type":
@@ -207,11 +211,22 @@ def _explain(details: ErrorDetails, path: KeyPath, root: type[BaseModel] | None)
     return message[0].lower() + message[1:]
 
 
+def _choose(given: Any, quoted: str) -> str:
+    """`quoted`: the choices, as pydantic lists them."""
+    choices = re.findall(r"'([^']*)'", quoted)
+    near = difflib.get_close_matches(given, choices, n=1) if isinstance(given, str) else []
+    return f"must be one of {', '.join(choices)}" + (f"; did you mean `{near[0]}`?" if near else "")
+
+
 def _keys_at(path: KeyPath, root: type[BaseModel]) -> list[str]:
     """The keys that the mapping at `path` may have."""
     models: list[type[BaseModel]] = [root]
     annotation: Any = root
     for part in path:
+        if str(part).startswith(SERVICE_TAG):
+            choices = get_args(annotation)
+            annotation = next((choice for choice in choices if Tag(str(part)) in get_args(choice)), annotation)
+            continue
         model = next(_models_in(annotation), None)
         # A mapping of names to models, or a list of them: the name is not a field, its models are what counts.
         if model and get_origin(_bare(annotation)) not in (dict, tuple) and part in model.model_fields:

@@ -23,6 +23,7 @@ from pydantic import (
 
 from bridge.config_secrets import CredentialSecret, EnvSecret, FileSecret, LiteralSecret, read_file
 from bridge.errors import ConfigError
+from bridge.media.picture_format import PictureSize
 from bridge.redact import Secret
 
 
@@ -93,6 +94,16 @@ def _parse_bitrate(value: Any) -> Any:
     return int(match[1]) * 1000 if match else value
 
 
+def _parse_size(value: Any) -> Any:
+    if isinstance(value, PictureSize):
+        return value
+    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", value) if isinstance(value, str) else None
+    size = PictureSize(int(match[1]), int(match[2])) if match else None
+    if size is None or any(side % 2 or not _LEAST_SIDE_PX <= side <= _MOST_SIDE_PX for side in size):
+        raise ValueError(f"must be WIDTHxHEIGHT, both even, from {_LEAST_SIDE_PX} to {_MOST_SIDE_PX}")
+    return size
+
+
 def _parse_url(value: Any) -> Secret:
     if isinstance(value, Secret):
         return value
@@ -115,6 +126,19 @@ def check_host(url: str) -> None:
         raise ValueError("has a malformed host or port") from None
     if not has_host:
         raise ValueError("names no host, or port 0")
+
+
+def _check_web(url: Secret) -> Secret:
+    if not re.match(r"https?://[^/]", url.reveal()):
+        raise ValueError("must be https://HOST/PATH or http://HOST/PATH")
+    check_host(url.reveal())
+    return url
+
+
+def _check_base(url: Secret) -> Secret:
+    if re.search("[?#]", url.reveal()):
+        raise ValueError("takes no query (?…) and no fragment (#…): paths are added to it; a key is given by itself")
+    return url
 
 
 def _check_pin(pin: str) -> str:
@@ -145,9 +169,26 @@ Bitrate = Annotated[
     BeforeValidator(_parse_bitrate, json_schema_input_type=int | Annotated[str, Field(pattern=r"^\d+k$")]),
     Field(ge=32_000, le=320_000),
 ]
+# Of pictures: less is not seen, and 4:2:0 has even sides; more takes more than one core to encode.
+_LEAST_SIDE_PX, _MOST_SIDE_PX = 64, 3840
+VideoBitrate = Annotated[
+    int,
+    BeforeValidator(_parse_bitrate, json_schema_input_type=int | Annotated[str, Field(pattern=r"^\d+k$")]),
+    Field(ge=100_000, le=50_000_000),
+]
+Size = Annotated[
+    PictureSize,
+    PlainValidator(_parse_size),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "pattern": r"^\d{2,4}x\d{2,4}$"}),
+]
 Url = Annotated[Secret, BeforeValidator(_parse_url), WithJsonSchema({"type": "string", "format": "uri"})]
+# Of an HTTP server, as it stands; and of a REST interface, which has paths of its own.
+WebUrl = Annotated[Url, AfterValidator(_check_web)]
+BaseUrl = Annotated[WebUrl, AfterValidator(_check_base)]
 SpkiPin = Annotated[str, AfterValidator(_check_pin)]
 UrlFile = Annotated[Secret, BeforeValidator(_read_url), WithJsonSchema({"type": "string", "format": "path"})]
+WebUrlFile = Annotated[UrlFile, AfterValidator(_check_web)]
 # A name stands in metrics, logs, file names and HTTP paths, so it is a DNS label (RFC 1123 §2.1).
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 

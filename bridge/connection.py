@@ -90,7 +90,8 @@ class Connection:
             self.link = None
             for task in tasks:
                 task.cancel()
-            await asyncio.wait(tasks)
+            # How they end then tells nobody anything: an end of the service may be found while all is cancelled.
+            await asyncio.gather(*tasks, return_exceptions=True)
             self.reception.close()
 
     async def feed_silence(self) -> None:

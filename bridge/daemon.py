@@ -2,53 +2,74 @@
 
 import asyncio
 import contextlib
-import random
 import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from bridge.config import Address, Config
-from bridge.errors import BridgeError
-from bridge.media.clock import NS_PER_S
-from bridge.net.backoff import Backoff
+from bridge.config_origin import NONE_STRANGE, Definition, StrangeParts
+from bridge.errors import ConfigError
+from bridge.media.clock import NS_PER_MS
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.api import HttpServer
-from bridge.ops.metrics import EventLoopLag, Metrics, SessionMetrics
+from bridge.ops.metrics import EventLoopLag, Metrics
+from bridge.ops.systemd import Notifier, Watchdog
 from bridge.providers import ice_settings
-from bridge.redact import mask
-from bridge.session import Session, SessionStatus
+from bridge.reload import Changes, after_reload, changes
+from bridge.session import Session, check_parts
 from bridge.signals import RELOAD_SIGNALS, STOP_SIGNALS, on_signals
+from bridge.status import SessionStatus
+from bridge.supervisor import LAST_WORDS_S, Supervisor
 
-# A bug that strikes at once must not fill the log; one that strikes once a day is to be gone at once.
-FIRST_RESTART_S, LONGEST_RESTART_S = 1.0, 60.0
+# timeout(1) sends its signal to the program and to the program's group: that is one. No hand is as quick.
+SAME_SIGNAL_NS = 100 * NS_PER_MS
+# What a session may take, when it is drained and its webhooks have had their last words, to be gone; and after that
+# the process, which closes its HTTP connections (`ops.api.CLOSE_TIMEOUT_S` and one more).
+END_S = 5.0
 
 log = structlog.get_logger()
 
+# Makes of a session's definition another one; None: there is no session.
+Change = Callable[[Definition | None], Awaitable[Definition | None]]
 
-async def run_daemon(config: Config) -> int:
-    """The exit status: 0 after a drain, 1 when a session failed."""
-    daemon = Daemon(config)
-    with on_signals(STOP_SIGNALS, daemon.stop), on_signals(RELOAD_SIGNALS, daemon.refuse_reload):
+
+async def run_daemon(config: Config, read: Callable[[], Config] | None = None) -> int:
+    """The exit status: 0 after a drain, 1 when a session failed. `read` as in `Daemon`."""
+    daemon = Daemon(config, read)
+    with on_signals(STOP_SIGNALS, daemon.on_stop_signal), on_signals(RELOAD_SIGNALS, daemon.on_reload_signal):
         return 0 if await daemon.run() else 1
 
 
 class Daemon:
-    """Runs every session of a configuration, each for itself, and the HTTP side."""
+    """Runs every session of a configuration, each for itself, and the HTTP side.
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    Sessions come, go and change by a reload of the file or by calls of the API, one change at a time.
+
+    read  reads the configuration anew; None: there is no file that could have changed. Raises ConfigError.
+    """
+
+    def __init__(self, config: Config, read: Callable[[], Config] | None = None) -> None:
+        self._config = config  # as it is now, calls of the API included
+        self._filed = config.sessions  # as the file has it
+        self._strange: Mapping[str, StrangeParts] = {}
+        self._read = read
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
-        self._session_metrics = {
-            name: self._metrics.session(name, session.avatar.service) for name, session in config.sessions.items()
-        }
+        self._metrics.capacity_sessions.set_function(lambda: self._config.max_sessions)
         self._url_policy = UrlPolicy(config.url_policy.allow)
-        self._supervisors = [
-            Supervisor(name, config, self._url_policy, metrics) for name, metrics in self._session_metrics.items()
-        ]
+        self._supervisors = {name: self._supervisor(name) for name in config.sessions}
         self._tasks = asyncio.TaskGroup()
-        self._running: list[asyncio.Task[None]] = []
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._series: dict[str, contextlib.ExitStack] = {}  # of metrics: visible as long as a session is configured
+        self._reload: asyncio.Task[Changes] | None = None
+        self._calls: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+        self._stirred = asyncio.Event()
+        self._notifier = Notifier()
+        self._signalled_ns: int | None = None
         self.is_draining = False
         self.http_address: Address | None = None  # once it listens
 
@@ -71,19 +92,35 @@ class Daemon:
                 )
             )
             self.http_address = http.address
-            for metrics in self._session_metrics.values():
-                stack.enter_context(metrics)  # a failed session stays visible as long as it is configured
+            stack.callback(self._close_series)
             async with self._tasks as tasks:
-                self._running = [tasks.create_task(s.run(), name=f"session {s.name}") for s in self._supervisors]
+                for name in self._supervisors:
+                    self._begin(name)
                 serving = (
                     tasks.create_task(_serve(http), name="http"),
                     tasks.create_task(EventLoopLag(self._metrics).run(), name="event-loop-lag"),
+                    *self._supervised(),
                 )
-                await asyncio.wait(self._running)
+                await self._until_over()
                 for task in serving:
                     task.cancel()
         log.info("daemon_stopped")
-        return not any(supervisor.has_failed for supervisor in self._supervisors)
+        return not any(supervisor.has_failed for supervisor in self._supervisors.values())
+
+    async def _until_over(self) -> None:
+        """Until the last session has ended, and nobody begins another one.
+
+        Where calls have removed them all, others may bring one.
+        """
+        while True:
+            self._stirred.clear()
+            # A reload may begin sessions when the last one of before has ended.
+            if working := [t for t in (*self._running.values(), *self._calls, self._reload) if t and not t.done()]:
+                await asyncio.wait(working)
+            elif self._supervisors or self.is_draining:
+                return
+            else:
+                await self._stirred.wait()
 
     def stop(self, within_s: float | None = None) -> None:
         """Drain: utterances end, outputs and avatar sessions are closed, `run` returns. Called again: abort.
@@ -92,36 +129,230 @@ class Daemon:
         """
         if self.is_draining:
             log.warning("daemon_aborting")
-            for session in self._running:
+            for session in self._running.values():
                 session.cancel()
             return
         self.is_draining = True
+        self._stirred.set()
         drain_s = self._config.drain_s if within_s is None else within_s
         log.info("daemon_draining", within_s=drain_s)
-        for supervisor in self._supervisors:
+        self._notifier.stopping(drain_s + LAST_WORDS_S + END_S)
+        for supervisor in self._supervisors.values():
             self._tasks.create_task(supervisor.drain(drain_s), name=f"drain {supervisor.name}")
+
+    def on_stop_signal(self) -> None:
+        """Drain; the second one aborts. Where the API has begun to drain already, the first one changes nothing."""
+        now_ns, before_ns = time.monotonic_ns(), self._signalled_ns
+        if before_ns is not None and now_ns - before_ns < SAME_SIGNAL_NS:
+            return
+        self._signalled_ns = now_ns
+        if before_ns is not None or not self.is_draining:
+            self.stop()
 
     @property
     def has_crashed(self) -> bool:
         """Whether a bug has ended a session, even if it was started anew."""
-        return any(supervisor.has_crashed for supervisor in self._supervisors)
+        return any(supervisor.has_crashed for supervisor in self._supervisors.values())
 
-    def refuse_reload(self) -> None:
-        """SIGHUP: an operator who expects a reload is told, and the broadcast goes on."""
-        log.warning("reload_not_supported", hint="restart the daemon to use a changed configuration")
+    # ------------------------------------------------------------------------------------------ reload
+
+    def on_reload_signal(self) -> None:
+        """Reload; what is wrong with the file is logged, and the broadcast goes on."""
+        self._reload_once().add_done_callback(lambda reload: reload.cancelled() or reload.exception())
+
+    async def reload(self) -> Changes:
+        """Read the configuration anew and apply what differs; what does not is not touched. Returns what differed.
+
+        Raises ConfigError: the file is wrong, and nothing has been changed.
+        """
+        return await asyncio.shield(self._reload_once())
+
+    def _reload_once(self) -> asyncio.Task[Changes]:
+        """Whoever asks while one is under way gets that one."""
+        if self._reload is None or self._reload.done():
+            self._reload = asyncio.create_task(self._read_and_apply(), name="reload")
+            self._stirred.set()
+        return self._reload
+
+    async def _read_and_apply(self) -> Changes:
+        async with self._changing:
+            self._notifier.reloading()
+            try:
+                return await self._read_differences()
+            finally:
+                self._notifier.ready()
+
+    async def _read_differences(self) -> Changes:
+        try:
+            if self._read is None or self.is_draining:
+                raise ConfigError("there is nothing to reload: the daemon ends, or has no configuration file")
+            old, new = self._config, await asyncio.to_thread(self._read)
+            sessions = after_reload(old.sessions, self._filed, new.sessions)
+            found = self._reviving(changes(old, new.model_copy(update={"sessions": sessions})))
+            strange = {
+                name: strange for name, strange in self._strange.items() if sessions.get(name) == old.sessions.get(name)
+            }
+            for name in sorted(found.begun | found.restarted.keys() | found.outputs.keys()):
+                await self._check(Definition(sessions[name], strange.get(name, NONE_STRANGE)))
+        except ConfigError as error:
+            log.error("reload_refused", error=str(error))
+            raise
+        # What cannot be applied stays as it is, and is told again the next time.
+        self._filed, self._strange = new.sessions, strange
+        kept = {key: getattr(old, key) for key in found.pending}
+        self._config = new.model_copy(update={"sessions": sessions} | kept)
+        log.info(
+            "reloaded",
+            ended=sorted(found.ended),
+            begun=sorted(found.begun),
+            restarted={name: list(keys) for name, keys in found.restarted.items()},
+            outputs={name: sorted({*c.removed, *c.put}) for name, c in found.outputs.items()},
+        )
+        if found.pending:
+            log.warning("restart_needed", keys=list(found.pending))
+        await self._apply(found)
+        return found
+
+    async def change_session(self, name: str, change: Change) -> None:
+        """Make what `change` makes of a session; the file stays as it is. Done to the end once it has begun.
+
+        Raises what `change` raises, and ConfigError for what cannot be opened; nothing has been changed then.
+        """
+        call = asyncio.create_task(self._change(name, change), name=f"change {name}")
+        self._calls.add(call)
+        self._stirred.set()
+        call.add_done_callback(self._calls.discard)
+        await asyncio.shield(call)
+
+    async def _change(self, name: str, change: Change) -> None:
+        async with self._changing:
+            now, old = self.definition(name), self._config
+            then = await change(now)
+            sessions, strange = dict(old.sessions), dict(self._strange)
+            sessions.pop(name, None)
+            strange.pop(name, None)
+            if then is not None:
+                await self._check(then)
+                sessions[name], strange[name] = then.config, then.strange
+            self._config, self._strange = old.model_copy(update={"sessions": sessions}), strange
+            found = changes(old, self._config)
+            if then is not None and now is not None and self._supervisors[name].has_failed:
+                found = replace(found, restarted={name: ("sessions",)})
+            log.info("session_changed", session=name, is_removed=then is None, restarted=name in found.restarted)
+            await self._apply(found)
+
+    def _reviving(self, found: Changes) -> Changes:
+        """A session that has failed has no outputs that could be changed: it begins anew."""
+        failed = {name for name in found.outputs if self._supervisors[name].has_failed}
+        return replace(
+            found,
+            restarted={**found.restarted, **dict.fromkeys(failed, ("outputs",))},
+            outputs={name: output for name, output in found.outputs.items() if name not in failed},
+        )
+
+    async def _check(self, definition: Definition) -> None:
+        """What cannot be opened is to be told while nothing has been changed. Raises ConfigError."""
+        await check_parts(definition, ice_settings(self._config.ice), self._config.storage, self._url_policy)
+
+    async def _apply(self, found: Changes) -> None:
+        for name, output_changes in found.outputs.items():
+            self._supervisors[name].config = self._config
+            self._supervisors[name].strange = self._strange_of(name)
+            if (session := self._supervisors[name].running) is not None:
+                await session.change_outputs(output_changes, self._strange_of(name))
+        # One publisher, ever: a session begins anew when it has ended.
+        async with asyncio.TaskGroup() as ending:
+            for name in found.ended | found.restarted.keys():
+                ending.create_task(self._end(name), name=f"end {name}")
+        for name in sorted(found.begun | found.restarted.keys()):
+            if not self.is_draining:
+                self._supervisors[name] = self._supervisor(name)
+                self._begin(name)
+                # Whoever looks next is to see it.
+                await self._supervisors[name].has_begun.wait()
+
+    def _supervisor(self, name: str) -> Supervisor:
+        metrics = self._metrics.session(name, self._config.sessions[name].avatar.service)
+        return Supervisor(name, self._config, self._url_policy, metrics, self._strange_of(name))
+
+    def _strange_of(self, name: str) -> StrangeParts:
+        return self._strange.get(name, NONE_STRANGE)
+
+    def _begin(self, name: str) -> None:
+        supervisor = self._supervisors[name]
+        self._series[name] = contextlib.ExitStack()
+        self._series[name].enter_context(supervisor.metrics)
+        self._running[name] = self._tasks.create_task(supervisor.serve(), name=f"session {name}")
+
+    async def _end(self, name: str) -> None:
+        running = self._running[name]
+        await self._supervisors[name].drain(self._config.drain_s)
+        await asyncio.wait((running,), timeout=LAST_WORDS_S + END_S)
+        running.cancel()
+        await asyncio.wait((running,))
+        del self._running[name], self._supervisors[name]
+        self._series.pop(name).close()
+
+    def _close_series(self) -> None:
+        for series in self._series.values():
+            series.close()
+
+    # ------------------------------------------------------------------------------------------ looking
+
+    def definition(self, name: str) -> Definition | None:
+        """What a session is made of; None: there is none of that name."""
+        config = self._config.sessions.get(name)
+        return None if config is None else Definition(config, self._strange_of(name))
+
+    def is_overridden(self, name: str) -> bool:
+        """Whether calls have made something else of a session than the file says."""
+        return self._config.sessions.get(name) != self._filed.get(name)
+
+    @property
+    def has_room(self) -> bool:
+        """For one more session."""
+        return len(self._config.sessions) < self._config.max_sessions
 
     def session(self, name: str) -> Session | None:
         """A session that runs; None: there is none of that name, or it has ended."""
-        return next((s.running for s in self._supervisors if s.name == name), None)
+        supervisor = self._supervisors.get(name)
+        return supervisor.running if supervisor is not None else None
 
     def status(self) -> list[SessionStatus]:
         """Of every session, also one that has ended."""
-        return [status for supervisor in self._supervisors if (status := supervisor.status()) is not None]
+        return [status for s in self._supervisors.values() if (status := s.status()) is not None]
+
+    def status_of(self, name: str) -> SessionStatus | None:
+        """Of one session; None: there is none of that name."""
+        supervisor = self._supervisors.get(name)
+        return supervisor.status() if supervisor is not None else None
+
+    def _supervised(self) -> Iterator[asyncio.Task[None]]:
+        """What a service manager hears of us from now on, if there is one."""
+        if self._notifier.is_there:
+            self._notifier.ready()
+            watchdog = Watchdog(self._notifier, self._timelines, self._summary)
+            yield self._tasks.create_task(watchdog.run(), name="watchdog")
+
+    def _timelines(self) -> dict[str, int]:
+        """What went on air last, of the sessions that have begun; at the end they stop one after the other."""
+        if self.is_draining:
+            return {}
+        return {
+            s.name: on_air_ns
+            for s in self._supervisors.values()
+            if s.running is not None and (on_air_ns := s.running.on_air_ns) is not None
+        }
+
+    def _summary(self) -> str:
+        return (
+            "draining" if self.is_draining else ", ".join(f"{s.name}: {s.summary}" for s in self._supervisors.values())
+        )
 
     def _readiness(self) -> str | None:
         if self.is_draining:
             return "draining"
-        return next((reason for s in self._supervisors if (reason := s.unreadiness)), None)
+        return next((reason for s in self._supervisors.values() if (reason := s.unreadiness)), None)
 
 
 async def _serve(http: HttpServer) -> None:
@@ -130,73 +361,3 @@ async def _serve(http: HttpServer) -> None:
     except Exception:
         # Whoever watches sees that nobody answers; those who watch the broadcast are not to notice.
         log.exception("http_failed")
-
-
-class Supervisor:
-    """Runs one session, and again after a bug of ours; what only an operator can change ends it."""
-
-    def __init__(self, name: str, config: Config, policy: UrlPolicy, metrics: SessionMetrics) -> None:
-        self.name = name
-        self.has_failed = False
-        self.has_crashed = False
-        self.running: Session | None = None
-        self._error = "a bug"
-        self._config = config
-        self._policy = policy
-        self._metrics = metrics
-        self._session: Session | None = None
-        self._backoff = Backoff(FIRST_RESTART_S, LONGEST_RESTART_S, random.Random())
-        self._is_draining = asyncio.Event()
-
-    @property
-    def unreadiness(self) -> str | None:
-        """Why traffic should not be sent here: the session has not been on air yet, or has failed."""
-        if self.has_failed:
-            return f"session {self.name} has failed: {mask(self._error)}"
-        if self._session is not None and (rejection := self._session.rejection):
-            return f"session {self.name} shows its slate: {mask(rejection)}"
-        if self._session is None or not self._session.has_been_on_air:
-            return f"session {self.name} has not been on air yet"
-        return None
-
-    async def run(self) -> None:
-        config, ice = self._config.sessions[self.name], ice_settings(self._config.ice)
-        while not self._is_draining.is_set():
-            began_ns = time.monotonic_ns()
-            self._session = Session(
-                self.name, config, ice=ice, storage=self._config.storage, policy=self._policy, metrics=self._metrics
-            )
-            try:
-                await self._run(self._session)
-                return
-            except BridgeError as error:
-                self._error = str(error)
-                log.error("session_ended", session=self.name, error=self._error)
-                self.has_failed = True
-                return
-            except Exception:
-                # A bug of ours: it is shown whole, and this session alone is started anew.
-                if time.monotonic_ns() - began_ns > LONGEST_RESTART_S * NS_PER_S:
-                    self._backoff.reset()
-                delay_s = self._backoff.next_delay_s()
-                log.exception("session_crashed", session=self.name, retry_in_s=round(delay_s, 1))
-                self.has_crashed = True
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(delay_s):
-                        await self._is_draining.wait()
-                        self.has_failed = True
-
-    async def _run(self, session: Session) -> None:
-        self.running = session
-        try:
-            await session.run()
-        finally:
-            self.running = None
-
-    def status(self) -> SessionStatus | None:
-        return self._session.status() if self._session is not None else None
-
-    async def drain(self, within_s: float) -> None:
-        self._is_draining.set()
-        if self._session is not None:
-            await self._session.drain(within_s)

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable
+import webbrowser
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,16 @@ from rich.text import Text
 
 from bridge.config import (
     Address,
-    AvatarConfig,
+    AnyAvatarConfig,
     Config,
+    HeyGenConfig,
     HttpConfig,
     IceConfig,
     InputConfig,
+    LiveAvatarConfig,
+    LiveKitConfig,
+    NavTalkConfig,
+    NavTalkLegacyConfig,
     OutputConfig,
     SessionConfig,
     StorageConfig,
@@ -31,11 +37,12 @@ from bridge.outputs.status import OutputState
 from bridge.protocols import input_urls
 from bridge.redact import Secret, mask
 from bridge.samples import SPEECH
-from bridge.session import SessionStatus
 from bridge.signals import RELOAD_SIGNALS, STOP_SIGNALS, on_signals
+from bridge.status import SessionStatus
 
 SESSION = "demo"
 INPUT = "speech"
+MICROPHONE = "microphone"
 RECORDING = "recordings/demo-{start:%Y%m%dT%H%M%SZ}.mp4"
 # Importing and drawing the face takes 2 s of CPU; the rest is for a machine that is busy.
 SERVICE_START_S = 20.0
@@ -55,16 +62,20 @@ class DemoOptions:
 
 
 async def run_demo(options: DemoOptions) -> int:
-    """Run it; a status line on a terminal, a table at the end. Returns the exit status."""
+    """Run it; a status line on a terminal, a table at the end. Returns the exit status.
+
+    On a terminal it has a page to watch and talk on, and goes on until Control-C, unless something says how long.
+    """
     console = Console(stderr=True)
+    is_open = console.is_terminal and options.seconds is None and options.input is None
     # On a terminal the status line says what info lines would.
     configure_logging("warning" if console.is_terminal else "info")
-    async with _local_service(options.service) as (url, has_ended):
-        daemon = Daemon(_config(options, url))
+    async with _local_service(options.service) as (urls, has_ended):
+        daemon = Daemon(_config(options, urls, is_open=is_open))
         # Nobody watches this broadcast: Control-C does not wait for the end of a sentence.
         with on_signals(STOP_SIGNALS + RELOAD_SIGNALS, lambda: daemon.stop(within_s=0.0)):
             running = asyncio.create_task(daemon.run())
-            watching = asyncio.create_task(_watch(daemon, options, console))
+            watching = asyncio.create_task(_watch(daemon, options, console, is_open=is_open))
             await asyncio.wait((running, has_ended), return_when=asyncio.FIRST_COMPLETED)
             watching.cancel()
             if not running.done():
@@ -79,8 +90,8 @@ async def run_demo(options: DemoOptions) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _local_service(service: str) -> AsyncIterator[tuple[str, asyncio.Task[int]]]:
-    """The local avatar service in a process of its own: its URL, and a task that is done when it has ended."""
+async def _local_service(service: str) -> AsyncIterator[tuple[Sequence[str], asyncio.Task[int]]]:
+    """The local avatar service in a process of its own: its URLs, and a task that is done when it has ended."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bridge", "avatar", "--listen", "127.0.0.1:0", "--services", service),
         "--until-stdin-closes",  # however the demo ends, its service does not stay behind
@@ -92,10 +103,10 @@ async def _local_service(service: str) -> AsyncIterator[tuple[str, asyncio.Task[
     has_ended = asyncio.create_task(process.wait())
     try:
         async with asyncio.timeout(SERVICE_START_S):
-            url = (await process.stdout.readline()).decode().strip()
-        if not url:
+            urls = (await process.stdout.readline()).decode().split()
+        if not urls:
             raise ProviderUnavailable("the local avatar service did not start; its error is above")
-        yield url, has_ended
+        yield urls, has_ended
     except TimeoutError:
         raise ProviderUnavailable(f"the local avatar service did not start within {SERVICE_START_S:g} s") from None
     finally:
@@ -109,16 +120,42 @@ async def _local_service(service: str) -> AsyncIterator[tuple[str, asyncio.Task[
             await has_ended
 
 
-def _config(options: DemoOptions, url: str) -> Config:
+def avatar_at(service: str, urls: Sequence[str]) -> AnyAvatarConfig:
+    """The avatar of a local service, which has these URLs: it says what it is sent."""
+    url, license = Secret.url(urls[0]), Secret("local")
+    match service:
+        case "navtalk-legacy":
+            signal_url = Secret.url(urls[1])
+            return NavTalkLegacyConfig(
+                service=service, url=url, signal_url=signal_url, license=license, name="navtalk.Leo", role="speak"
+            )
+        case "livekit":
+            from bridge.local_avatar.livekit import API_KEY, DEV_SECRET, ROOM
+
+            secret = Secret(DEV_SECRET)
+            return LiveKitConfig(service=service, url=url, api_key=API_KEY, api_secret=secret, room=ROOM)
+        case "heygen":
+            return HeyGenConfig(service=service, url=url, api_key=license, avatar_id="local")
+        case "liveavatar":
+            return LiveAvatarConfig(service=service, url=url, api_key=license, avatar_id="local")
+        case _:
+            return NavTalkConfig(url=url, license=license, name="navtalk.Leo", role="speak")
+
+
+def _config(options: DemoOptions, urls: Sequence[str], *, is_open: bool) -> Config:
     outputs = {f"output-{number}": output for number, output in enumerate(options.outputs, 1)}
     if options.record is not None:
         if options.record.is_dir():
             raise ConfigError(f"--record {options.record} is a directory: name a file")
         options.record.unlink(missing_ok=True)
-        outputs["record"] = _file_output(str(options.record))
+        # One file was named, and is replaced: nothing else appears or goes.
+        outputs["record"] = _file_output(str(options.record)).model_copy(update={"transcript": False})
     elif not outputs:
         outputs["record"] = _file_output(RECORDING)
     source = options.input or InputConfig(url=Secret.url(f"file:{SPEECH}"))
+    inputs = {INPUT: source.model_copy(update={"url": _from_here(source.url)})}
+    if is_open:
+        inputs[MICROPHONE] = InputConfig(url=Secret.url("whip:"), priority=1)
     storage_dir = _common_directory(outputs.values())
     return Config(
         http=HttpConfig(listen=Address("127.0.0.1", 0)),
@@ -126,8 +163,8 @@ def _config(options: DemoOptions, url: str) -> Config:
         ice=IceConfig(interfaces=("lo",)),
         sessions={
             SESSION: SessionConfig(
-                avatar=AvatarConfig(url=Secret.url(url), license=Secret("local"), name="navtalk.Leo", role="speak"),
-                inputs={INPUT: source.model_copy(update={"url": _from_here(source.url)})},
+                avatar=avatar_at(options.service, urls),
+                inputs=inputs,
                 outputs={name: _below(storage_dir, output) for name, output in outputs.items()},
             )
         },
@@ -171,9 +208,19 @@ def _tell_entrance(daemon: Daemon, options: DemoOptions, console: Console) -> No
         console.print(f"send sound to {url}", highlight=False, soft_wrap=True)
 
 
-async def _watch(daemon: Daemon, options: DemoOptions, console: Console) -> None:
+def _show_page(daemon: Daemon, console: Console) -> None:
+    page = f"http://{daemon.http_address}/"
+    console.print(f"watch, and talk to the avatar, at {page}; Control-C ends it", highlight=False, soft_wrap=True)
+    # Elsewhere Python would look for a browser that takes over the terminal.
+    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(page)
+
+
+async def _watch(daemon: Daemon, options: DemoOptions, console: Console, *, is_open: bool) -> None:
     """Show the status, and end the demo in time."""
     _tell_entrance(daemon, options, console)  # the daemon, which was started before, listens
+    if is_open:
+        await asyncio.to_thread(_show_page, daemon, console)
     seconds = options.seconds
     loop = asyncio.get_running_loop()
     ends_at_s: float | None = None

@@ -24,21 +24,38 @@ def open_feed(source: AudioSource, config: InputConfig, on_interrupt: Callable[[
         loudness_lufs=config.loudness_lufs,
         blocks_dc=config.dc_blocker,
     )
-    return Feed(source, settings, barges_in=config.barge_in and config.priority > 0, on_interrupt=on_interrupt)
+    return Feed(
+        source,
+        settings,
+        protocol=config.scheme,
+        barges_in=config.barge_in and config.priority > 0,
+        follows_clock=config.follow_clock,
+        air_delay_s=config.air_delay_ms / 1000,
+        on_interrupt=on_interrupt,
+    )
 
 
 class Desk:
     """Runs all feeds, and mixes what they give as it is taken. What becomes of one feed stops no other.
 
+    Those that are for viewers alone are run with them, and somebody else takes what they give.
+
     on_speech   told when somebody begins to speak at a feed.
     is_live     whether one of them comes at the pace of a clock.
     is_speech   whether what was taken last is to be heard: a file always is, a live source while somebody speaks.
+    may_be_speech  the same, from the first sign of a voice on.
     """
 
-    def __init__(self, feeds: Sequence[Feed], on_speech: Callable[[Feed], None] = lambda feed: None) -> None:
+    def __init__(
+        self,
+        feeds: Sequence[Feed],
+        on_speech: Callable[[Feed], None] = lambda feed: None,
+        for_viewers: Sequence[Feed] = (),
+    ) -> None:
         self.is_live = any(feed.is_live for feed in feeds)
-        self.is_speech = False
+        self.is_speech = self.may_be_speech = False
         self._feeds = feeds
+        self._for_viewers = for_viewers
         self._on_speech = on_speech
         self._mix = Mix([feed.strip for feed in feeds])
         self._onsets = [0] * len(feeds)
@@ -48,14 +65,16 @@ class Desk:
         """Until all sources have ended. Raises the last one's SourceError if all have failed before they gave sound."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for feed in self._feeds:
+                for feed in (*self._feeds, *self._for_viewers):
                     tasks.create_task(self._run_feed(feed), name=f"input {feed.name}")
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
 
     async def _run_feed(self, feed: Feed) -> None:
         await feed.run()
-        if feed.error is not None and all(other.error and not other.has_begun for other in self._feeds):
+        if feed.error is None or feed not in self._feeds:
+            return
+        if all(other.error and not other.has_begun for other in self._feeds):
             raise feed.error
 
     def take(self, n_samples: int) -> bytes:
@@ -65,11 +84,32 @@ class Desk:
         given = [feed for feed, piece in zip(self._feeds, pieces, strict=True) if piece is not None]
         if given or not len(self._newest):  # else it is the end of what was taken before
             self.is_speech = any(feed.strip.voice.is_speaking or not feed.is_live for feed in given)
+            self.may_be_speech = any(feed.strip.voice.may_be_speaking or not feed.is_live for feed in given)
         for index, feed in enumerate(self._feeds):
             if self._onsets[index] != feed.strip.voice.onsets:
                 self._onsets[index] = feed.strip.voice.onsets
                 self._on_speech(feed)
         return self._newest.astype("<i2", copy=False).tobytes()
+
+    @property
+    def voiced_s_ago(self) -> float | None:
+        """How long ago viewers heard a voice, or would have, by the sound that was taken; negative: they are still to.
+
+        None: nobody is speaking.
+        """
+        speaking = (feed for feed in self._feeds if feed.strip.voice.is_speaking)
+        return min((feed.strip.voice.silent_s - feed.air_delay_s for feed in speaking), default=None)
+
+    @property
+    def silent_s(self) -> float | None:
+        """How long ago the last voice was heard, by the sound that was taken; None: nobody has spoken yet."""
+        heard = (feed.strip.voice for feed in self._feeds if feed.strip.voice.onsets)
+        return min((voice.silent_s for voice in heard), default=None)
+
+    @property
+    def onsets(self) -> int:
+        """How often somebody has begun to speak, at any feed."""
+        return sum(self._onsets)
 
     def drop(self, speaker: Feed | None = None) -> None:
         """Forget what waits, but for what is as important as the speaker's."""
@@ -88,7 +128,7 @@ class Desk:
         return measure(self._newest)
 
     def status(self) -> tuple[InputStatus, ...]:
-        return tuple(feed.status() for feed in self._feeds)
+        return tuple(feed.status() for feed in (*self._feeds, *self._for_viewers))
 
     @property
     def dropped_s(self) -> float:

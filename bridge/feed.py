@@ -1,6 +1,7 @@
 """One input of a session: its source, and what of its sound waits to be sent."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 
 from bridge.dsp.chain import SpeechChain
 from bridge.dsp.concealment import Concealment
+from bridge.dsp.stereo import check_rate
 from bridge.dsp.strip import Strip, StripSettings
 from bridge.errors import SourceError, SourceRejected
-from bridge.media.audio import AudioBlock
-from bridge.media.clock import AVATAR_RATE_HZ
+from bridge.media.audio import AudioBlock, BlockRow
+from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_S
 from bridge.ports import AudioSource, OutspokenSource
 
 BYTES_PER_S = 2 * AVATAR_RATE_HZ
@@ -26,6 +28,9 @@ LIVE_BUFFERED_S = 0.2
 # In a pause a live source keeps one block of what always waits; measured over as long as a network's moods last.
 _CUSHION_SAMPLES = AVATAR_RATE_HZ // 50
 _WATCHED_SAMPLES = 2 * AVATAR_RATE_HZ
+# Of a source whose clock is followed this much waits, one message and what stays in pauses of the others: 40 ms of
+# jitter are ridden out.
+_FOLLOWED_S = 0.06
 # Nobody has taken anything for so long: there was no avatar, or it was not to be spoken to yet.
 _UNTAKEN_BYTES = BYTES_PER_S // 2
 
@@ -41,14 +46,18 @@ class InputState(StrEnum):
 class InputStatus:
     """How an input is doing. silent: it gives nothing at present.
 
+    protocol     the scheme of its URL.
     error        why it has failed; empty: it has not.
     is_speaking  whether there is a voice in it.  level_dbfs: its RMS level as it is mixed.
     waiting_s    sound that waits to be sent.
     dropped_s    sound of a live source that could not be sent in time, or was interrupted.
     underruns    how often its sound broke off because the source gave nothing.
+    drift_ppm    how much faster than ours its clock runs, where it is followed.
+    is_on_air    whether it is for viewers too.  air_lost_s: sound that came too late for them.
     """
 
     name: str
+    protocol: str
     state: InputState
     error: str
     is_speaking: bool
@@ -56,18 +65,25 @@ class InputStatus:
     waiting_s: float
     dropped_s: float
     underruns: int
+    drift_ppm: float | None = None
+    is_on_air: bool = False
+    air_lost_s: float = 0.0
 
 
 class Feed:
     """Runs one source, and keeps its sound as 24 kHz mono until it is taken.
 
     A file waits until its sound is taken. Of a live source at most 0.2 s wait when a block comes: it loses its past,
-    and in pauses what its jitter does not need; a gap of its own is concealed for up to 60 ms.
+    and in pauses what its jitter does not need; a gap of its own is concealed for up to 60 ms. Where the source's clock
+    is followed 60 ms wait, and no pause is needed.
 
     barges_in  whether who speaks here interrupts the avatar.  strip: what is done to it in the mix.
+    air_delay_s  how much later viewers hear it.
+    on_air     takes what viewers are to hear too, as it came: each block, and in how many nanoseconds its end is heard.
+               A live source is heard when it comes, a file when it is taken. None: viewers do not hear it.
     has_begun  it gave sound.
     error      why it has ended, where that was no proper end.
-    dropped_s, underruns  as in `InputStatus`.
+    dropped_s, underruns, air_lost_s  as in `InputStatus`.
     """
 
     def __init__(
@@ -75,22 +91,35 @@ class Feed:
         source: AudioSource,
         settings: StripSettings | None = None,
         *,
+        protocol: str = "",
         barges_in: bool = False,
+        follows_clock: bool = False,
+        air_delay_s: float = 0.0,
         on_interrupt: Callable[["Feed"], None] = lambda feed: None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`on_interrupt`: told when the source itself asks for the avatar to stop."""
         self.name = source.name
         self.is_live = source.is_live
+        self._protocol = protocol
         self.barges_in = barges_in
+        self.air_delay_s = air_delay_s
         self.strip = Strip(settings or StripSettings())
+        self.on_air: Callable[[AudioBlock, int], None] | None = None
         self.has_begun = False
         self.error: SourceError | None = None
         self.dropped_s = 0.0
         self.underruns = 0
+        self.air_lost_s = 0.0
         self._source = source
         self._on_interrupt = on_interrupt
-        self._chain = SpeechChain()
+        self._chain = SpeechChain(_FOLLOWED_S if follows_clock else None)
+        self._follows_clock = follows_clock
+        self._now_s = now_s
+        self._taken_at_s = 0.0
+        self._is_filling = follows_clock  # until so much waits as is to wait
         self._waiting = bytearray()  # PCM16
+        self._untaken = BlockRow()  # the same as it came, for viewers
         self._taken = asyncio.Event()
         self._source_has_ended = False
         self._is_flowing = False
@@ -120,6 +149,7 @@ class Feed:
             state = InputState.PLAYING if self._is_flowing else InputState.SILENT
         return InputStatus(
             name=self.name,
+            protocol=self._protocol,
             state=state,
             error=str(self.error or ""),
             is_speaking=self.strip.voice.is_speaking,
@@ -127,6 +157,9 @@ class Feed:
             waiting_s=self.waiting_s,
             dropped_s=self.dropped_s,
             underruns=self.underruns,
+            drift_ppm=self._chain.drift_ppm,
+            is_on_air=self.on_air is not None,
+            air_lost_s=self.air_lost_s,
         )
 
     async def run(self) -> None:
@@ -146,19 +179,30 @@ class Feed:
         if self.is_live:
             self._forget_past(n_bytes)
         is_end = self._source_has_ended or self._turn_bytes is not None
-        if len(self._waiting) < n_bytes and not (is_end and self._waiting):
+        self._is_filling &= self.waiting_s < _FOLLOWED_S and not is_end
+        self._taken_at_s = self._now_s()
+        if (len(self._waiting) < n_bytes or self._is_filling) and not (is_end and self._waiting):
             self.underruns += self._is_flowing and not is_end
             self._is_flowing = False
             self._end_told_turn(0)
-            return None if is_end or self._concealment.is_spent else self._make_up(n_samples)
+            if not is_end and not self._concealment.is_spent:
+                return self._make_up(n_samples)
+            self._is_filling = self._follows_clock
+            return None
         self._is_flowing = True
         piece = np.frombuffer(bytes(self._waiting[:n_bytes]).ljust(n_bytes, b"\0"), "<i2")
         del self._waiting[:n_bytes]
+        if self.on_air is not None and not self.is_live:
+            ahead_ns = 0
+            for block in self._untaken.take(n_samples):
+                ahead_ns += round(block.duration_s * NS_PER_S)
+                self.on_air(block, ahead_ns)
         self._taken.set()
         self._end_told_turn(n_bytes)
         if not self.is_live:
             return piece
-        self._catch_up(n_samples)
+        if not self._follows_clock:
+            self._catch_up(n_samples)
         return self._concealment.push(piece)
 
     def drop(self) -> None:
@@ -170,6 +214,7 @@ class Feed:
     def _drop_oldest(self, n_bytes: int) -> None:
         if n_bytes > 0:
             del self._waiting[:n_bytes]
+            self._untaken.take(n_bytes // 2)
             self.dropped_s += n_bytes / BYTES_PER_S
             if self._turn_bytes is not None:
                 self._turn_bytes = max(0, self._turn_bytes - n_bytes)
@@ -226,12 +271,21 @@ class Feed:
 
     # ------------------------------------------------------------------------------------------ from the source
 
+    @property
+    def _steady_waiting_s(self) -> float:
+        """What waits, as if it were taken sample by sample; nothing is taken while it fills."""
+        return self.waiting_s if self._is_filling else self.waiting_s - (self._now_s() - self._taken_at_s)
+
     async def take_block(self, block: AudioBlock) -> None:
         try:
-            pcm16 = self._chain.push(block).astype("<i2", copy=False).tobytes()
+            if self.on_air is not None:
+                check_rate(block.sample_rate_hz)
+            pcm16 = self._chain.push(block, self._steady_waiting_s).astype("<i2", copy=False).tobytes()
         except SourceRejected as error:
             raise SourceRejected(f"input {self.name}: {error}") from None
         self.has_begun = True
+        if self.on_air is not None and self.is_live:
+            self.on_air(block, 0)
         if not self._is_listened_to:
             return
         if self.is_live:
@@ -241,6 +295,8 @@ class Feed:
             self._waiting += pcm16
             return
         self._waiting += pcm16
+        if self.on_air is not None:
+            self._untaken.append(block)
         while len(self._waiting) > BUFFERED_S * BYTES_PER_S:
             self._taken.clear()
             await self._taken.wait()

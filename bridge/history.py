@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import tempfile
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal
 
 import structlog
 
+from bridge.atomic_file import replace_file
 from bridge.errors import ConfigError
 from bridge.worker import Worker
 
@@ -113,17 +113,7 @@ class History:
             return
         self._is_saved = True  # beforehand: what is said while this writes is for the next time
         try:
-            # Made with mode 0600 in the same directory, so that it can take the other's place at once.
-            handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
-            try:
-                with open(handle, "wb") as file:
-                    file.writelines(_write(item) for item, _ in list(self._items))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(name, self._path)
-            except BaseException:
-                os.unlink(name)
-                raise
+            replace_file(self._path, [_write(item) for item, _ in list(self._items)])
         except OSError as error:
             self._is_saved = False
             log.warning("history_not_saved", path=str(self._path), error=error.strerror)

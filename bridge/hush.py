@@ -2,16 +2,11 @@
 
 from collections.abc import Callable
 
-import numpy as np
-
+from bridge.ear import Ear
 from bridge.media.access_unit import AccessUnit
 from bridge.media.clock import NS_PER_MS, NS_PER_S
 from bridge.media.opus import packet_duration_ns
-from bridge.media.opus_decoder import BrokenPacket, OpusDecoder
-from bridge.media.opus_sound import open_decoder
 
-# Below the soft end of a word, above what a decoder leaves of coded silence.
-_SILENT_RMS = 10 ** (-50 / 20)
 # Inside a word sound stops for up to 150 ms (closure of p, t, k), between words for 200: longer silence was asked for.
 _SILENCE_NS = 250 * NS_PER_MS
 # Whoever still speaks by then was not interrupted, or answers already.
@@ -22,41 +17,34 @@ class Hush:
     """Listens to the avatar's sound as it arrives, from each interruption until it is silent.
 
     on_silence gets the seconds from `begin` to the arrival of the first silent packet. An avatar that did not sound is
-    not counted. Sound is decoded for this only, and only meanwhile.
+    not counted.
     """
 
     def __init__(self, on_silence: Callable[[float], None]) -> None:
         self._on_silence = on_silence
-        self._decoder: OpusDecoder | None = None
-        self._began_ns = 0
+        self._ear = Ear(_GIVE_UP_NS)
         self._was_heard = False
         self._silent_since_ns = 0
         self._silence_ns = 0
 
     def begin(self, now_ns: int) -> None:
         """The avatar was told to stop; `now_ns` is monotonic."""
-        if self._decoder is None:
-            self._decoder = open_decoder()
-            self._began_ns, self._was_heard, self._silence_ns = now_ns, False, 0
+        if not self._ear.is_open:
+            self._ear.open(now_ns)
+            self._was_heard, self._silence_ns = False, 0
 
     def on_sound(self, unit: AccessUnit) -> None:
         """A packet of the avatar's sound has arrived."""
-        if self._decoder is None:
+        is_heard = self._ear.hears(unit)
+        if is_heard is None:
             return
-        if unit.arrival_ns - self._began_ns > _GIVE_UP_NS:
-            self._decoder = None
-            return
-        try:
-            sound = self._decoder.decode(unit.payload)
-        except BrokenPacket:
-            return
-        if float(np.sqrt(np.mean(np.square(sound)))) > _SILENT_RMS:
+        if is_heard:
             self._was_heard, self._silence_ns = True, 0
             return
         if not self._silence_ns:
             self._silent_since_ns = unit.arrival_ns
         self._silence_ns += packet_duration_ns(unit.payload)
         if self._silence_ns >= _SILENCE_NS:
-            self._decoder = None
+            self._ear.close()
             if self._was_heard:
-                self._on_silence((self._silent_since_ns - self._began_ns) / NS_PER_S)
+                self._on_silence((self._silent_since_ns - self._ear.opened_ns) / NS_PER_S)

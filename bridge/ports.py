@@ -5,13 +5,16 @@ finished, raises when failed, and is cancelled to be stopped.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from bridge.media.access_unit import AccessUnit, Codec, Kind, ReceivedUnit
 from bridge.media.audio import AudioBlock
+from bridge.media.clock import AVATAR_RATE_HZ
 from bridge.media.live_queue import LiveQueue
 from bridge.media.rtp import RtpPacket, SenderReport
+from bridge.media.utterance import Utterance
 
 # ---------------------------------------------------------------------------------------------- audio in
 
@@ -53,11 +56,11 @@ class OutspokenSource(AudioSource, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
-    """What an accepted offer of a publisher has made (RFC 9725).
+class MediaSession:
+    """What an accepted offer of a publisher or a viewer has made (RFC 9725).
 
     id     names it, and is not to be guessed.  etag: names its ICE session.
-    users  ICE user names of the publisher.
+    users  ICE user names of the far end.
     """
 
     id: str
@@ -66,25 +69,43 @@ class Publication:
     users: frozenset[str] = frozenset()
 
 
+class MediaPoint(Protocol):
+    """What WebRTC clients make sessions with, by offers of theirs."""
+
+    def media_session(self, id: str) -> MediaSession | None:
+        """The one of that name, as long as it is there."""
+
+    async def trickle(self, id: str, candidates: Sequence[tuple[str, str | None]]) -> None:
+        """Take candidates of its far end's, each with the mid of its section; of those gone, none."""
+
+    async def end(self, id: str) -> None:
+        """End it; returns when its connection is closed."""
+
+
 @runtime_checkable
-class PublishingPoint(Protocol):
+class PublishingPoint(MediaPoint, Protocol):
     """An input that WebRTC publishers send to, one at a time."""
 
-    async def publish(self, offer: str, may_reach: Callable[[str], bool]) -> Publication:
+    async def publish(self, offer: str, may_reach: Callable[[str], bool]) -> MediaSession:
         """Take a publisher; `may_reach` says whether ICE may try an address of its candidates.
 
         Raises SourceTaken while another one is heard, SourceLost while the session does not run or ICE has no port,
         RemoteProtocolError for an offer that is of no use.
         """
 
-    def publication(self, publication_id: str) -> Publication | None:
-        """The one of that name, as long as it is there."""
 
-    async def trickle(self, publication_id: str, candidates: Sequence[tuple[str, str | None]]) -> None:
-        """Take candidates of its publisher's, each with the mid of its section; of those gone, none."""
+@runtime_checkable
+class ViewingPoint(MediaPoint, Protocol):
+    """An output that WebRTC viewers receive, many at a time. ice_links: Link headers that name ICE servers to them."""
 
-    async def unpublish(self, publication_id: str) -> None:
-        """End it; returns when its connection is closed."""
+    ice_links: Sequence[str]
+
+    async def watch(self, offer: str, may_reach: Callable[[str], bool]) -> MediaSession:
+        """Take a viewer; `may_reach` as above.
+
+        Raises OutputLost while there is nothing to see, no room or no port; RemoteProtocolError for an offer that
+        cannot be shown anything.
+        """
 
 
 class PcmSender(Protocol):
@@ -110,11 +131,15 @@ class PcmPoint(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UplinkPacing:
-    """How a service wants to be fed with PCM16, 24 kHz, mono: properties of the service, with their source there.
+    """How a service wants to be fed with PCM16, mono: properties of the service, with their source there.
 
-    live_samples, buffered_samples  samples per message from a live source and from a buffered one.
+    live_samples, buffered_samples  samples per message, at 24 kHz, from a live source and from a buffered one.
+    rate_hz                         what 24 kHz are resampled to for it.
+    is_eager                        whether a live source's speech begins with the first sign of a voice: a click is
+                                    then said as well, as it is where the sound of a room flows all the time.
     idle_audio                      silence: silence flows while no input speaks; none: nothing does.
     tail_s                          silence that ends a turn.
+    ahead_s                         how much of a buffered source's speech is sent before it is due.
     needs_clean_tail                whether it has to be without the noise of an input that goes on: the service finds
                                     the ends of turns by itself, and nobody hears what it is sent.
     """
@@ -124,11 +149,15 @@ class UplinkPacing:
     idle_audio: Literal["silence", "none"]
     tail_s: float
     needs_clean_tail: bool = False
+    ahead_s: float = 0.0
+    rate_hz: int = AVATAR_RATE_HZ
+    is_eager: bool = False
 
 
-# What an avatar service can do besides speaking what it hears: `AvatarLink.say`, `interrupt` and `show`; history, which
-# a provider replays by itself; tools, which `AvatarListener.on_tool_call` reports.
-Capability = Literal["say", "interrupt", "image", "history", "tools"]
+# What an avatar service can do besides speaking what it hears: `AvatarLink.say`, `interrupt`, `show` and `listen`;
+# history, which a provider replays by itself, and `AvatarLink.remember` adds to; tools, which
+# `AvatarListener.on_tool_call` reports.
+Capability = Literal["say", "interrupt", "image", "history", "tools", "listening"]
 
 
 class AvatarLink(Protocol):
@@ -148,7 +177,7 @@ class AvatarLink(Protocol):
     def media_path(self) -> str: ...
 
     async def send_audio(self, pcm16: bytes) -> None:
-        """Send whole samples, PCM16 little-endian, 24 kHz, mono."""
+        """Send whole samples, PCM16 little-endian, mono, at the rate of `pacing`."""
 
     async def say(self, text: str) -> None:
         """Give the avatar text in place of speech."""
@@ -156,11 +185,17 @@ class AvatarLink(Protocol):
     async def show(self, image: bytes, media_type: str, *, wants_answer: bool) -> None:
         """Show the avatar a picture such as image/jpeg; it speaks about it if an answer is wanted."""
 
+    async def remember(self, text: str) -> None:
+        """Tell the avatar what a user said before; it does not answer."""
+
     async def end_turn(self) -> None:
         """Say that a turn is over, where the service wants more than the silence of `pacing.tail_s`: a commit."""
 
     async def interrupt(self) -> None:
         """Make the service forget the sound it has been sent and not spoken."""
+
+    async def listen(self, on: bool) -> None:
+        """Make the avatar look as if it listened to somebody whom it does not hear, while it has nothing to say."""
 
     async def answer_tool(self, call_id: str, output: str) -> None:
         """Give the result of a tool call."""
@@ -280,12 +315,49 @@ class AvatarProvider(Protocol):
 # ---------------------------------------------------------------------------------------------- out
 
 
+class TranscriptReader(Protocol):
+    """What is said in a session from some moment on. Never waits."""
+
+    def new(self) -> Sequence[Utterance]:
+        """What has been said to its end since this was asked before; at most the newest hundred."""
+
+    def rest(self) -> Sequence[Utterance]:
+        """The same, and at the end what has sounded so far of what is being said."""
+
+
+class Transcript(Protocol):
+    """What is said in a session, for whoever writes it down."""
+
+    def read(self) -> AbstractContextManager[TranscriptReader]:
+        """From now on; the avatar is listened to while anybody reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who receives an output that viewers come to.
+
+    viewers           how many are there.  repeats_asked: packets that viewers have asked for again, all together.
+    keyframes_asked   how often they have asked for a keyframe.  packets_dropped: that a socket could not take at once.
+    """
+
+    viewers: int
+    repeats_asked: int
+    keyframes_asked: int
+    packets_dropped: int
+
+
 @dataclass(frozen=True, slots=True)
 class OutputProgress:
-    """Bytes that left for the far end (or the disk), and how many waited to leave when last looked at."""
+    """Bytes that left for the far end (or the disk), and how many waited to leave when last looked at.
+
+    audience            of an output that viewers come to.
+    transcript_errors   utterances that could not be written beside a recording.
+    """
 
     bytes_total: int = 0
     backlog_bytes: int = 0
+    audience: Audience | None = None
+    transcript_errors: int = 0
 
 
 class OutputListener(Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from bridge.media.access_unit import AccessUnit, Codec, Kind
+from bridge.media.access_unit import AccessUnit, Kind
 from bridge.media.clock import NS_PER_S
-from bridge.media.h264 import is_same_format
+from bridge.media.picture_format import is_same_format
 from bridge.media.slate_pictures import SlatePictures
 from bridge.timeline.splice import OnAir, Splice
 from bridge.worker import SharedWorker
@@ -26,9 +26,9 @@ _drawing = SharedWorker("slate")
 # Live pictures mostly come within a second, and tell what a slate has to look like; drawing one takes half a second of
 # a core, which is better not spent while everything else begins.
 UNLIKE_S, SETTLE_S = 5.0, 1.0
-# Draws and encodes a slate like live pictures of that decoder configuration, empty before there were any, given the
-# pictures since the last keyframe. Blocks.
-MakeSlate = Callable[[bytes, Sequence[AccessUnit]], SlatePictures]
+# Draws and encodes a slate like the live pictures of that keyframe, None before there were any, given the pictures
+# since the last one. Blocks.
+MakeSlate = Callable[[AccessUnit | None, Sequence[AccessUnit]], SlatePictures]
 
 
 class Programme:
@@ -63,7 +63,7 @@ class Programme:
         self._followed: int | None = None  # the connection that is, or is to go, on air
         self._group: list[AccessUnit] = []
         self._of_group: int | None = None  # the connection that it is from
-        self._live_config = b""  # of the newest keyframe that went on air or would have
+        self._like: AccessUnit | None = None  # the first keyframe of what went on air last or would have
         self._slate_wanted = asyncio.Event()
         self._switched = asyncio.Event()
         self._asked_ns = 0
@@ -94,9 +94,9 @@ class Programme:
                 while True:
                     await self._slate_wanted.wait()
                     self._slate_wanted.clear()
-                    like = self._live_config
+                    like = self._like
                     slate = await worker.call(self._make_slate, like, tuple(self._group))
-                    if like == self._live_config:
+                    if like is self._like:
                         self._show_from_now_on(slate)
         finally:
             if self._timer is not None:
@@ -104,17 +104,16 @@ class Programme:
 
     def put(self, connection: int, unit: AccessUnit) -> None:
         """A unit of an avatar connection has come."""
-        if unit.codec is Codec.H264:
+        if unit.codec.kind == "video":
             self._follow_live(connection, unit)
-        elif unit.codec.kind == "video":
-            self._want_slate(connection)
         was_switching = self._splice.is_switching
         self._splice.put(connection, unit, self._now_ns())
         self._after_switch(was_switching)
 
     def hear(self, connection: int) -> None:
         """An avatar connection has no pictures, and will have none: it is heard over the slate."""
-        self._want_slate(connection)
+        if connection == self._followed and self._splice.slate is None:
+            self._slate_wanted.set()  # no live picture will tell what it has to look like
         was_switching = self._splice.is_switching
         self._splice.hear(connection, self._now_ns())
         self._after_switch(was_switching)
@@ -149,6 +148,11 @@ class Programme:
         self._splice.is_muted = on
 
     @property
+    def wants_silence(self) -> bool:
+        """Whether the operator does: muted, or on a slate of the operator's own."""
+        return self._splice.is_muted or bool(self._splice.operator_reason)
+
+    @property
     def slate_total_ns(self) -> Mapping[str, int]:
         """Time on slates by cause, the present one included."""
         return self._splice.slate_total_ns(self._now_ns())
@@ -160,18 +164,20 @@ class Programme:
             self._group.clear()
             self._of_group = connection
             # Encoders may number their parameter sets anew at every keyframe: the slate is the same.
-            if unit.codec_config and not is_same_format(unit.codec_config, self._live_config):
-                self._live_config = unit.codec_config
+            if self._like is None or not is_same_format(unit, self._like):
+                self._like = unit
                 # A slate of another format would begin a new recording: until it is drawn the last picture is held.
                 self._splice.slate = None
                 self._slate_wanted.set()
         if self._keeps_group and connection == self._of_group and len(self._group) < MAX_GROUP:
             self._group.append(unit)
+            if len(self._group) == MAX_GROUP:
+                # Nobody else needs one, it seems: the last picture is to be one of the present all the same.
+                self._request_keyframe()
 
-    def _want_slate(self, connection: int) -> None:
-        """There will be no live picture that tells what a slate has to look like."""
-        if connection == self._followed and self._splice.slate is None:
-            self._slate_wanted.set()
+    def redraw_slate(self) -> None:
+        """The slate is another one from now on; until it is drawn, the one before is shown."""
+        self._slate_wanted.set()
 
     def _renew_last(self) -> None:
         """The last picture is another one now: until it is drawn it is held, not the one before."""

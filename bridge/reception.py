@@ -160,4 +160,5 @@ class _Track(TrackReception):
     def _place(self, unit: ReceivedUnit) -> None:
         # By the first packet: a sender paces the packets of a large picture, so the last one says less about the clock.
         pts_ns = self._timeline.place(self._kind, unit.rtp_ticks, unit.first_arrival_ns)
-        self._reception.emit(unit.at(pts_ns, self._captures.of(unit) if self._kind == "video" else None))
+        captured = self._captures.of(unit) if self._kind == "video" else None
+        self._reception.emit(unit.at(pts_ns, captured, has_moved=self._timeline.has_moved(self._kind)))

@@ -15,7 +15,9 @@ from urllib.parse import quote, quote_plus, unquote
 MASK = "***"
 
 # Query parameters that are no secret and help to tell URLs apart; everything else in a query is masked.
-HARMLESS_QUERY = frozenset({"name", "avatarId", "model", "audioBack", "rate", "channels", "format", "live"})
+HARMLESS_QUERY = frozenset(
+    {"name", "avatarId", "model", "audioBack", "rate", "channels", "format", "live", "mode", "latency", "pbkeylen"}
+)
 # Schemes whose last path segment is the credential: RTMP stream keys, WHIP and WHEP resource URLs.
 _KEY_IN_PATH = frozenset({"rtmp", "rtmps"})
 _WHOLE_PATH_SECRET = frozenset({"whip+http", "whip+https", "whep+http", "whep+https"})
@@ -139,6 +141,14 @@ def _forms(value: str) -> set[str]:
 
 def mask(text: str) -> str:
     """Hide every remembered secret in `text`, and redact every URL in it."""
+    text = hide(text)
+    if "://" in text:
+        text = _URL_IN_TEXT.sub(lambda match: redact_url(match[0]), text)
+    return text
+
+
+def hide(text: str) -> str:
+    """Hide every remembered secret in `text`; URLs that hold none stay whole, for whoever is to use them."""
     global _pattern
     if _kept or _passing:
         if _pattern is None:
@@ -146,8 +156,6 @@ def mask(text: str) -> str:
             known = sorted((*_kept, *_passing), key=len, reverse=True)
             _pattern = re.compile("|".join(re.escape(form) for form in known))
         text = _pattern.sub(MASK, text)
-    if "://" in text:
-        text = _URL_IN_TEXT.sub(lambda match: redact_url(match[0]), text)
     return text
 
 

@@ -37,6 +37,7 @@ class Renewal:
     limit_s    how long a session may last by what the operator says; None: for ever.
     begin      a new connection and the task that serves it; may_begin: whether there is a budget for one.
     speak_to   makes a connection the one that is spoken to.  is_pausing: whether neither side speaks.
+    seek_pause lets the next pause be one of both sides.
 
     has_successor  a second session is ready.  hurry: it is to take over at once, for the first one has ended.
     """
@@ -49,6 +50,7 @@ class Renewal:
         may_begin: Callable[[], bool],
         speak_to: Callable[[Connection], Awaitable[None]],
         is_pausing: Callable[[], bool],
+        seek_pause: Callable[[], None],
         programme: Programme,
     ) -> None:
         self.has_successor = False
@@ -58,6 +60,7 @@ class Renewal:
         self._may_begin = may_begin
         self._speak_to = speak_to
         self._is_pausing = is_pausing
+        self._seek_pause = seek_pause
         self._programme = programme
         self._may_overlap = True
 
@@ -142,6 +145,7 @@ class Renewal:
     async def _pause(self, served: Served | None, until_s: Callable[[], float]) -> None:
         """Wait for a pause of speech, but no longer than that, than the second session lasts, or than is urgent."""
         loop = asyncio.get_running_loop()
+        self._seek_pause()
         # Pauses are counted in samples of speech by whoever paces them; nobody tells when one begins.
         while loop.time() < until_s() and not self._is_pausing() and not self.hurry.is_set():
             if served is not None and served.serving.done():

@@ -3,35 +3,36 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import structlog
 
+from bridge.air import Air
 from bridge.avatar import Avatar
-from bridge.config import OutputConfig, SessionConfig, StorageConfig
+from bridge.config import SessionConfig, StorageConfig
+from bridge.config_origin import NONE_STRANGE, Definition, StrangeParts
 from bridge.desk import Desk, open_feed
 from bridge.dialogue import Dialogue
-from bridge.errors import ConfigError, OutputRejected, ProviderRejected
-from bridge.feed import InputStatus
-from bridge.inputs import open_source
+from bridge.distribution import Distribution
+from bridge.errors import ConfigError, ProviderRejected
+from bridge.events import EventLog
+from bridge.inputs import open_clip, open_source
 from bridge.media.access_unit import AccessUnit
-from bridge.media.clock import NS_PER_S
-from bridge.media.live_queue import LiveQueue
 from bridge.net.url_policy import UrlPolicy
 from bridge.ops.metrics import SessionMetrics
-from bridge.outputs import open_output
-from bridge.outputs.hub import Hub
-from bridge.outputs.runner import OutputRunner
+from bridge.outputs import check_overlay, open_output
 from bridge.outputs.slate import SlateMaker
-from bridge.outputs.status import OutputStatus
-from bridge.ports import AudioSource, AvatarLink, Capability
+from bridge.ports import AudioSource, AvatarLink, Output
 from bridge.programme import Programme
 from bridge.providers import open_provider
-from bridge.telemetry import MediaStatus, Telemetry
+from bridge.redact import mask
+from bridge.reload import OutputChanges
+from bridge.status import SessionState, SessionStatus
+from bridge.telemetry import Telemetry
 from bridge.timeline.splice import OnAir
 from bridge.track_reception import TrackReception
+from bridge.transcript import Transcript
+from bridge.trend import Trend
 from bridge.uplink import Uplink
 
 if TYPE_CHECKING:
@@ -43,45 +44,8 @@ CLOSE_S = 4.0
 # Nothing announces the last one.
 IN_FLIGHT_S = 0.5
 PUBLISH_EVERY_S = 1.0
-# One distance of keyframes: a queue that forgets then always has a keyframe to go on from.
-OUTPUT_QUEUE_S = 2.0
 # Where no output wants keyframes at any distance, a slate has one this often.
 SLATE_KEYFRAME_S = 2.0
-
-
-class SessionState(StrEnum):
-    CONNECTING = "connecting"
-    LIVE = "live"
-    RECONNECTING = "reconnecting"
-    DRAINING = "draining"
-    FAILED = "failed"
-    CLOSED = "closed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionStatus:
-    """How a session is doing.
-
-    error         the last one, empty when there was none.
-    on_air        what viewers see.  slate_reason: why the operator wants the slate; empty: no slate is wanted.
-    slate_cause   why they see the slate: starting, avatar, operator, codec (of the avatar's pictures, which no output
-                  carries) or no_video (it has none); empty: they do not.
-    capabilities  what its avatar service can do.
-    """
-
-    name: str
-    state: SessionState
-    error: str
-    on_air: OnAir
-    capabilities: frozenset[Capability]
-    media: MediaStatus
-    spoken_s: float
-    input_is_finished: bool
-    inputs: tuple[InputStatus, ...] = ()
-    outputs: tuple[OutputStatus, ...]
-    slate_reason: str = ""
-    slate_cause: str = ""
-    is_muted: bool = False
 
 
 class Session:
@@ -100,25 +64,79 @@ class Session:
         storage: StorageConfig,
         policy: UrlPolicy,
         metrics: SessionMetrics,
+        events: EventLog,
+        trend: Trend,
+        strange: StrangeParts = NONE_STRANGE,
     ) -> None:
-        """`policy` says where far ends of outputs may lead us."""
+        """`policy` says where far ends of outputs may lead us, and where the parts that are strange may; `events` gets
+        what happens, `trend` how it goes.
+        """
         self.name = name
+        self.events = events
+        self.trend = trend
         self.state = SessionState.CONNECTING
         self._error = ""
-        self._storage = storage
-        self._ice = ice
-        self._policy = policy
         self._log = structlog.get_logger().bind(session=name)
         self._metrics = metrics
         self._telemetry = Telemetry(metrics)
         origin_ns = time.monotonic_ns()
 
+        # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
+        self._sources = {
+            name: open_source(name, input, storage.dir, policy, ice, TrackReception, is_strange=name in strange.inputs)
+            for name, input in config.inputs.items()
+        }
+        feeds = [
+            open_feed(self._sources[name], input, lambda feed: self._dialogue.interrupt(feed))
+            for name, input in config.inputs.items()
+        ]
+        on_air = [feed for feed in feeds if config.inputs[feed.name].on_air]
+        heard = [feed for feed in feeds if config.inputs[feed.name].to_avatar]
+        for_viewers = [feed for feed in feeds if feed not in heard]
+        self._desk = Desk(heard, lambda feed: self._dialogue.on_speech(feed), for_viewers)
+        self._uplink = Uplink(self._desk)
+        self._transcript = Transcript(name, self._desk, origin_ns)
+        avatar_policy = policy if strange.avatar else None
+        self._dialogue = Dialogue(config.avatar, self._uplink, metrics, events, avatar_policy, self._transcript)
+        self._air = (
+            Air(
+                on_air,
+                config.inputs,
+                origin_ns,
+                lambda: self._programme.wants_silence,
+                lambda on: self._avatar.attend(on),
+            )
+            if on_air
+            else None
+        )
+
         # 6 publish
-        self._hub = Hub([self._runner(name, output) for name, output in config.outputs.items()])
-        keyframe_s = self._hub.keyframe_s
+        self.distribution = Distribution(
+            config.outputs,
+            strange=strange.outputs,
+            ice=ice,
+            storage=storage,
+            policy=policy,
+            telemetry=self._telemetry,
+            events=events,
+            mixer=self._air,
+            transcript=self._transcript,
+            slate=lambda: self._programme.splice.slate,
+            request_keyframe=lambda: self._avatar.request_keyframe(),
+            on_keyframe_interval=self._on_keyframe_interval,
+        )
+        self._hub = self.distribution.hub
+        self._dialogue.captions.listener = self._hub.show_caption
         # 5 what goes on air
         slate = config.slate
-        self._slate_maker = SlateMaker(slate.picture, slate.image, slate.clip, keyframe_s or SLATE_KEYFRAME_S)
+        self._slate_clip = open_clip(slate.rendering, storage.dir, policy) if slate.rendering else None
+        self._slate_maker = SlateMaker(
+            slate.picture,
+            slate.image,
+            self._slate_clip.path if self._slate_clip else slate.clip,
+            self._hub.keyframe_s or SLATE_KEYFRAME_S,
+            is_coming=self._slate_clip is not None,
+        )
         self._programme = Programme(
             self._slate_maker.make,
             slate_after_s=slate.after_s,
@@ -129,33 +147,19 @@ class Session:
             on_change=self._on_air_change,
             log=self._log,
         )
-        # 1 inputs -> 2 dsp: real time goes on whether or not an avatar listens
-        self._sources = {
-            name: open_source(name, input, storage.dir, policy, ice, TrackReception)
-            for name, input in config.inputs.items()
-        }
-        feeds = [
-            open_feed(self._sources[name], input, lambda feed: self._dialogue.interrupt(feed))
-            for name, input in config.inputs.items()
-        ]
-        self._desk = Desk(feeds, lambda feed: self._dialogue.on_speech(feed))
-        self._uplink = Uplink(self._desk)
-        self._dialogue = Dialogue(config.avatar, self._uplink, metrics)
         # 3 providers, 4 receive
-        self._provider = open_provider(config.avatar, ice, self._dialogue.history.users)
+        self._provider = open_provider(config.avatar, ice, self._dialogue.history.users, avatar_policy)
         self._avatar = Avatar(
             config.avatar,
             self._provider,
             origin_ns=origin_ns,
-            keyframe_interval_ns=self._keyframe_interval_ns,
+            keyframe_interval_ns=self.distribution.keyframe_interval_ns,
             uplink=self._uplink,
             dialogue=self._dialogue,
             programme=self._programme,
             metrics=metrics,
             on_change=self._on_avatar_change,
         )
-        self._is_finishing = False
-        self._changing_outputs = asyncio.Lock()
 
     async def run(self) -> None:
         """Raises ConfigError for a bad history or slate file, SourceRejected, ProviderRejected, OutputRejected once no
@@ -168,8 +172,11 @@ class Session:
             # What an operator has to mend is said before anything goes on air.
             await asyncio.to_thread(self._dialogue.history.load)
             await asyncio.to_thread(self._slate_maker.check)
+            await self.distribution.check()
+            if self._air is not None:
+                await asyncio.to_thread(self._air.check)
             async with asyncio.TaskGroup() as tasks:
-                publishing = tasks.create_task(self._publish(), name="outputs")
+                publishing = tasks.create_task(self.distribution.run(), name="outputs")
                 others = [
                     tasks.create_task(part, name=name)
                     for name, part in (
@@ -177,6 +184,8 @@ class Session:
                         ("uplink", self._uplink.run()),
                         ("history", self._dialogue.history.run()),
                         ("metrics", self._publish_metrics()),
+                        *((("air", self._air.run()),) if self._air else ()),
+                        ("slate clip", self._render_slate()),
                     )
                 ]
                 await self._avatar.run()
@@ -198,10 +207,11 @@ class Session:
             raise failures.exceptions[0] from None
         finally:
             self._enter(last_state)
+            await self._dialogue.close()
 
     async def drain(self, within_s: float) -> None:
         """Finish the utterance and its answer, then let `run` end; outputs and the avatar are closed properly."""
-        if self.state in (SessionState.DRAINING, SessionState.CLOSED) or self._is_finishing:
+        if self.state in (SessionState.DRAINING, SessionState.CLOSED) or self.distribution.is_finishing:
             return
         self._enter(SessionState.DRAINING)
         with contextlib.suppress(TimeoutError):
@@ -213,8 +223,7 @@ class Session:
             await asyncio.sleep(min(IN_FLIGHT_S, within_s))
         # Outputs and the avatar are closed side by side: each has its own deadlines.
         self._avatar.end()
-        self._is_finishing = True
-        self._hub.finish()
+        self.distribution.finish()
 
     @property
     def has_been_live(self) -> bool:
@@ -223,7 +232,21 @@ class Session:
     @property
     def has_been_on_air(self) -> bool:
         """A picture has gone out, and an output was accepted by its far end."""
-        return bool(self._programme.on_air_ns) and any(runner.status().accepted for runner in self._hub.runners)
+        return bool(self._programme.on_air_ns) and self.distribution.was_accepted
+
+    @property
+    def on_air(self) -> OnAir:
+        return self._programme.splice.state
+
+    @property
+    def on_air_ns(self) -> int | None:
+        """Session time of what went on air last, slate and silence too. None: nothing has to follow now.
+
+        That is before the first picture, while one is held that never had sound, and while outputs are closing.
+        """
+        last_ns = self._programme.on_air_ns
+        is_held_without_sound = self.on_air is OnAir.HELD and "audio" not in last_ns
+        return None if self.distribution.is_finishing or is_held_without_sound else max(last_ns.values(), default=None)
 
     @property
     def rejection(self) -> str:
@@ -242,10 +265,12 @@ class Session:
             spoken_s=self._uplink.spoken_s,
             input_is_finished=self._uplink.finished.is_set(),
             inputs=self._desk.status(),
-            outputs=tuple(runner.status() for runner in self._hub.runners),
+            outputs=self.distribution.status(),
+            preview=self.distribution.preview_status(),
             slate_reason=self._programme.splice.operator_reason,
             slate_cause=self._programme.splice.cause,
             is_muted=self._programme.splice.is_muted,
+            freezes=self._programme.splice.freezes,
         )
 
     # ------------------------------------------------------------------------------------------ the operator's hand
@@ -262,6 +287,14 @@ class Session:
         """Make the avatar stop speaking: what waits here is dropped, and at the service. Raises ProviderUnavailable."""
         await self._avatar.interrupt()
 
+    async def remember(self, text: str) -> None:
+        """Tell the avatar what a user said before. Raises ProviderRejected, ProviderUnavailable."""
+        await self._avatar.remember(text)
+
+    async def listen(self, on: bool) -> None:
+        """Make the avatar look as if it listened, or not. Raises ProviderRejected, ProviderUnavailable."""
+        await self._avatar.listen(on)
+
     def answer_tool(self, call_id: str, output: str) -> bool:
         """Answer a tool call; False: it does not wait for an answer."""
         return self._dialogue.tool_calls.answer(call_id, output)
@@ -271,26 +304,20 @@ class Session:
         self._programme.show_slate((reason or "operator") if on else "")
 
     def mute(self, on: bool) -> None:
-        """Silence what viewers hear."""
+        """Silence what viewers hear, inputs that are on air included."""
         self._programme.mute(on)
 
     def source(self, name: str) -> AudioSource | None:
         """The input of that name."""
         return self._sources.get(name)
 
-    async def add_output(self, name: str, config: OutputConfig) -> None:
-        """Publish there too, in place of the output of that name if there is one. Raises ConfigError."""
-        open_output(name, config, self._storage, self._ice, self._policy)  # what cannot be opened takes nobody's place
-        async with self._changing_outputs:
-            if any(runner.name == name for runner in self._hub.runners):
-                await self._forget_output(name)
-            self._hub.add(self._runner(name, config, is_strange=True))
-            self._avatar.keyframe_interval_ns = self._keyframe_interval_ns
+    def output(self, name: str) -> Output | None:
+        """The output of that name, in its present attempt."""
+        return self.distribution.output(name)
 
-    async def remove_output(self, name: str) -> None:
-        """Close an output properly and forget it. Raises UnknownOutput."""
-        async with self._changing_outputs:
-            await self._forget_output(name)
+    async def change_outputs(self, changes: OutputChanges, strange: StrangeParts = NONE_STRANGE) -> None:
+        """Apply what has changed in the configuration; all other outputs go on. Raises ConfigError."""
+        await self.distribution.change(changes, strange.outputs)
 
     async def start_output(self, name: str) -> None:
         """Publish from the next keyframe on, after a refusal too. Raises UnknownOutput."""
@@ -304,11 +331,6 @@ class Session:
         """Close an output properly and publish anew. Raises UnknownOutput."""
         await self._hub.restart(name)
 
-    async def _forget_output(self, name: str) -> None:
-        await self._hub.remove(name)
-        self._telemetry.forget(name)
-        self._avatar.keyframe_interval_ns = self._keyframe_interval_ns
-
     # ------------------------------------------------------------------------------------------ around it
 
     @property
@@ -317,10 +339,15 @@ class Session:
 
     def _on_unit(self, unit: AccessUnit) -> None:
         self._telemetry.on_unit(unit)
+        self._transcript.on_unit(unit)
+        if self._air is not None:
+            self._air.follow(unit)
         self._hub.put(unit)
 
     def _on_air_change(self, on_air: OnAir) -> None:
         self._metrics.slate_active().set(on_air is OnAir.SLATE)
+        splice = self._programme.splice
+        self.events.note("on_air", on_air=on_air.value, cause=splice.cause, reason=mask(splice.operator_reason))
 
     def _on_avatar_change(self) -> None:
         if self.state is SessionState.DRAINING:
@@ -332,41 +359,43 @@ class Session:
         else:
             self._enter(SessionState.RECONNECTING)
 
-    @property
-    def _keyframe_interval_ns(self) -> int | None:
-        keyframe_s = self._hub.keyframe_s
-        return None if keyframe_s is None else round(keyframe_s * NS_PER_S)
+    def _on_keyframe_interval(self, interval_ns: int | None) -> None:
+        self._avatar.keyframe_interval_ns = interval_ns
 
-    def _runner(self, name: str, config: OutputConfig, *, is_strange: bool = False) -> OutputRunner:
-        telemetry = self._telemetry.output(name, config.scheme)
-        runner = OutputRunner(
-            name,
-            open_output(name, config, self._storage, self._ice, self._policy, is_strange=is_strange),
-            LiveQueue(OUTPUT_QUEUE_S),
-            protocol=config.scheme,
-            audio_bitrate=config.audio_bitrate,
-            autostart=config.autostart,
-            request_keyframe=lambda: self._avatar.request_keyframe(),
-            on_change=telemetry.on_change,
-            on_written=telemetry.on_written,
-        )
-        telemetry.on_change(runner.status())
-        return runner
-
-    async def _publish(self) -> None:
-        await self._hub.run()
-        if not self._is_finishing:
-            errors = "; ".join(runner.status().last_error for runner in self._hub.runners)
-            raise OutputRejected(f"no output is left: {errors}")
+    async def _render_slate(self) -> None:
+        """See that the slate's clip is there. What goes wrong leaves viewers the card."""
+        if self._slate_clip is None or self._slate_clip.path.exists():
+            return
+        try:
+            await self._slate_clip.keep()
+            await asyncio.to_thread(self._slate_maker.check)
+        except (ProviderRejected, ConfigError) as error:
+            self._log.error("slate_clip_refused", error=str(error))
+            return
+        self._log.info("slate_clip_ready", path=str(self._slate_clip.path))
+        self._programme.redraw_slate()
 
     async def _publish_metrics(self) -> None:
         while True:
             await asyncio.sleep(PUBLISH_EVERY_S)
             self._telemetry.publish(self._uplink, self._avatar.current, self._programme, self._hub)
+            self.trend.look(self.status)
 
     def _enter(self, state: SessionState) -> None:
         if state is self.state and state is not SessionState.CONNECTING:
             return
         self.state = state
         self._metrics.session_state.switch(state=state.value)
+        self.events.note("state", state=state.value, error=mask(self._error or self._avatar.error))
         self._log.info(f"session_{state.value}")
+
+
+async def check_parts(definition: Definition, ice: "IceSettings", storage: StorageConfig, policy: UrlPolicy) -> None:
+    """See that every part of a session can be opened; nothing is. Raises ConfigError."""
+    config, strange = definition.config, definition.strange
+    for name, source in config.inputs.items():
+        open_source(name, source, storage.dir, policy, ice, TrackReception, is_strange=name in strange.inputs)
+    for name, output in config.outputs.items():
+        open_output(name, output, storage, ice, policy, is_strange=name in strange.outputs)
+        await asyncio.to_thread(check_overlay, name, output)
+    open_provider(config.avatar, ice, policy=policy if strange.avatar else None)

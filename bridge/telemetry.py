@@ -1,10 +1,9 @@
-"""What a session tells about itself: its metrics, and a status for people."""
+"""What a session tells about itself: its metrics, and what viewers get for its status."""
 
 import contextlib
 import functools
 import time
 from collections import deque
-from dataclasses import dataclass
 
 from bridge.connection import Connection
 from bridge.media.access_unit import AccessUnit, Kind
@@ -14,53 +13,29 @@ from bridge.outputs.hub import Hub
 from bridge.outputs.status import OutputState, OutputStatus
 from bridge.programme import Programme
 from bridge.reception import Reception
+from bridge.status import MediaStatus
 from bridge.timeline.splice import OnAir
 from bridge.uplink import Uplink
 
 # A minute of 30 pictures a second: enough for a 99th percentile that means something, and it forgets old trouble.
 N_LATENCIES = 1800
+# Sorting them takes long enough that whoever asks often gets the same answer again.
+LATENCIES_HOLD_NS = NS_PER_S
 KINDS: tuple[Kind, ...] = ("audio", "video")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MediaStatus:
-    """What viewers get now. Times in seconds; None: not known yet.
-
-    fps, video_bps      over the last second.
-    added_latency_s     last packet of a picture received to its last byte written, median of the last 1800 at each
-                        output; recordings count only where there is no other output.
-    first_picture_s     start of the session to the first picture received.
-    concealment         what makes up lost sound: libopus, its version and whose it is, or what makes do without. None:
-                        no output needs it, because all take Opus as it comes.
-    concealed_s         lost sound that was made up.  restored_s: that the packet behind it brought (in-band FEC).
-    """
-
-    fps: float
-    video_bps: float
-    av_offset_s: float | None
-    added_latency_s: float | None
-    added_latency_p99_s: float | None
-    n_pictures: int
-    n_lost_packets: int
-    first_picture_s: float | None
-    ignores_keyframe_requests: bool
-    concealment: str | None
-    concealed_s: float
-    restored_s: float
 
 
 class OutputTelemetry:
     """Follows one output; its methods are the runner's callbacks."""
 
     def __init__(self, metrics: OutputMetrics, protocol: str) -> None:
-        self.is_live = protocol != "file"
+        self.is_live = protocol not in ("file", "hls")
         self.latencies_s: deque[float] = deque(maxlen=N_LATENCIES)
         self._series = contextlib.ExitStack()
         self._metrics = self._series.enter_context(metrics)
         self._latency = metrics.added_latency_seconds(mode="copy")
+        self._mode = ("", "")
         self._glass = functools.cache(metrics.glass_to_glass_seconds)
         self._lost_ns: int | None = None
-        metrics.output_mode.switch(mode="copy", reason="as_received")
 
     def on_written(self, unit: AccessUnit) -> None:
         if unit.codec.kind == "video" and unit.arrival_ns:  # a slate does not arrive
@@ -73,6 +48,10 @@ class OutputTelemetry:
 
     def on_change(self, status: OutputStatus) -> None:
         self._metrics.output_state.switch(state=status.state.value)
+        if (mode := (status.mode, status.mode_reason)) != self._mode:
+            self._mode = mode
+            self._metrics.output_mode.switch(mode=status.mode, reason=status.mode_reason)
+            self._latency = self._metrics.added_latency_seconds(mode=status.mode)
         match status.state:
             case OutputState.BACKING_OFF if self._lost_ns is None and status.accepted:
                 self._lost_ns = time.monotonic_ns()
@@ -88,8 +67,15 @@ class OutputTelemetry:
         metrics = self._metrics
         metrics.output_queue_seconds().set(status.queue_s)
         metrics.output_bytes_total.follow(status.bytes_total)
+        if status.protocol == "file":
+            metrics.transcript_errors_total.follow(status.transcript_errors)
         if status.last_progress_s is not None:
             metrics.output_last_progress_timestamp_seconds().set(status.last_progress_s)
+        if status.audience is not None:
+            metrics.output_viewers().set(status.audience.viewers)
+            metrics.output_viewer_requests_total.follow(status.audience.repeats_asked, type="repeat")
+            metrics.output_viewer_requests_total.follow(status.audience.keyframes_asked, type="keyframe")
+            metrics.output_viewer_packets_dropped_total.follow(status.audience.packets_dropped)
         for reason, count in status.dropped_units.items():
             metrics.output_dropped_units_total.follow(count, reason=reason)
         for reason, count in status.reconnects.items():
@@ -109,6 +95,8 @@ class Telemetry:
         self._rates: deque[tuple[int, int, int]] = deque([(self._started_ns, 0, 0)], maxlen=2)
         self._last_keyframe_ns: int | None = None
         self._reception: Reception | None = None  # the newest: what it has counted holds after its end
+        self._sorted_s: list[float] = []
+        self._sorted_ns = self._started_ns - LATENCIES_HOLD_NS
 
     def output(self, name: str, protocol: str) -> OutputTelemetry:
         """The follower of one output."""
@@ -181,15 +169,14 @@ class Telemetry:
         now_ns = time.monotonic_ns()
         then_ns, n_pictures, video_bytes = self._rates[0]
         elapsed_s = max(0.001, (now_ns - then_ns) / NS_PER_S)
-        outputs = self._outputs.values()
-        counted = [output for output in outputs if output.is_live] or outputs
-        latencies_s = sorted(latency_s for output in counted for latency_s in output.latencies_s)
+        latencies_s = self._latencies_s(now_ns)
         lost = sum(stats.lost for kind in KINDS if reception and (stats := reception.stats(kind)))
         return MediaStatus(
             fps=(self._n_pictures - n_pictures) / elapsed_s,
             video_bps=8 * (self._video_bytes - video_bytes) / elapsed_s,
             av_offset_s=reception.av_offset_s if reception else None,
             added_latency_s=latencies_s[len(latencies_s) // 2] if latencies_s else None,
+            added_latency_p95_s=latencies_s[len(latencies_s) * 95 // 100] if latencies_s else None,
             added_latency_p99_s=latencies_s[len(latencies_s) * 99 // 100] if latencies_s else None,
             n_pictures=self._n_pictures,
             n_lost_packets=lost,
@@ -199,3 +186,13 @@ class Telemetry:
             concealed_s=hub.repairs.concealed_s,
             restored_s=hub.repairs.restored_s,
         )
+
+    def _latencies_s(self, now_ns: int) -> list[float]:
+        """The last ones of all outputs that are live, or else of all, in order."""
+        if now_ns - self._sorted_ns >= LATENCIES_HOLD_NS:
+            outputs = self._outputs.values()
+            # The preview is live, and mostly nobody watches it.
+            counted = [output for output in outputs if output.is_live and output.latencies_s] or outputs
+            self._sorted_s = sorted(latency_s for output in counted for latency_s in output.latencies_s)
+            self._sorted_ns = now_ns
+        return self._sorted_s

@@ -1,12 +1,13 @@
 """Tool calls of the avatar's model, and who answers them."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Literal
 
 import structlog
 
-from bridge.errors import ProviderError
+from bridge.errors import BridgeError, ProviderError
 from bridge.ports import AvatarLink, ToolCall
 
 # A model that asks for more at a time is in a loop.
@@ -20,17 +21,24 @@ log = structlog.get_logger()
 class ToolCalls:
     """Calls that wait: each gets the answer that somebody gives, else the default once its deadline has passed.
 
+    ask_elsewhere  who else is asked, by the name of the tool. Raises BridgeError where there is no answer to be had.
     on_result  is told how each call ended; unsent: the avatar was gone.
     """
 
     def __init__(
-        self, defaults: Mapping[str, str], default: str, deadline_s: float, on_result: Callable[[Result], None]
+        self,
+        defaults: Mapping[str, str],
+        default: str,
+        deadline_s: float,
+        on_result: Callable[[ToolCall, Result], None],
+        ask_elsewhere: Mapping[str, Callable[[ToolCall], Awaitable[str]]] = MappingProxyType({}),
     ) -> None:
         """`defaults`: by the name of the tool, where it has one of its own."""
         self._defaults = defaults
         self._default = default
         self._deadline_s = deadline_s
         self._on_result = on_result
+        self._ask_elsewhere = ask_elsewhere
         self._waiting: dict[str, asyncio.Future[str]] = {}
         self._tasks: set[asyncio.Task[Result]] = set()
 
@@ -65,7 +73,12 @@ class ToolCalls:
             await asyncio.wait(tasks)
 
     async def _serve(self, call: ToolCall, link: AvatarLink, answer: asyncio.Future[str], deadline_s: float) -> Result:
-        await asyncio.wait((answer,), timeout=deadline_s)
+        if deadline_s:
+            asking = asyncio.create_task(self._ask(call), name=f"ask for {call.name}")
+            try:
+                await asyncio.wait((answer,), timeout=deadline_s)
+            finally:
+                asking.cancel()
         was_answered = answer.done()
         if not was_answered:
             log.warning("tool_call_unanswered", tool=call.name, waited_s=deadline_s)
@@ -77,8 +90,17 @@ class ToolCalls:
             return "unsent"
         return "answered" if was_answered else "default"
 
+    async def _ask(self, call: ToolCall) -> None:
+        ask = self._ask_elsewhere.get(call.name)
+        if ask is None:
+            return
+        try:
+            self.answer(call.call_id, await ask(call))
+        except BridgeError as error:
+            log.warning("tool_webhook_failed", tool=call.name, error=str(error))
+
     def _settle(self, call: ToolCall, task: asyncio.Task[Result]) -> None:
         # Here and not in the task: one that is cancelled before its first step never comes to its end.
         self._tasks.discard(task)
         del self._waiting[call.call_id]
-        self._on_result("unsent" if task.cancelled() else task.result())
+        self._on_result(call, "unsent" if task.cancelled() else task.result())

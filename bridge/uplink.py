@@ -11,6 +11,7 @@ import structlog
 
 from bridge.desk import Desk
 from bridge.dsp.levels import SILENCE_DBFS, PauseGate
+from bridge.dsp.resample import StreamResampler
 from bridge.errors import ProviderError
 from bridge.feed import Feed
 from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_MS, NS_PER_S, ticks_to_ns
@@ -60,6 +61,7 @@ class Uplink:
         self._unsent = b""  # speech that a link has refused
         self._lead: deque[bytes] = deque()  # what came last and was not sent
         self._ahead_samples = 0  # sent before they were due
+        self._seeks_pause = False
         self._link: AvatarLink | None = None
         self._link_attached = asyncio.Event()
         self._held_until_ns = 0
@@ -78,8 +80,13 @@ class Uplink:
 
     @property
     def is_pausing(self) -> bool:
-        """Whether nobody has spoken for `PAUSE_S`."""
-        return not self._is_speaking or self._gate.pause_s >= PAUSE_S
+        """Whether nobody has spoken for `PAUSE_S`, and what was sent ahead of its time has been said."""
+        return not self._ahead_samples and (not self._is_speaking or self._gate.pause_s >= PAUSE_S)
+
+    @property
+    def silent_s(self) -> float | None:
+        """How long ago the last voice was heard in what was sent; None: nobody has spoken yet."""
+        return self._desk.silent_s
 
     @property
     def dropped_s(self) -> float:
@@ -101,8 +108,13 @@ class Uplink:
             # A source failed, or one of the two has a bug: no group is needed to say which.
             raise failures.exceptions[0] from None
 
+    def seek_pause(self) -> None:
+        """Another link is to take over in a pause: at the next one it is waited until what was sent ahead is said."""
+        self._seeks_pause = True
+
     def attach(self, link: AvatarLink) -> None:
         """Send to this link from now on."""
+        self._seeks_pause = False
         self._link = link
         self._has_warned = self._is_interrupted = False
         self._held_until_ns = self._now_ns() + round(MEDIA_WAIT_S * NS_PER_S)
@@ -125,6 +137,7 @@ class Uplink:
         """
         self._desk.drop(speaker)
         self._unsent = b""
+        self._ahead_samples = 0
         self._is_interrupted = True
 
     async def finish_utterance(self, deadline_s: float) -> None:
@@ -136,7 +149,8 @@ class Uplink:
             self._is_muted = True
             self.finished.set()
             return
-        speech_s = max(0.0, deadline_s - self._link.pacing.tail_s)
+        pacing = self._link.pacing
+        speech_s = max(0.0, deadline_s - pacing.tail_s - pacing.ahead_s)
         self._last_word_ns = self._now_ns() + round(speech_s * NS_PER_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline_s):
@@ -155,6 +169,8 @@ class Uplink:
         """Send one message per tick until the link is detached."""
         pacing = link.pacing
         n_samples = pacing.live_samples if self._desk.is_live else pacing.buffered_samples
+        most_ahead = 0 if self._desk.is_live else round(pacing.ahead_s * AVATAR_RATE_HZ)
+        resampled = _resampling(pacing.rate_hz)
         start_ns, samples_due = self._now_ns(), 0
         while self._link is link:
             speech, idle = self._take(n_samples, pacing)
@@ -164,7 +180,7 @@ class Uplink:
                     self._is_interrupted = False
                     await link.interrupt()
                 if message:
-                    await link.send_audio(message)
+                    await link.send_audio(resampled(message))
                 if self._account(message, bool(speech), n_samples):
                     await link.end_turn()
             except ProviderError as error:
@@ -173,6 +189,9 @@ class Uplink:
                 if self._link is link:
                     self.detach()
                 return
+            if speech and self._ahead_samples + n_samples <= most_ahead and not self._seeks_pause:
+                self._ahead_samples += n_samples
+                continue
 
             samples_due += n_samples
             wait_ns = start_ns + ticks_to_ns(samples_due, AVATAR_RATE_HZ) - self._now_ns()
@@ -183,11 +202,13 @@ class Uplink:
     def _take(self, n_samples: int, pacing: UplinkPacing) -> tuple[bytes, bytes]:
         """The next message of speech, or what is sent while there is none or it may not go; both may be empty."""
         sound, is_speech = b"", False
-        if self._may_speak():
+        may_rest = self._seeks_pause and self._ahead_samples and not self._desk.is_live
+        is_resting = may_rest and self._gate.pause_s >= PAUSE_S
+        if self._may_speak() and not is_resting:
             sound, is_speech = self._unsent, bool(self._unsent)
             if not sound:
                 sound = self._desk.take(n_samples)
-                is_speech = self._desk.is_speech
+                is_speech = self._desk.may_be_speech if pacing.is_eager else self._desk.is_speech
             self._unsent = b""
         self._is_flowing, self._is_speaking = bool(sound), is_speech
         if is_speech:
@@ -234,6 +255,18 @@ class Uplink:
         elif self._tail_samples:
             self._tail_samples = max(0, self._tail_samples - n_samples)
             is_turn_over = not self._tail_samples
-        if (self._is_muted or (self._desk.has_ended and not self._unsent)) and not self._tail_samples:
+        is_all_sent = (self._is_muted or (self._desk.has_ended and not self._unsent)) and not self._tail_samples
+        if is_all_sent and not self._ahead_samples:
             self.finished.set()
         return is_turn_over
+
+
+def _resampling(rate_hz: int) -> Callable[[bytes], bytes]:
+    """Brings one message after the other, PCM16, from 24 kHz to another rate.
+
+    What its filter keeps when a turn ends, some milliseconds, is of the silence that turns end with.
+    """
+    if rate_hz == AVATAR_RATE_HZ:
+        return bytes
+    resampler = StreamResampler(AVATAR_RATE_HZ, rate_out_hz=rate_hz)
+    return lambda pcm16: resampler.push(np.frombuffer(pcm16, "<i2")[:, None]).astype("<i2").tobytes()
