@@ -77,17 +77,20 @@ def sound(recording: Path) -> Sound:
     return Sound(np.concatenate(blocks), rate_hz, frames)
 
 
-def onsets(samples: Signal, rate_hz: int) -> list[float]:
-    """Where beeps begin, as sample indices with fractions: half of the height that each of them reaches."""
+def onsets(samples: Signal, rate_hz: int, beep_hz: int = BEEP_HZ, apart_s: float = 0.5) -> list[float]:
+    """Where beeps begin, as sample indices with fractions: half of the height that each of them reaches.
+
+    beep_hz  a multiple of `BEEP_HZ`.  apart_s: they begin at least so far apart.
+    """
     period = rate_hz // BEEP_HZ
-    carrier = np.exp(-2j * np.pi * BEEP_HZ / rate_hz * np.arange(len(samples)))
-    # The mean over one period leaves nothing of the carrier's image at twice the frequency.
+    carrier = np.exp(-2j * np.pi * beep_hz / rate_hz * np.arange(len(samples)))
+    # The mean over one period leaves nothing of the carrier's image at twice the frequency, nor of other multiples.
     envelope = np.abs(np.convolve(samples * carrier, np.full(period, 1 / period), "same"))
     is_loud = envelope > 0.3 * envelope.max(initial=0.0)
     rises = np.flatnonzero(is_loud[1:] & ~is_loud[:-1]) + 1
     found: list[float] = []
     for rise in rises:
-        if found and rise - found[-1] < rate_hz // 2:
+        if found and rise - found[-1] < apart_s * rate_hz:
             continue  # a ripple of the same beep
         height = float(np.median(envelope[rise + 10 * period : rise + 30 * period]))
         above = rise + int(np.argmax(envelope[rise : rise + 10 * period] >= height / 2))

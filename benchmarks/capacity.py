@@ -5,9 +5,13 @@ away; the source replays to all of them. Both have the last core; the daemon goe
 more sessions from run to run until the added latency of the pictures of one has a 99th percentile above 10 ms, by the
 daemon's own histogram. The prototype does the same job from the same source, but for the way up to the avatar; mute
 sessions have none either.
+
+With `--viewers N` it is one session that so many viewers watch, who are on the last core with the source. With `--api`
+it is eight sessions, in turns alone and while operators (`benchmarks.operators`, on the last core too) use the API.
 """
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -22,6 +26,7 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks import operators
 from benchmarks.configuration import SESSION, free_port, write_sessions
 from benchmarks.media import FPS, load_media
 from benchmarks.processes import Child, cpu_cores, ending_properly, python
@@ -52,6 +57,18 @@ class Sink(Enum):
     RTMP = "RTMP"
     FILE = "FLV file"
     WHIP = "WHIP"
+
+
+VIEWERS_TITLE = "capacity: viewers (WHEP) of one 720p30 session of 2.5 Mb/s"
+VIEWERS_AT_MOST = {"viewers_cpu_core": 0.6, "viewers_latency_p99_ms": 20.0}
+# Each shakes hands, one after another, and is in the present a moment later.
+VIEWERS_SETTLE_S = 3.0
+
+API_TITLE = f"capacity: {N_AT_REST} sessions of 720p30 to RTMP while the API is used"
+API_AT_MOST = {"api_latency_p99_extra_ms": 2.0}
+API_AT_LEAST = {"api_requests_per_s": COMPLETE * operators.RATE_HZ}
+# In turns: what the machine does by itself in these minutes is in both.
+API_ROUNDS, API_ROUND_S = 4, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +121,7 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
             "whip_cpu_per_session_at_8_core": (median(whip.cores) or 0.0) / N_AT_REST,
             "file_cpu_per_session_at_8_core": (median(files.cores) or 0.0) / N_AT_REST,
             "source_cpu_per_session_core": (median(runs[0].source_cores) or 0.0) / runs[0].n_sessions,
-            "added_latency_p99_at_8_ms": None if at_rest.p99_s is None else 1000 * at_rest.p99_s,
+            "added_latency_p99_at_8_ms": _ms(at_rest.p99_s),
         },
         at_most=AT_MOST,
         at_least=AT_LEAST,
@@ -124,25 +141,8 @@ def measure(prototype: Path = PROTOTYPE) -> Findings:
 
 def _run(n_sessions: int, sink: Sink = Sink.RTMP, *, is_mute: bool = False) -> Run:
     """One daemon with so many sessions, from start to end. is_mute: their avatars are sent nothing at all."""
-    speech = dict[str, Any](inputs={"nobody": {"url": "ws:"}}, idle_audio="none") if is_mute else {}
-    memory = MEMORY if MEMORY.is_dir() else None
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-", dir=memory)))
-        source = _other_core(stack, "benchmarks.source")
-        avatar_url = source.first_line()
-        match sink:
-            case Sink.RTMP:
-                url = f"{_other_core(stack, 'benchmarks.rtmp_sink').first_line()}/{{session}}"
-            case Sink.WHIP:
-                url = _other_core(stack, "benchmarks.whip_server").first_line()
-            case Sink.FILE:
-                url = "file:{session}.flv"
-        names = [f"{SESSION}-{number}" for number in range(n_sessions)]
-        outputs = {name: {"out": url.replace("{session}", name)} for name in names}
-        port = free_port()
-        config = write_sessions(directory, avatar_url, outputs, listen=f"127.0.0.1:{port}", **speech)
-        bridge = stack.enter_context(Child(python("benchmarks.bridge_child", str(config))))
-        time.sleep(WARM_UP_S + WARM_UP_PER_SESSION_S * n_sessions)
+        bridge, source, port = _begin(stack, n_sessions, sink, is_mute=is_mute)
         began_s, before = time.monotonic(), _scrape(port)
         cores, source_cores = cpu_cores([bridge, source], N_WINDOWS, WINDOW_S)
         elapsed_s, after = time.monotonic() - began_s, _scrape(port)
@@ -151,6 +151,130 @@ def _run(n_sessions: int, sink: Sink = Sink.RTMP, *, is_mute: bool = False) -> R
         is_complete = seen[float("inf")] >= COMPLETE * n_sessions * FPS * elapsed_s
         p99_s = quantile(seen, 0.99) if is_complete else None
         return Run(n_sessions, cores, source_cores, rss_bytes, p99_s)
+
+
+def _begin(
+    stack: ExitStack, n_sessions: int, sink: Sink = Sink.RTMP, *, is_mute: bool = False, is_talking: bool = False
+) -> tuple[Child, Child, int]:
+    """A daemon whose sessions are on air, their source, and the port of its API. is_talking: avatars send words."""
+    speech = dict[str, Any](inputs={"nobody": {"url": "ws:"}}, idle_audio="none") if is_mute else {}
+    memory = MEMORY if MEMORY.is_dir() else None
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-", dir=memory)))
+    source = _other_core(stack, "benchmarks.source", *(["talking"] if is_talking else []))
+    avatar_url = source.first_line()
+    match sink:
+        case Sink.RTMP:
+            url = f"{_other_core(stack, 'benchmarks.rtmp_sink').first_line()}/{{session}}"
+        case Sink.WHIP:
+            url = _other_core(stack, "benchmarks.whip_server").first_line()
+        case Sink.FILE:
+            url = "file:{session}.flv"
+    names = [f"{SESSION}-{number}" for number in range(n_sessions)]
+    outputs = {name: {"out": url.replace("{session}", name)} for name in names}
+    port = free_port()
+    config = write_sessions(directory, avatar_url, outputs, listen=f"127.0.0.1:{port}", **speech)
+    bridge = stack.enter_context(Child(python("benchmarks.bridge_child", str(config))))
+    time.sleep(WARM_UP_S + WARM_UP_PER_SESSION_S * n_sessions)
+    return bridge, source, port
+
+
+def measure_api() -> Findings:
+    """One daemon, in turns alone and while its API is used."""
+    load_media()
+    quiet, busy = Counter[float](), Counter[float]()
+    quiet_cores, busy_cores, seen = list[float](), list[float](), list[dict[str, float]]()
+    measured_s = 0.0
+    with ExitStack() as stack:
+        bridge, _, port = _begin(stack, N_AT_REST, is_talking=True)
+
+        def watch(latencies: Counter[float], cores: list[float]) -> None:
+            nonlocal measured_s
+            began_s, before = time.monotonic(), _scrape(port)
+            cores += cpu_cores([bridge], 1, API_ROUND_S)[0]
+            latencies += _scrape(port) - before
+            measured_s += time.monotonic() - began_s
+
+        for _ in range(API_ROUNDS):
+            watch(quiet, quiet_cores)
+            with ExitStack() as using:
+                others = _other_core(using, "benchmarks.operators", f"http://127.0.0.1:{port}")
+                others.first_line()
+                watch(busy, busy_cores)
+                seen.append(json.loads(others.finish()))
+    n_pictures = quiet[float("inf")] + busy[float("inf")]
+    is_complete = n_pictures >= COMPLETE * N_AT_REST * FPS * measured_s
+    quiet_p99_s, busy_p99_s = (quantile(latencies, 0.99) if is_complete else None for latencies in (quiet, busy))
+    extra_s = None if quiet_p99_s is None or busy_p99_s is None else busy_p99_s - quiet_p99_s
+    return Findings(
+        title=API_TITLE,
+        figures={
+            "api_latency_p99_extra_ms": _ms(extra_s),
+            "api_quiet_latency_p99_ms": _ms(quiet_p99_s),
+            "api_latency_p99_ms": _ms(busy_p99_s),
+            "api_requests_per_s": min(each["requests_per_s"] for each in seen),
+            "api_events_per_s": min(each["events_per_s"] for each in seen),
+            "api_answer_p50_ms": max(each["answer_p50_ms"] for each in seen),
+            "api_answer_p99_ms": max(each["answer_p99_ms"] for each in seen),
+            "api_cpu_core": (median(busy_cores) or 0.0) - (median(quiet_cores) or 0.0),
+        },
+        at_most=API_AT_MOST,
+        at_least=API_AT_LEAST,
+        notes=[
+            f"{API_ROUNDS} rounds of {API_ROUND_S:g} s alone and as long with {operators.RATE_HZ} requests a second and"
+            f" {operators.N_FOLLOWERS} event streams; of requests and answers the worst round. Latency: a picture's"
+            " last packet received to its last byte written, by the daemon's histogram.",
+            "" if is_complete else f"Pictures are missing: {n_pictures} came in {measured_s:.0f} s.",
+        ],
+    )
+
+
+def measure_viewers(n_viewers: int) -> Findings:
+    """One daemon with one session, before and while so many watch."""
+    load_media()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capacity-")))
+        source = _other_core(stack, "benchmarks.source")
+        port = free_port()
+        outputs = {SESSION: {"stage": "whep:"}}
+        config = write_sessions(directory, source.first_line(), outputs, listen=f"127.0.0.1:{port}")
+        bridge = stack.enter_context(Child(python("benchmarks.bridge_child", str(config))))
+        time.sleep(WARM_UP_S + WARM_UP_PER_SESSION_S)
+        (alone_cores,) = cpu_cores([bridge], N_WINDOWS, WINDOW_S)
+        alone_bytes = bridge.rss_bytes()
+        url = f"http://127.0.0.1:{port}/v1/sessions/{SESSION}/whep/stage"
+        viewers = _other_core(stack, "benchmarks.viewers", url, str(n_viewers))
+        viewers.first_line()
+        watching_s = time.monotonic()
+        time.sleep(VIEWERS_SETTLE_S)
+        before = _scrape(port)
+        cores, viewers_cores = cpu_cores([bridge, viewers], N_WINDOWS, WINDOW_S)
+        latencies = _scrape(port) - before
+        memory_bytes = bridge.rss_bytes() - alone_bytes
+        watched_s = time.monotonic() - watching_s  # what they have got since is counted
+        seen: dict[str, Any] = json.loads(viewers.finish())
+    is_complete = min(seen["pictures"]) >= COMPLETE * FPS * watched_s
+    p99_s = quantile(latencies, 0.99) if is_complete else None
+    cpu_core, alone_core = median(cores) or 0.0, median(alone_cores) or 0.0
+    return Findings(
+        title=VIEWERS_TITLE,
+        figures={
+            "viewers_cpu_core": cpu_core,
+            "viewers_latency_p99_ms": _ms(p99_s),
+            "viewers_none_cpu_core": alone_core,
+            "viewers_each_cpu_core": (cpu_core - alone_core) / n_viewers,
+            "viewers_each_memory_mib": memory_bytes / n_viewers / 2**20,
+            "viewers_path_p50_ms": seen["path_p50_ms"],
+            "viewers_path_p99_ms": seen["path_p99_ms"],
+        },
+        at_most=VIEWERS_AT_MOST,
+        notes=[
+            f"{n_viewers} viewers; {min(cores):.3f} to {max(cores):.3f} core in {N_WINDOWS} windows of {WINDOW_S:g} s."
+            f" Viewers themselves: {median(viewers_cores):.3f} core.",
+            "Latency: a picture's last packet received to its last byte written to the last viewer, by the daemon's"
+            " histogram. Path: from the source's stamp to when the viewers, all of one process, have read it.",
+            "" if is_complete else f"Pictures are missing: {min(seen['pictures'])} to {max(seen['pictures'])} came.",
+        ],
+    )
 
 
 def _other_core(stack: ExitStack, module: str, *arguments: str) -> Child:
@@ -214,6 +338,10 @@ def quantile(buckets: Mapping[float, int], share: float) -> float | None:
     return None
 
 
+def _ms(duration_s: float | None) -> float | None:
+    return None if duration_s is None else 1000 * duration_s
+
+
 def _memory_per_session_mib(few: Run, many: Run) -> float:
     return (many.rss_bytes - few.rss_bytes) / (many.n_sessions - few.n_sessions) / 2**20
 
@@ -221,5 +349,14 @@ def _memory_per_session_mib(few: Run, many: Run) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prototype", type=Path, default=PROTOTYPE, help="directory of the prototype's rcv_enc.py")
+    parser.add_argument("--viewers", type=int, metavar="N", help="measure N viewers of one session instead")
+    parser.add_argument("--api", action="store_true", help="measure what use of the API adds instead")
+    arguments = parser.parse_args()
     with ending_properly():
-        measure(parser.parse_args().prototype).show()
+        if arguments.api:
+            findings = measure_api()
+        elif arguments.viewers:
+            findings = measure_viewers(arguments.viewers)
+        else:
+            findings = measure(arguments.prototype)
+        findings.show()

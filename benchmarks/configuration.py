@@ -3,25 +3,28 @@
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import yaml
 
 from bridge.samples import SPEECH
 
 SESSION = "bench"
+# A URL, or all keys.
+Output: TypeAlias = str | Mapping[str, object]
 
 
 def write_configuration(
     directory: Path,
     avatar_url: str,
-    outputs: Mapping[str, str],
+    outputs: Mapping[str, Output],
     *,
     speech: Path = SPEECH,
     loop: bool = True,
     inputs: Mapping[str, Mapping[str, object]] | None = None,
     listen: str = "127.0.0.1:0",
 ) -> Path:
-    """A file for `avatar-bridge run`: one session whose avatar says what it is sent. outputs: a URL for each name."""
+    """A file for `avatar-bridge run`: one session whose avatar says what it is sent."""
     sessions = {SESSION: outputs}
     return write_sessions(directory, avatar_url, sessions, speech=speech, loop=loop, inputs=inputs, listen=listen)
 
@@ -29,7 +32,7 @@ def write_configuration(
 def write_sessions(
     directory: Path,
     avatar_url: str,
-    sessions: Mapping[str, Mapping[str, str]],
+    sessions: Mapping[str, Mapping[str, Output]],
     *,
     speech: Path = SPEECH,
     loop: bool = True,
@@ -52,7 +55,9 @@ def write_sessions(
             name: {
                 "avatar": avatar | {"idle_audio": idle_audio},
                 "inputs": inputs or {"speech": {"url": f"file:{speech}", "loop": loop}},
-                "outputs": {output: {"url": url} for output, url in outputs.items()},
+                "outputs": {
+                    output: {"url": keys} if isinstance(keys, str) else dict(keys) for output, keys in outputs.items()
+                },
             }
             for name, outputs in sessions.items()
         },

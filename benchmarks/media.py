@@ -33,12 +33,16 @@ class Media:
     packets: list[bytes]
 
 
-def load_media() -> Media:
-    """The media from the cache in the temporary directory; encodes them first if there is none."""
-    cache = Path(tempfile.gettempdir()) / f"avatar-bridge-media-{os.getuid()}-v2.mkv"
+def load_media(*, is_upright: bool = False) -> Media:
+    """The media from the cache in the temporary directory; encodes them first if there is none.
+
+    is_upright  720x1280 instead of 1280x720.
+    """
+    version = "v2-upright" if is_upright else "v2"
+    cache = Path(tempfile.gettempdir()) / f"avatar-bridge-media-{os.getuid()}-{version}.mkv"
     if not cache.exists():
         partial = cache.with_suffix(f".{os.getpid()}.mkv")
-        _encode(partial)
+        _encode(partial, *((HEIGHT_PX, WIDTH_PX) if is_upright else (WIDTH_PX, HEIGHT_PX)))
         partial.rename(cache)
     pictures: list[list[bytes]] = []
     packets: list[bytes] = []
@@ -55,10 +59,10 @@ def load_media() -> Media:
     return Media(pictures, packets[: SECONDS * SAMPLE_RATE_HZ // SAMPLES_PER_PACKET])
 
 
-def _encode(path: Path) -> None:
+def _encode(path: Path, width_px: int, height_px: int) -> None:
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=FPS)
-        video.width, video.height, video.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
+        video.width, video.height, video.pix_fmt = width_px, height_px, "yuv420p"
         video.bit_rate = BITRATE
         video.options = {
             "preset": "veryfast",
@@ -73,13 +77,13 @@ def _encode(path: Path) -> None:
         audio.bit_rate = 64_000
         audio.options = {"frame_duration": "20"}
         noise = [
-            np.random.default_rng(seed).integers(0, 24, (HEIGHT_PX, WIDTH_PX), dtype=np.uint8) for seed in range(7)
+            np.random.default_rng(seed).integers(0, 24, (height_px, width_px), dtype=np.uint8) for seed in range(7)
         ]
-        columns, rows = np.arange(WIDTH_PX)[None, :], np.arange(HEIGHT_PX)[:, None]
-        planes = np.full((HEIGHT_PX * 3 // 2, WIDTH_PX), 128, np.uint8)
+        columns, rows = np.arange(width_px)[None, :], np.arange(height_px)[:, None]
+        planes = np.full((height_px * 3 // 2, width_px), 128, np.uint8)
         for number in range(SECONDS * FPS):
             bars = ((columns + rows // 2 + 5 * number) % 160 + 40).astype(np.uint8)
-            planes[:HEIGHT_PX] = bars + noise[number % len(noise)]
+            planes[:height_px] = bars + noise[number % len(noise)]
             picture = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             picture.pts, picture.time_base = number, fractions.Fraction(1, FPS)
             container.mux(video.encode(picture))

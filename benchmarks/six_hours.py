@@ -19,16 +19,18 @@ import av
 import numpy as np
 import structlog
 
-import bridge.outputs.audio
+import bridge.outputs.aac
 import bridge.programme
 import bridge.reception
 from benchmarks.beats import onsets, source_offset_s
 from bridge.local_avatar.flash import beep_over
 from bridge.media.access_unit import AccessUnit, Codec, Kind
 from bridge.media.clock import AVATAR_RATE_HZ, NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ
+from bridge.media.opus_decoder import Samples
 from bridge.media.rtp import RtpPacket, SenderReport
 from bridge.media.slate_pictures import SlatePictures
-from bridge.outputs.audio import AAC_FRAME_SAMPLES, AacTranscoder
+from bridge.outputs.aac import AAC_FRAME_SAMPLES, Frame
+from bridge.outputs.audio import AacTranscoder
 from bridge.ports import RemoteTrack
 from bridge.programme import Programme
 from bridge.protocols.flv import Tag, TagSequence
@@ -91,7 +93,7 @@ def simulate(hours: float = HOURS) -> Found:
         with (
             patch.object(bridge.reception, "time", clock),
             patch.object(bridge.programme, "time", clock),
-            patch.object(bridge.outputs.audio, "av", _av_without_aac()),
+            patch.object(bridge.outputs.aac, "LibavEncoder", _Uncompressed),
         ):
             line = runner.run(_play(loop, hours))
     offsets_ms = line.viewer.offsets_ms
@@ -310,35 +312,15 @@ _SILENCE = bytes(2 * AAC_FRAME_SAMPLES)
 
 
 class _Uncompressed:
-    """In the place of the AAC encoder: frames of the first channel's samples, as late as AAC's."""
+    """In the place of libav's AAC encoder: frames of the first channel's samples, as late as AAC's."""
 
-    extradata = bytes.fromhex("1190")  # AudioSpecificConfig: AAC-LC, 48 kHz, stereo (ISO 14496-3 §1.6.2.1)
+    codec_config = bytes.fromhex("1190")  # AudioSpecificConfig: AAC-LC, 48 kHz, stereo (ISO 14496-3 §1.6.2.1)
 
-    def __init__(self) -> None:
+    def __init__(self, bit_rate: int) -> None:
         self._held = _SILENCE
 
-    def open(self) -> None: ...
-
-    def encode(self, frame: av.AudioFrame | None) -> list["_Packet"]:
-        assert frame is not None, "the count of sound began anew"
-        assert frame.pts is not None
-        packet = _Packet(frame.pts - AAC_FRAME_SAMPLES, self._held)
-        samples = np.frombuffer(frame.planes[0], np.float32, AAC_FRAME_SAMPLES)
-        self._held = np.rint(32767 * samples).astype("<i2").tobytes() if samples.any() else _SILENCE
-        return [packet]
-
-
-@dataclass(frozen=True, slots=True)
-class _Packet:
-    pts: int
-    payload: bytes
-
-    def __bytes__(self) -> bytes:
-        return self.payload
-
-
-def _av_without_aac() -> Any:
-    def create(name: str, mode: str) -> Any:
-        return _Uncompressed() if name == "aac" else av.AudioCodecContext.create(name, mode)
-
-    return SimpleNamespace(**{**vars(av), "AudioCodecContext": SimpleNamespace(create=create)})
+    def encode(self, block: Samples | None, at: int = 0) -> list[Frame]:
+        assert block is not None, "the count of sound began anew"
+        frame = Frame(at - AAC_FRAME_SAMPLES, self._held)
+        self._held = np.rint(32767 * block[0]).astype("<i2").tobytes() if block[0].any() else _SILENCE
+        return [frame]

@@ -11,7 +11,7 @@ from bridge.local_avatar.timecode import insert_stamp
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.clock import NS_PER_MS
 from bridge.media.opus import SILENCE_20_MS
-from bridge.outputs.container import CONTAINERS, Recording
+from bridge.outputs.recording import CONTAINERS, Recording
 
 
 def write_recording(path: Path, *, skipped: set[int], lost: set[int], lost_sounds: set[int]) -> Path:
