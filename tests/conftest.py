@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from hypothesis import settings
 
+from bridge import redact
+
 # A machine that is busy is no reason to fail.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -57,6 +59,14 @@ def unavailable(reason: str) -> str:
     if os.environ.get("CI"):
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def forgotten_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test calls a secret is none to the next, whose words it would mask."""
+    monkeypatch.setattr(redact, "_kept", redact._kept.copy())
+    monkeypatch.setattr(redact, "_passing", redact._passing.copy())
+    monkeypatch.setattr(redact, "_pattern", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the third-party servers from npm that tests publish to, as tests/peers/package-lock.json names them.
+# Installs the third-party servers and players from npm that tests need, as tests/peers/package-lock.json names them.
 # Without Node.js or npm, says so and leaves it to the tests to skip with their reason.
 set -euo pipefail
 cd "$(dirname "$0")/peers"

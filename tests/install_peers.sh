@@ -5,8 +5,9 @@ set -euo pipefail
 
 packages=("$@")
 [ $# -gt 0 ] || packages=(nginx libnginx-mod-rtmp stunnel4 coturn janus iproute2 ffmpeg espeak-ng chromium
-    fonts-dejavu-core alsa-utils pulseaudio pulseaudio-utils gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-bad-1.0
-    python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-nice)
+    fonts-dejavu-core alsa-utils pulseaudio pulseaudio-utils srt-tools gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-bad-1.0
+    python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-nice
+    systemd systemd-container prometheus)
 
 missing=()
 for package in "${packages[@]}"; do

@@ -19,11 +19,11 @@ MAY_IMPORT = {
     "receive": {"media", "errors"},
     "timeline": {"media", "errors"},
     "protocols": {"media", "errors"},
-    "net": {"media", "errors", "protocols", "ports", "redact"},
-    "inputs": {"protocols", "net", "media", "errors", "ports", "redact", "worker"},
-    "outputs": {"protocols", "net", "media", "errors", "ports", "redact", "worker"},
+    "net": {"atomic_file", "media", "errors", "protocols", "ports", "redact"},
+    "inputs": {"protocols", "net", "media", "errors", "ports", "redact", "worker", "child"},
+    "outputs": {"protocols", "net", "media", "errors", "ports", "presets", "redact", "worker", "child"},
     "providers": {"protocols", "net", "media", "errors", "ports", "redact"},
-    "ops": {"config", "protocols", "net", "media", "errors", "ports", "redact"},
+    "ops": {"config", "events", "protocols", "net", "media", "errors", "ports", "redact"},
     "local_avatar": {"protocols", "net", "media", "errors", "redact"},
     "samples": set(),
 }
@@ -36,18 +36,25 @@ FOUNDATION = {
     "errors": set[str](),
     "redact": set[str](),
     "ports": {"media", "errors"},
-    "config": {"errors", "redact", "media", "protocols"},
+    "config": {"errors", "event_types", "redact", "media", "presets", "protocols"},
+    "presets": set[str](),
     "signals": set[str](),
     "worker": set[str](),
+    "child": set[str](),
+    "atomic_file": set[str](),
     "answer": {"media"},
-    "history": {"errors", "worker"},
+    "captions": {"ports"},
+    "event_types": set[str](),
+    "events": {"event_types"},
+    "history": {"atomic_file", "errors", "worker"},
     "tool_calls": {"errors", "ports"},
 }
 # The only ones that know two stages.
 COMPOSITION = {
     *("session", "avatar", "renewal", "connection", "dialogue", "programme", "reception", "uplink", "telemetry"),
-    *("desk", "feed", "hush", "track_reception"),
-    *("daemon", "demo", "cli", "check", "__main__", "__init__"),
+    *("air", "desk", "feed", "ear", "hush", "reply", "track_reception", "reload", "distribution"),
+    *("status", "transcript", "trend"),
+    *("daemon", "supervisor", "demo", "clip", "cli", "check", "__main__", "__init__"),
 }
 
 PURE = {"dsp", "receive", "timeline", "protocols"}

@@ -68,12 +68,12 @@ class VendorFlow:
     def __init__(self, page: Page) -> None:
         self.page = page
 
-    async def start(self, url: str, **settings: Any) -> Self:
-        """Connect to an avatar service; the settings are the page's own."""
+    async def start(self, url: str, *, flow: str = "VendorFlow", **settings: Any) -> Self:
+        """Connect to an avatar service as this class of the page does; the settings are the page's own."""
         defaults = {"license": LICENSE, "name": "navtalk.Leo", "voice": "cedar", "prompt": "Be kind."}
         rest = {"tools": [], "history": [], "toolOutput": ""}
         given = {"url": url, **defaults, **rest, **settings}
-        await self.page.evaluate("(settings) => { window.flow = new VendorFlow(settings); }", given)
+        await self.page.evaluate(f"(settings) => {{ window.flow = new {flow}(settings); }}", given)
         return self
 
     async def look(self, expression: str, argument: Any = None) -> Any:
@@ -109,21 +109,27 @@ class VendorFlow:
 
 
 @contextlib.asynccontextmanager
-async def vendor_flow(microphone: Path) -> AsyncIterator[VendorFlow]:
-    """A browser that shows the page; its microphone hears the WAV file once, then silence."""
+async def chromium_page(microphone: Path, width_px: int = 360, height_px: int = 640) -> AsyncIterator[Page]:
+    """A browser's only page; its microphone hears the WAV file once, then silence."""
     executable = require_program("chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=executable,
+            args=[*FLAGS, f"--use-file-for-fake-audio-capture={microphone}%noloop"],
+        )
+        try:
+            yield await browser.new_page(viewport={"width": width_px, "height": height_px})
+        finally:
+            await browser.close()
+
+
+@contextlib.asynccontextmanager
+async def vendor_flow(microphone: Path) -> AsyncIterator[VendorFlow]:
+    """A browser that shows the page of this directory; its microphone hears the WAV file once, then silence."""
     with serving(_DIRECTORY) as origin:
-        async with async_playwright() as playwright:
-            browser = await playwright.chromium.launch(
-                executable_path=executable,
-                args=[*FLAGS, f"--use-file-for-fake-audio-capture={microphone}%noloop"],
-            )
-            try:
-                page = await browser.new_page(viewport={"width": 360, "height": 640})
-                await page.goto(f"{origin}/vendor_flow.html")
-                yield VendorFlow(page)
-            finally:
-                await browser.close()
+        async with chromium_page(microphone) as page:
+            await page.goto(f"{origin}/vendor_flow.html")
+            yield VendorFlow(page)
 
 
 @contextlib.asynccontextmanager
@@ -154,5 +160,10 @@ def serving(directory: Path) -> Iterator[str]:
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def end_headers(self) -> None:
+        # It tells versions of a file apart by the second.
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
     def log_message(self, *_: Any) -> None:
         pass

@@ -30,7 +30,10 @@ class VendorFlow {
       "webrtc.signaling.offer": (data) => this.answerOffer(data.sdp),
       "webrtc.signaling.iceCandidate": (data) => this.addCandidate(data.candidate),
     };
-    const { url, license, name } = settings;
+    this.connect(settings);
+  }
+
+  connect({ url, license, name }) {
     this.socket = new WebSocket(`${url}?license=${encodeURIComponent(license)}&name=${encodeURIComponent(name)}`);
     this.socket.binaryType = "arraybuffer";
     this.socket.onopen = () => this.configure();
@@ -112,8 +115,12 @@ class VendorFlow {
     const base64 = btoa(Array.from(new Uint8Array(pcm16.buffer), (byte) => String.fromCharCode(byte)).join(""));
     for (let start = 0; start < base64.length; start += MESSAGE_CHARACTERS) {
       const audio = base64.slice(start, start + MESSAGE_CHARACTERS);
-      this.send({ type: "realtime.input_audio_buffer.append", data: { audio } });
+      this.sendAudio(audio);
     }
+  }
+
+  sendAudio(audio) {
+    this.send({ type: "realtime.input_audio_buffer.append", data: { audio } });
   }
 
   close() {

@@ -266,7 +266,10 @@ def assert_no_canary(text: str) -> None:
 
 
 class Setting:
-    """A configuration in the making, with one session `leo` on the avatar service at `url`; none yet without a URL."""
+    """A configuration in the making, with one session `leo` on the avatar service at `url`; none yet without a URL.
+
+    sessions  by name, as they will stand in the file.
+    """
 
     def __init__(self, directory: Path, url: str = "", **keys: Any) -> None:
         self.directory = directory
@@ -276,8 +279,8 @@ class Setting:
             "drain_s": 4.5,  # what closing may take: no utterance is waited for
             "ice": {"interfaces": ["lo"]},
             "storage": {"dir": str(self.recordings), "min_free": 0},
-            "sessions": {},
         } | keys
+        self.sessions: dict[str, dict[str, Any]] = {}
         if url:
             self.add_session("leo", url)
 
@@ -285,8 +288,12 @@ class Setting:
         license_file = self.directory / f"{name}.license"
         license_file.write_text(license)
         defaults = {"url": url, "license_file": str(license_file), "name": "navtalk.Leo", "role": "speak"}
-        self._keys["sessions"][name] = {
-            "avatar": defaults | avatar,
+        self.add_avatar(name, defaults | avatar)
+
+    def add_avatar(self, name: str, avatar: Mapping[str, Any], /) -> None:
+        """A session with an avatar of any service."""
+        self.sessions[name] = {
+            "avatar": dict(avatar),
             "inputs": {"speech": {"url": f"file:{SPEECH}", "loop": True}},
             "outputs": {},
         }
@@ -298,29 +305,43 @@ class Setting:
         return self.inputs({"speech": {"url": url} | keys}, session=session)
 
     def inputs(self, inputs: Mapping[str, Mapping[str, Any]], *, session: str = "leo") -> Self:
-        self._keys["sessions"][session]["inputs"] = {name: dict(keys) for name, keys in inputs.items()}
+        self.sessions[session]["inputs"] = {name: dict(keys) for name, keys in inputs.items()}
         return self
 
     def slate(self, *, session: str = "leo", **keys: Any) -> Self:
         """What stands in for the avatar."""
-        self._keys["sessions"][session]["slate"] = keys
+        self.sessions[session]["slate"] = keys
         return self
 
     def recording(self, name: str = "archive", *, session: str = "leo", **keys: Any) -> Path:
         """Record, and the file's path."""
-        self._keys["sessions"][session]["outputs"][name] = {"url": f"file:{session}-{name}.mp4"} | keys
+        self.sessions[session]["outputs"][name] = {"url": f"file:{session}-{name}.mp4"} | keys
         return self.recordings / f"{session}-{name}.mp4"
 
-    def rtmp(self, name: str, url: str, *, key: str = STREAM_KEY, session: str = "leo") -> Self:
+    def forget_output(self, name: str, *, session: str = "leo") -> None:
+        del self.sessions[session]["outputs"][name]
+
+    def rtmp(self, name: str, url: str, *, key: str = STREAM_KEY, session: str = "leo", **keys: Any) -> Self:
         key_file = self.directory / f"{session}-{name}.key"
         key_file.write_text(key)
-        outputs = self._keys["sessions"][session]["outputs"]
-        outputs[name] = {"url": url, "stream_key_file": str(key_file)}
+        outputs = self.sessions[session]["outputs"]
+        outputs[name] = {"url": url, "stream_key_file": str(key_file)} | keys
+        return self
+
+    def whip(self, name: str, url: str, *, token: str, session: str = "leo") -> Self:
+        token_file = self.directory / f"{session}-{name}.token"
+        token_file.write_text(token)
+        self.sessions[session]["outputs"][name] = {"url": url, "token_file": str(token_file)}
+        return self
+
+    def ice(self, interfaces: Sequence[str]) -> Self:
+        """Where media goes; none: wherever there is a way but loopback."""
+        self._keys["ice"] = {"interfaces": list(interfaces)}
         return self
 
     def write(self) -> Path:
         path = self.directory / "bridge.yaml"
-        path.write_text(yaml.safe_dump(self._keys, sort_keys=False))
+        path.write_text(yaml.safe_dump(self._keys | {"sessions": self.sessions}, sort_keys=False))
         return path
 
     def daemon(self, *within: str) -> Daemon:
@@ -343,7 +364,10 @@ def descendants(pid: int) -> set[int]:
 
 def arguments_of(pid: int) -> str:
     """What the system shows to everybody of the command that a process was started with."""
-    return Path(f"/proc/{pid}/cmdline").read_text()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except FileNotFoundError:  # it has ended since it was listed
+        return ""
 
 
 def exists(pid: int) -> bool:

@@ -17,6 +17,7 @@ from bridge.local_avatar.server import LocalAvatar
 from bridge.net.aiortc_sender import RtpOrigin
 from bridge.net.peer import SendingPeer
 from tests.e2e import recorded
+from tests.e2e.onair import SENT, n_more_pictures
 from tests.e2e.processes import STREAM_KEY, Avatar, Setting, faulty_avatar
 from tests.interop.nginx_rtmp import NginxRtmp
 
@@ -152,38 +153,49 @@ async def test_media_that_stalls_is_asked_for_and_leaves_the_outputs_alone(nginx
         assert recorded.n_pictures(path) >= 20
 
 
-async def test_a_service_that_ignores_keyframe_requests_is_told_of(nginx: NginxRtmp, tmp_path: Path) -> None:
+async def test_a_service_that_ignores_keyframe_requests_is_told_of_and_platforms_get_keyframes_all_the_same(
+    nginx: NginxRtmp, tmp_path: Path
+) -> None:
     async with faulty_avatar(tmp_path, "ignore-pli") as (_, url):
         setting = Setting(tmp_path, url).rtmp("live", nginx.rtmp_url)
-        setting.recording()
+        archive = setting.recording()
         async with setting.daemon() as daemon:
             warning = await daemon.logged("keyframe_requests_ignored", level="warning")
-            await daemon.metric_reaches(3, "pli_total", direction="sent")
+            await daemon.logged("output_mode", output="live", mode="encode", reason="keyframes")
+            await n_more_pictures(daemon, 3 * 25, output="live", mode="encode")  # a keyframe, and the next one
+            metrics = await daemon.metrics()
             assert await daemon.stop() == 0
     assert warning["session"] == "leo"
     assert warning["n_requests"] == 3
-    picture, _ = recorded.tracks(nginx.finished_recording(STREAM_KEY))
-    assert sum(packet.is_keyframe for packet in picture.packets) == 1
+    assert metrics.of('output_mode{output="live",mode="encode",reason="keyframes"}') == 1
+    assert metrics.of('output_mode{output="archive",mode="copy",reason="as_received"}') == 1
+    picture, _ = recorded.tracks(await asyncio.to_thread(nginx.finished_recording, STREAM_KEY))
+    first_s, *later_s = picture.keyframe_spacings_s
+    assert 4.0 < first_s < 5.5 and set(round(spacing_s, 3) for spacing_s in later_s) == {2.0}
+    assert picture.longest_gap_s < 0.3
+    copied, _ = recorded.tracks(archive)
+    assert copied.keyframe_spacings_s == []
 
 
-async def test_an_avatar_of_vp8_alone_is_heard_over_the_slate(nginx: NginxRtmp, tmp_path: Path) -> None:
+async def test_an_avatar_of_vp8_alone_is_encoded(nginx: NginxRtmp, tmp_path: Path) -> None:
     async with faulty_avatar(tmp_path, "vp8-only") as (_, url):
         setting = Setting(tmp_path, url).rtmp("live", nginx.rtmp_url)
         recording = setting.recording()
+        copied = setting.recording("copied", video="copy")
         async with setting.daemon() as daemon:
-            unusable = await daemon.logged("avatar_pictures_unusable", level="warning")
-            await daemon.logged("on_air_slate", cause="codec")
-            await daemon.metric_reaches(3, "slate_seconds_total", reason="codec")
+            await daemon.metric_reaches(75, SENT, output="live", mode="encode")
             metrics = await daemon.metrics()
             assert await daemon.stop() == 0
-    assert "no output can carry the avatar's VP8 pictures" in unusable["error"]
-    assert not daemon.events("avatar_lost") and metrics.total("provider_reconnects_total") == 0
-    # Keyframes that nobody could show are not asked for again and again.
-    assert metrics.total("pli_total", direction="sent") <= 6
-    for path in (recording, await asyncio.to_thread(nginx.finished_recording, STREAM_KEY)):
+    assert metrics.of('output_mode{output="live",mode="encode",reason="codec"}') == 1
+    assert metrics.of('output_mode{output="copied",mode="slate",reason="codec"}') == 1
+    assert metrics.total("slate_seconds_total") == 0 and not daemon.events("avatar_lost")
+    for path in (recording, copied, await asyncio.to_thread(nginx.finished_recording, STREAM_KEY)):
         picture, sound = recorded.tracks(path)
-        assert recorded.n_pictures(path) == len(picture.packets) >= 60
-        assert picture.longest_gap_s < NO_GAP_S and sound.longest_gap_s < NO_GAP_S
+        assert picture.codec == "h264"
+        assert recorded.n_pictures(path) == len(picture.packets) >= 40
+        assert sound.longest_gap_s < NO_GAP_S
+        if path != copied:
+            assert {round(spacing_s, 3) for spacing_s in picture.keyframe_spacings_s} == {2.0}
 
 
 async def test_a_broadcast_goes_on_evenly_across_the_wraps_of_rtp(

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import socket
 import wave
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,26 @@ async def test_two_sessions_of_one_name_are_status_2_with_both_lines(avatar: Ava
     assert f"{path}:{second}" in line
     assert "leo" in line
     assert f"line {first}" in line
+
+
+# ---------------------------------------------------------------------------------------------- clients
+
+
+@pytest.mark.serial
+async def test_a_thousand_clients_that_ask_for_nothing_keep_nobody_out(avatar: Avatar, tmp_path: Path) -> None:
+    prlimit = require_program("prlimit", "util-linux")
+    setting = Setting(tmp_path, avatar.url)
+    recording = setting.recording()
+    async with setting.daemon(prlimit, "--nofile=1024") as daemon, AsyncExitStack() as held:
+        await daemon.metric_reaches(25, "added_latency_seconds_count", output="archive")
+        host, _, port = (await daemon.logged("http_listening"))["address"].rpartition(":")
+        for _ in range(1000):
+            _, writer = await asyncio.open_connection(host, int(port))
+            held.callback(lambda writer=writer: writer.transport.abort())
+        assert await daemon.get("/healthz") == "ok\n"
+        written = (await daemon.metrics()).total("added_latency_seconds_count", output="archive")
+        await daemon.metric_reaches(written + 25, "added_latency_seconds_count", output="archive")
+        assert (await daemon.metrics()).total("freezes_total") == 0
+        await held.aclose()
+        assert await daemon.stop() == 0
+    assert recorded.n_pictures(recording) >= 50

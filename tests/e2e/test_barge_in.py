@@ -52,6 +52,10 @@ async def test_an_avatar_that_is_spoken_over_is_silent_within_300_ms(tmp_path: P
     # The service may have heard one of them first.
     assert ended["clears"] >= len(interrupted) >= N_INTERRUPTIONS // 2
     assert metrics.total("interrupt_to_silence_seconds_count") == len(silenced_s)
+    # The service waits for 0.5 s of silence, and answers 0.3 s later; the voice fades before the speech ends.
+    n_replies = metrics.total("response_latency_seconds_count")
+    assert n_replies >= N_INTERRUPTIONS - 2
+    assert 0.8 < metrics.total("response_latency_seconds_sum") / n_replies < 1.5
     heard_s = interrupted[0]["voice_s"]
     p50_s, p95_s = np.percentile(np.array(silenced_s) + heard_s, (50, 95))
     show(

@@ -17,7 +17,7 @@ from tests.e2e.processes import STREAM_KEY, Setting, Show
 from tests.e2e.service import FaultRelay, StampedAvatar
 from tests.interop.nginx_rtmp import NginxRtmp
 
-pytestmark = pytest.mark.serial
+pytestmark = pytest.mark.paired
 
 # Live again, settled for 3 s, and three flashes that count.
 BACK_PICTURES = 25 * 7
@@ -132,24 +132,27 @@ async def test_a_balance_that_is_used_up_leaves_the_slate_on_air_until_the_end(
         assert slate.end_s - slate.start_s > 4
 
 
-async def test_a_service_that_comes_back_without_h264_is_heard_over_the_slate_until_it_has_it(
-    tmp_path: Path, free_port: int, show: Show
+async def test_a_service_that_comes_back_without_h264_is_encoded_until_it_has_it(
+    nginx: NginxRtmp, tmp_path: Path, free_port: int, show: Show
 ) -> None:
     service = StampedAvatar(tmp_path, free_port)
-    setting = quiet(Setting(tmp_path, service.url), tmp_path)
-    mkv = matroska(setting)
+    setting = quiet(Setting(tmp_path, service.url), tmp_path).rtmp("live", nginx.rtmp_url)
     async with service, setting.daemon() as daemon:
-        await daemon.metric_reaches(2 * 25, SENT)
+        await daemon.metric_reaches(2 * 25, SENT, output="live")
         await service.kill()
         await service.start("--fault", "vp8-only")
-        await daemon.logged("on_air_slate", cause="codec")
-        await daemon.metric_reaches(2, "slate_seconds_total", reason="codec")
+        await daemon.metric_reaches(2 * 25, SENT, output="live", mode="encode")
         await service.kill()
         await service.start()
-        await daemon.logged("on_air_live", 2)
-        await n_more_pictures(daemon, 25 * 5)
+        await daemon.logged("on_air_live", 3)
+        await n_more_pictures(daemon, 25 * 5, output="live")
+        metrics = await daemon.metrics()
         assert await daemon.stop() == 0
-    await whole(mkv, show, LIVE_AND_BACK)
+    assert metrics.total("output_reconnects_total") == 0 and publications(nginx) == 1
+    modes = [(event["mode"], event["reason"]) for event in daemon.events("output_mode", output="live")]
+    assert modes == [("copy", "as_received"), ("encode", "codec"), ("copy", "as_received")]
+    # Only what is copied has the avatar's stamps.
+    await whole(await asyncio.to_thread(nginx.finished_recording, STREAM_KEY), show, LIVE_AND_BACK)
 
 
 async def test_the_slate_has_the_size_that_the_pictures_have_changed_to(
@@ -168,8 +171,9 @@ async def test_the_slate_has_the_size_that_the_pictures_have_changed_to(
     assert (await sizes(first), await sizes(second)) == ({(180, 320)}, {(320, 180)})
     await whole(first, show, [True])
     await whole(second, show, [True, False])
+    # RTMP keeps its size: there the pictures are encoded from the change on.
     broadcast = await asyncio.to_thread(nginx.finished_recording, STREAM_KEY)
-    assert await sizes(broadcast) == {(180, 320), (320, 180)}
+    assert await sizes(broadcast) == {(180, 320)}
     await whole(broadcast, show, [True, False])
 
 

@@ -6,10 +6,12 @@ import wave
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.e2e import recorded
-from tests.e2e.processes import STREAM_KEY, Avatar, Setting, faulty_avatar
+from tests.e2e.processes import STREAM_KEY, Avatar, Setting, Show, descendants, exists, faulty_avatar
 from tests.interop.nginx_rtmp import NginxRtmp
+from tests.interop.whip_endpoint import TOKEN, WhipEndpoint
 
 
 async def test_sigterm_ends_everything_properly_within_its_time(nginx: NginxRtmp, tmp_path: Path) -> None:
@@ -27,7 +29,7 @@ async def test_sigterm_ends_everything_properly_within_its_time(nginx: NginxRtmp
     # It was said goodbye to: a WebSocket that only breaks off is "the connection was lost".
     assert ended["reason"] == "the client has left"
     assert daemon.events("utterance_cut")
-    assert {event["output"] for event in daemon.events("output_closed")} == {"archive", "live"}
+    assert {event["output"] for event in daemon.events("output_closed")} == {"archive", "live", "preview"}
     assert '"daemon_stopped"' in daemon.stderr[-1]
     # on_publish_done was called: the server did not have to find out by itself.
     broadcast = await asyncio.to_thread(nginx.finished_recording, STREAM_KEY)
@@ -40,6 +42,44 @@ async def test_sigterm_ends_everything_properly_within_its_time(nginx: NginxRtmp
     assert recording.read_bytes()[-12:-8] == MP4_LAST_BOX, "the MP4 was not closed"
 
 
+@pytest.mark.serial
+async def test_sigterm_ends_five_sessions_to_every_kind_of_output_within_their_time(
+    nginx: NginxRtmp, tmp_path: Path, show: Show
+) -> None:
+    names = [f"leo-{number}" for number in range(5)]
+    async with faulty_avatar(tmp_path) as (service, url), WhipEndpoint().serving() as endpoint:
+        setting = Setting(tmp_path, drain_s=8)
+        recordings = []
+        for name in names:
+            setting.add_session(name, url)
+            setting.rtmp("live", nginx.rtmp_url, key=f"{STREAM_KEY}-{name}", session=name)
+            setting.whip("studio", endpoint.url, token=TOKEN, session=name)
+            recordings.append(setting.recording(session=name))
+        async with setting.daemon() as daemon:
+            for name in names:
+                for output in ("live", "studio", "archive"):
+                    await daemon.metric_reaches(25, "added_latency_seconds_count", session=name, output=output)
+            family = {daemon.pid, *descendants(daemon.pid)}
+            began_s = asyncio.get_running_loop().time()
+            assert await daemon.stop() == 0
+            took_s = asyncio.get_running_loop().time() - began_s
+            show(f"SIGTERM to exit with 5 live sessions of 3 outputs each: {took_s:.1f} s (bound drain_s, 8 s)")
+            assert took_s <= 8
+        await service.logged("avatar_session_ended", n_times=5, reason="the client has left")
+        assert endpoint.sessions == {} and len(endpoint.ended) == 5
+        assert endpoint.methods().count("DELETE") == 5
+    for name in names:
+        broadcast = await asyncio.to_thread(nginx.finished_recording, f"{STREAM_KEY}-{name}")
+        assert recorded.n_pictures(broadcast) >= 25
+    assert nginx.publishing() == [] and nginx.log().count("deleteStream") >= 5
+    closed = [event["output"] for event in daemon.events("output_closed")]
+    assert len(closed) == 20 and closed.count("preview") == 5
+    for recording in recordings:
+        assert recorded.n_pictures(recording) >= 25
+        assert recording.read_bytes()[-12:-8] == MP4_LAST_BOX, "the MP4 was not closed"
+    assert not [pid for pid in family if exists(pid)]
+
+
 async def test_a_second_sigterm_ends_it_at_once(avatar: Avatar, nginx: NginxRtmp, tmp_path: Path) -> None:
     setting = Setting(tmp_path, avatar.url, drain_s=60).rtmp("live", nginx.rtmp_url).input(tone(tmp_path, 100))
     recording = setting.recording()
@@ -48,6 +88,7 @@ async def test_a_second_sigterm_ends_it_at_once(avatar: Avatar, nginx: NginxRtmp
         daemon.send(signal.SIGTERM)
         await daemon.logged("session_draining")
         assert (await daemon.get("/healthz")) == "ok\n"
+        await asyncio.sleep(0.15)  # what comes within 0.1 s is the same signal
         await daemon.stop(timeout_s=6)
         assert daemon.events("daemon_aborting")
     # At once is not by halves.

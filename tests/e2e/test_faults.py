@@ -15,6 +15,9 @@ import pytest
 from bridge.local_avatar.faults import FAULTS, Fault
 from tests.e2e import recorded
 from tests.e2e.processes import PATIENCE_S, Avatar, Daemon, Metrics, Setting, Show
+from tests.e2e.test_clips import FAULTS as CLIP_FAULTS
+from tests.e2e.test_livekit import FAULTS as ROOM_FAULTS
+from tests.e2e.test_navtalk_legacy import FAULTS as LEGACY_FAULTS
 
 # Faults that strike late do so after 2 s: what is live then has to be so for 2 s more.
 N_PICTURES = 25 * (2 + 2)
@@ -28,7 +31,7 @@ MUTE_S = 45.0
 SLATE_S = 3.0
 PICTURES = "added_latency_seconds_count"  # of the avatar: the latency of a slate is not counted
 SLATE_SECONDS = 'slate_seconds_total{reason="avatar"}'
-UNSHOWN_SECONDS = 'slate_seconds_total{reason="codec"}'
+ENCODES = 'output_mode{mode="encode",reason="codec"}'
 WRITTEN = "output_bytes_total"
 RECEIVED = 'rtp_packets_total{result="received"}'
 OFFSET = "av_offset_seconds"
@@ -38,8 +41,7 @@ NOTHING = ""
 # slate: what only an operator can change, once there has been a picture: the broadcast goes on without the avatar.
 # stopped: the same before the first one.
 # renewed: the next session was on air before the first one's end.
-# heard: live with its sound, over the slate, because no output carries its pictures.
-End = Literal["live", "live again", "renewed", "retrying", "slate", "stopped", "heard"]
+End = Literal["live", "live again", "renewed", "retrying", "slate", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ GROUPS = {
         Case("video-delay:0.2", "live"),
         Case("ignore-pli", "live", 'pli_total{direction="sent"}', beyond=2, logged="keyframe_requests_ignored"),
         Case("media-stall:2", "live again", reconnects("media"), "no media for 2 s"),
-        Case("vp8-only", "heard", UNSHOWN_SECONDS, "no output can carry the avatar's VP8 pictures", beyond=SLATE_S),
+        Case("vp8-only", "live", ENCODES),
     ),
     "ends at once": (
         Case("bad-licence:0", "stopped", events("ended"), "check the licence"),
@@ -200,10 +202,13 @@ GROUPS = {
 
 def test_every_fault_has_a_case() -> None:
     tried = {fault.partition(":")[0] for group in GROUPS.values() for case in group for fault in case.fault.split()}
-    assert tried == set(FAULTS)
+    assert tried == set(FAULTS) - {*LEGACY_FAULTS, *CLIP_FAULTS, *ROOM_FAULTS}
 
 
-@pytest.mark.parametrize("group", GROUPS)
+# One of the packets' cases lives twice without media, and one encodes: where four tests share the machine that is long.
+@pytest.mark.parametrize(
+    "group", [pytest.param(group, marks=pytest.mark.paired) if group == "packets" else group for group in GROUPS]
+)
 async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path: Path, show: Show) -> None:
     cases = {f"s{number}": case for number, case in enumerate(GROUPS[group], 1)}
     setting = Setting(tmp_path)
@@ -235,14 +240,14 @@ async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path
     if wrong := list(filter(None, verdicts.values())):
         pytest.fail("\n".join((*wrong, *daemon.stderr)), pytrace=False)
     assert status == (1 if failed else 0)
-    assert not exceptions_in(daemon.stderr)
+    assert not exceptions_in(daemon.stderr), "\n".join(daemon.stderr)
     assert not exceptions_in(avatar.lines[n_lines:])
     struck = faults_in(avatar.lines[n_lines:])
     for case in cases.values():
         assert {Fault.parse(text) for text in case.fault.split()} <= struck, f"{case.fault} has not struck"
     for name, case in cases.items():
         files = sorted(setting.recordings.glob(f"{name}-*.mp4"))
-        if case.ends in ("live", "live again", "renewed", "slate", "heard"):
+        if case.ends in ("live", "live again", "renewed", "slate"):
             assert len(files) == case.n_files, case.fault
         for path in files:
             assert recorded.n_pictures(path) == len(recorded.tracks(path)[0].packets), case.fault
@@ -295,8 +300,6 @@ async def ending(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> str
                     await retries(daemon, scrapes, name, case)
                 case "slate":
                     await stays_on_its_slate(daemon, scrapes, name, case)
-                case "heard":
-                    await is_heard(daemon, scrapes, name, case)
                 case "stopped":
                     await stops(daemon, scrapes, name, case)
     except (TimeoutError, AssertionError) as error:
@@ -359,19 +362,6 @@ async def stays_on_its_slate(daemon: Daemon, scrapes: Scrapes, name: str, case: 
     assert scrapes.newest.of("provider_reconnects_total", session=name) == 0, "it was tried again"
     assert has_moved(case, scrapes.newest, name), f"{case.moved} did not move"
     assert not daemon.events("session_ended", session=name), "the broadcast has ended"
-
-
-async def is_heard(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:
-    told_of(case, [await daemon.logged("avatar_pictures_unusable", session=name)])
-    await daemon.logged("on_air_slate", session=name, cause="codec")
-    before = scrapes.newest.of(WRITTEN, session=name)
-    await scrapes.until(lambda metrics: has_moved(case, metrics, name))
-    await scrapes.until(lambda metrics: metrics.of(WRITTEN, session=name) > before)
-    assert scrapes.newest.of("slate_active", session=name) == 1, "the slate is gone"
-    assert scrapes.newest.of('session_state{state="live"}', session=name) == 1
-    assert scrapes.newest.of("audio_concealed_seconds_total", session=name) < 1, "nothing is heard"
-    assert scrapes.newest.of("provider_reconnects_total", session=name) == 0, "it was connected anew"
-    assert not daemon.events("avatar_lost", session=name), "it was taken for a loss"
 
 
 async def stops(daemon: Daemon, scrapes: Scrapes, name: str, case: Case) -> None:

@@ -24,8 +24,9 @@ from bridge.ports import AvatarEvent, AvatarLink, RemoteTrack, ToolCall, TrackSi
 from bridge.protocols import navtalk
 from bridge.protocols.navtalk import End, Ended
 from bridge.protocols.navtalk_json import dump
-from bridge.providers.navtalk import MAX_MESSAGE_BYTES, NavTalkProvider
+from bridge.providers.navtalk import NavTalkProvider
 from bridge.providers.navtalk_options import NavTalkOptions
+from bridge.providers.websocket import MAX_MESSAGE_BYTES
 from bridge.redact import Secret
 
 CANARY = "sk_navtalk_canary/7f3a=9"
@@ -328,9 +329,9 @@ async def test_a_service_that_closes_within_the_hand_shake_is_unavailable(n_step
 @pytest.mark.parametrize("n_steps", range(4))
 async def test_a_service_that_falls_mute_within_the_hand_shake_is_unavailable(n_steps: int) -> None:
     async with running(Service(HAND_SHAKE[:n_steps])) as service:
-        error = await failure(service, step_s=0.1)
+        error = await failure(service, step_s=0.5)
         assert isinstance(error, ProviderUnavailable)
-        assert f"within 0.1 s (waiting for {STEPS[n_steps]})" in str(error)
+        assert f"within 0.5 s (waiting for {STEPS[n_steps]})" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -459,8 +460,8 @@ async def test_a_service_that_never_answers_the_opening_is_unavailable() -> None
 
 @pytest.fixture
 def short_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.providers.navtalk_session.SEND_TIMEOUT_S", 0.2)
-    monkeypatch.setattr("bridge.providers.navtalk.CLOSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("bridge.providers.navtalk_socket.SEND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("bridge.providers.websocket.CLOSE_TIMEOUT_S", 0.2)
 
 
 @asynccontextmanager
@@ -499,7 +500,7 @@ async def test_a_service_that_has_stopped_reading_is_unavailable(short_deadlines
 async def test_a_session_is_cancelled_though_the_service_has_stopped_reading(
     short_deadlines: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bridge.providers.navtalk_session.SEND_TIMEOUT_S", 0.2 + PATIENCE_S)
+    monkeypatch.setattr("bridge.providers.navtalk_socket.SEND_TIMEOUT_S", 0.2 + PATIENCE_S)
     async with service_that_stops_reading() as service:
         listener = Listener()
         serving = asyncio.create_task(provider(service.url).run(listener))

@@ -10,7 +10,7 @@ from tests.e2e.processes import STREAM_KEY, Setting, Show
 from tests.e2e.service import FaultRelay, StampedAvatar
 from tests.interop.nginx_rtmp import NginxRtmp
 
-pytestmark = pytest.mark.serial
+pytestmark = pytest.mark.paired
 
 # The shortest there is: the next session is opened after 10 s, and on air as soon as nobody speaks.
 LIMIT_S = 30.0

@@ -13,7 +13,7 @@ RESET_S = 2.0
 WEDGED_S = 12.0
 
 
-@pytest.mark.serial
+@pytest.mark.paired
 async def test_a_server_that_resets_has_the_broadcast_again_within_two_seconds(
     avatar: Avatar, tmp_path: Path, show: Show
 ) -> None:
@@ -33,7 +33,7 @@ async def test_a_server_that_resets_has_the_broadcast_again_within_two_seconds(
     assert took_s[0] <= RESET_S
 
 
-@pytest.mark.serial
+@pytest.mark.paired
 async def test_a_server_that_stops_reading_is_found_within_twelve_seconds(
     avatar: Avatar, tmp_path: Path, show: Show
 ) -> None:

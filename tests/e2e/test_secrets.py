@@ -5,7 +5,9 @@
 
 import asyncio
 import contextlib
+import json
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
@@ -13,11 +15,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 import yaml
+from playwright.async_api import Page, Request
+from starlette.types import Receive, Scope, Send
 
-from bridge.local_avatar.server import NAVTALK_PATH
+from bridge.local_avatar.navtalk import NavTalkService
+from bridge.net.http_server import serve_app
+from tests.browser.chromium import chromium_page, record_microphone
+from tests.conftest import require_program
 from tests.e2e.evil import WAYS, EvilService, evil_rtmp, self_signed
+from tests.e2e.listening import running
 from tests.e2e.processes import (
     COMMAND,
     LICENSE,
@@ -44,6 +53,10 @@ SECRETS = {
     "KEY": "key-canary/11canary?token=12canary",
     "KEY_IN_URL": "in-url-canary/14canary?token=15canary",
 }
+# Those that only some outputs and webhooks have.
+MORE_SECRETS = {"PASSPHRASE": "pass canary=phrase 17canary", "SIGNING": "signing canary+18canary"}
+# A token has letters and digits, and is masked by nothing but its being known.
+OPERATOR = "operator_19canary_token"
 
 
 def avatar_config(number: int, url: str) -> dict[str, Any]:
@@ -52,7 +65,7 @@ def avatar_config(number: int, url: str) -> dict[str, Any]:
     token, user = (quote(SECRETS[name], safe="") for name in ("TOKEN", "USER"))
     licences = ({"license_file": "licence"}, {"license_env": "LICENCE"}, {"license": "${LICENCE}"})
     return {
-        "url": f"{scheme}://{user}:{user}@{rest}{NAVTALK_PATH}?token={token}&{token}",
+        "url": f"{scheme}://{user}:{user}@{rest}{NavTalkService.PATH}?token={token}&{token}",
         "name": "navtalk.Leo",
         "query": {"session_token": "${QUERY}", "other": SECRETS["LITERAL"]},
         "prompt": "${SUBSTITUTED}",
@@ -75,7 +88,7 @@ def rtmp_outputs(urls: Sequence[str]) -> dict[str, Any]:
 
 def write_config(sessions: dict[str, Any], level: str = "debug", format: str = "json") -> Path:
     """A configuration with these sessions, in the working directory."""
-    for name, secret in SECRETS.items():
+    for name, secret in (SECRETS | MORE_SECRETS).items():
         Path(name.lower()).write_text(secret)
     for name, session in sessions.items():
         session.setdefault("inputs", {"speech": {"url": f"file:{SPEECH}", "loop": True}})
@@ -188,6 +201,164 @@ async def test_a_daemon_keeps_what_rtmp_servers_repeat_to_itself(avatar: Avatar,
             await daemon.stop()
 
 
+class Hooks:
+    """The operator's HTTP server. messages: what it was sent, but for the signature. types: of these."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.types: set[str] = set()
+        self.changed = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        headers = [(name, value) for name, value in scope["headers"] if name != b"webhook-signature"]
+        self.messages.append(f"{headers} {body.decode()}")
+        self.types.add(json.loads(body)["type"])
+        self.changed.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": SECRETS["USER"].encode()})
+
+    async def heard(self, type: str) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while type not in self.types:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Traffic:
+    """All that a page sends and gets, but for the header that its user's token belongs into."""
+
+    def __init__(self, page: Page) -> None:
+        self._finished: list[Request] = []
+        self._said: list[str] = []
+        page.on("requestfinished", lambda request: self._finished.append(request))
+        page.on("console", lambda message: self._said.append(message.text))
+
+    async def everything(self) -> str:
+        parts = list(self._said)
+        for request in self._finished:
+            answer = await request.response()
+            assert answer is not None
+            sent = {name: value for name, value in request.headers.items() if name != "authorization"}
+            parts += [request.url, str(sent), request.post_data or "", str(answer.headers), await answer.text()]
+        return "\n".join(parts)
+
+
+async def follow(client: httpx.AsyncClient, session: str, lines: list[str]) -> None:
+    async with client.stream("GET", f"/v1/sessions/{session}/events", timeout=None) as answer:
+        async for line in answer.aiter_lines():
+            lines.append(line)
+
+
+@pytest.mark.peer
+async def test_who_operates_a_daemon_is_told_and_shown_no_secret(avatar: Avatar, tmp_path: Path) -> None:
+    require_program("ffmpeg")
+    microphone = record_microphone(tmp_path / "microphone.wav", silence_s=0.5, speech_s=0.1, end_s=1.0)
+    (tmp_path / "accepted").write_text(LICENSE)
+    (tmp_path / "operator").write_text(OPERATOR)
+    hooks, lines = Hooks(), list[str]()
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_server(("127.0.0.1", 0)) as free:
+        hook = {
+            "url": f"http://127.0.0.1:{listening.getsockname()[1]}/hook?token={quote(SECRETS['TOKEN'], safe='')}",
+            "secret_file": "signing",
+        }
+        srt_port = free.getsockname()[1]
+        told = hook | {"events": ["state", "output", "avatar_transcript", "tool_call", "tool_result"]}
+        city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+        async with (
+            evil_avatars() as (_, avatars),
+            evil_servers() as urls,
+            running(serve_app(hooks, listening)),
+            chromium_page(microphone, 1200, 1000) as page,
+        ):
+            leo = {
+                "avatar": {
+                    "url": avatar.url,
+                    "license_file": "accepted",
+                    "name": "navtalk.Leo",
+                    "tools": [{"name": "get_weather", "parameters": city, "webhook": hook}],
+                },
+                "outputs": rtmp_outputs(urls)
+                | {
+                    "archive": {"url": "file:leo.mp4"},
+                    "relay": {"url": f"srt://127.0.0.1:{srt_port}?mode=listener", "passphrase_file": "passphrase"},
+                    "studio": {"url": f"whip+http://127.0.0.1:9/{SECRETS['KEY']}", "token_file": "key"},
+                },
+                "webhooks": [told],
+            }
+            evil = {"avatar": avatar_config(1, avatars["repeats"]), "webhooks": [told]}
+            config = write_config({"leo": leo, "evil": evil})
+            free.close()
+            keys = yaml.safe_load(config.read_text())
+            keys["http"]["tokens"] = [{"file": "operator", "scopes": ["read", "control", "ingest", "view"]}]
+            keys["secrets"] = {"named": {"file": "key", "hosts": ["127.0.0.1"]}}
+            keys["url_policy"] = {"allow": ["127.0.0.1"]}
+            config.write_text(yaml.safe_dump(keys))
+            async with Daemon(config, environ=SECRETS) as daemon:
+                origin = f"http://{(await daemon.logged('http_listening'))['address']}"
+                traffic = Traffic(page)
+                await page.goto(origin)
+                await page.get_by_label("Access token").fill(OPERATOR)
+                await page.get_by_role("button", name="Open").click()
+                headers = {"Authorization": f"Bearer {OPERATOR}"}
+                async with (
+                    httpx.AsyncClient(base_url=origin, headers=headers, trust_env=False, timeout=PATIENCE_S) as client,
+                    running(follow(client, "leo", lines)),
+                    running(follow(client, "evil", lines)),
+                ):
+                    await daemon.logged("on_air_live", session="leo")
+                    await page.locator("#session").select_option("leo")
+                    await page.get_by_text("on air: live").wait_for()
+                    said = []
+                    for text in (f"Get weather in {LICENSE} please.", f"It is {SECRETS['USER']} today."):
+                        said.append(await client.post("/v1/sessions/leo/say", json={"text": text}))
+                    for type in ("tool_call", "tool_result", "avatar_transcript", "output"):
+                        await hooks.heard(type)
+                    said += await answers(client)
+                    for answer in said:
+                        assert_no_canary(f"{answer.headers} {answer.text}")
+                    assert_no_canary(await traffic.everything())
+                    await page.get_by_text("get_weather was asked for").wait_for()
+                    assert_no_canary(await page.content())
+                    children = descendants(daemon.pid)
+                    assert any("srt:" in arguments_of(pid) for pid in children)
+                    for pid in {daemon.pid, *children}:
+                        assert_no_canary(arguments_of(pid))
+                await daemon.stop()
+    assert any("get_weather" in line for line in lines)
+    assert_no_canary("\n".join((*lines, *hooks.messages)))
+
+
+async def answers(client: httpx.AsyncClient) -> list[httpx.Response]:
+    """What the API says to whoever asks for everything, writes secrets, and writes them where they do not belong."""
+    outputs = "/v1/sessions/leo/outputs"
+    bodies: list[dict[str, Any]] = [
+        {"url": "rtmp://127.0.0.1:9/live", "stream_key": SECRETS["KEY"]},
+        {"url": f"rtmp://127.0.0.1:9/live/{SECRETS['KEY_IN_URL']}"},
+        {"url": "rtmp://127.0.0.1:9/live", "stream_key": {"secret": "named"}},
+        {"url": "rtmp://127.0.0.1:9/live", "stream_key": {"secret": SECRETS["KEY"]}},
+        {"url": f"rtmp://user:{SECRETS['KEY']}@127.0.0.1:99999/live"},
+        {"url": f"rtmp://10.0.0.1/{SECRETS['KEY']}", "stream_key": SECRETS["KEY"]},
+        {"url": f"srt://127.0.0.1:9?passphrase={quote(MORE_SECRETS['PASSPHRASE'], safe='')}"},
+        {"url": "rtmp://127.0.0.1:9/live", "preset": SECRETS["KEY"], "bitrate": SECRETS["TOKEN"]},
+    ]
+    found = [await client.put(f"{outputs}/put{number}", json=body) for number, body in enumerate(bodies)]
+    avatar = {"service": "navtalk", "name": "navtalk.Leo", "license": SECRETS["LICENCE"], "role": SECRETS["TOKEN"]}
+    found += [
+        await client.put("/v1/sessions/mia", json={"avatar": avatar}),
+        await client.patch("/v1/sessions/leo", json={"outputs": {"put0": {"stream_key": [SECRETS["KEY"]]}}}),
+        await client.post(f"/v1/sessions/leo/tools/{quote(SECRETS['TOKEN'], safe='')}", json={"output": "ok"}),
+        await client.post("/v1/sessions/leo/slate", json={"on": True, "reason": SECRETS["LICENCE"]}),
+        await client.get("/v1/sessions", headers={"Authorization": f"Bearer {SECRETS['QUERY'].partition(' ')[0]}"}),
+        await client.get("/v1/sessions", headers={"Host": "example.com"}),
+    ]
+    paths = (
+        *("/v1/sessions", "/v1/sessions/leo", "/v1/sessions/evil", "/v1/sessions/leo/trend", "/v1/sessions/nobody"),
+        *("/metrics", "/readyz", "/healthz", "/docs", "/openapi.json", "/", "/page.js"),
+    )
+    return found + [await client.get(path) for path in paths]
+
+
 async def test_check_keeps_the_configuration_and_what_far_ends_repeat_to_itself() -> None:
     async with evil_avatars() as (_, avatars), evil_servers() as urls:
         sessions: dict[str, Any] = {
@@ -202,7 +373,7 @@ async def test_check_keeps_the_configuration_and_what_far_ends_repeat_to_itself(
 
 @pytest.mark.parametrize("format", ["json", "console"])
 @pytest.mark.parametrize(
-    "where", ["bridge.providers.navtalk.connect", "bridge.daemon.HttpServer", "bridge.ops.api._serve"]
+    "where", ["bridge.providers.websocket.connect", "bridge.daemon.HttpServer", "bridge.ops.api._serve"]
 )
 async def test_a_bug_that_strikes_where_secrets_are_is_shown_without_them(
     where: str, format: str, tmp_path: Path

@@ -27,8 +27,9 @@ from bridge.media.h264 import decoder_configuration, parameter_sets
 from bridge.media.live_queue import LiveQueue
 from bridge.outputs import container, open_output
 from bridge.outputs.audio import AacTranscoder
-from bridge.outputs.container import ContainerOutput, RecordingNames
-from bridge.outputs.recording import CONTAINERS
+from bridge.outputs.container import ContainerOutput, Rotation
+from bridge.outputs.recording import CONTAINERS, OPUS_SHIFT_NS
+from bridge.outputs.shelf import CountedFile, RecordingNames
 from tests.unit.outputs.coded_media import (
     click_times_s,
     clicks,
@@ -76,8 +77,8 @@ def output(directory: Path, template: str, **options: object) -> ContainerOutput
 class ExistingFile(RecordingNames):
     """Writes to what is there under the name: a device, a pipe."""
 
-    def create(self, start: datetime) -> container._File:
-        return container._File(self.directory / self.template, "wb")
+    def create(self, start: datetime) -> CountedFile:
+        return CountedFile(self.directory / self.template, "wb")
 
 
 async def record(recording: ContainerOutput, units: list[AccessUnit], listener: Listener | None = None) -> Listener:
@@ -188,6 +189,22 @@ async def test_the_duration_of_the_last_picture_counts(tmp_path: Path) -> None:
         assert {packet.duration * stream.time_base for packet in packets if packet.duration} == {
             stream.time_base * 3600
         }
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("n_before", range(40, 64, 6))  # the hold meets each part of a fragment
+async def test_what_comes_after_a_hold_lies_where_the_session_had_it(
+    suffix: str, n_before: int, tmp_path: Path
+) -> None:
+    before = pictures(n_before, starts_ns=STARTS_NS)
+    after = pictures(50, starts_ns=before[-1].pts_ns + 940_000_000)
+    sound = [unit for unit in session_media(CONTAINERS[suffix].audio_codec) if unit.codec.kind == "audio"]
+    await record(output(tmp_path, f"held{suffix}"), sorted([*before, *after, *sound], key=lambda unit: unit.pts_ns))
+    with av.open(str(tmp_path / f"held{suffix}")) as media:
+        times_s = [float(packet.pts * packet.time_base) for packet in media.demux(video=0) if packet.size]
+    times_s = [time_s - times_s[0] for time_s in times_s]  # MPEG-TS begins later
+    wanted_s = [(picture.pts_ns - STARTS_NS) / NS_PER_S for picture in (*before, *after)]
+    assert times_s == pytest.approx(wanted_s, abs=0.001)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -427,6 +444,87 @@ def finished(units: list[AccessUnit]) -> LiveQueue:
     return queue
 
 
+# ------------------------------------------------------------------------------------------------------ rotation
+
+
+def late_sound(units: Iterable[AccessUnit], by_ns: int = NS_PER_S // 10) -> list[AccessUnit]:
+    """In the order in which a session hands them over: sound comes in rounds, behind its pictures."""
+    return sorted(units, key=lambda unit: unit.pts_ns + (by_ns if unit.codec.kind == "audio" else 0))
+
+
+def begins_ns(unit: AccessUnit) -> int:
+    return unit.pts_ns - (OPUS_SHIFT_NS if unit.codec is Codec.OPUS else 0)
+
+
+def payloads(paths: Iterable[Path], kind: str) -> list[bytes]:
+    """What the files hold, one behind the other; parameter sets apart."""
+    found = []
+    for path in paths:
+        with av.open(str(path)) as media:
+            found += [bytes(packet) for packet in media.demux() if packet.stream.type == kind and packet.size]
+    return found
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("rotation", [Rotation(after_ns=NS_PER_S), Rotation(after_bytes=1)], ids=["time", "size"])
+async def test_files_that_follow_one_another_hold_every_picture_and_every_sound(
+    rotation: Rotation, suffix: str, tmp_path: Path
+) -> None:
+    units = [unit for unit in session_media(CONTAINERS[suffix].audio_codec) if unit.pts_ns >= STARTS_NS]
+    # Of 4 s with keyframes every 0.8 s: by time after 1.6 s and 3.2 s.
+    video = pictures(100, starts_ns=STARTS_NS, flash_at=(25, 60), keyframe_every=20)
+    units = [*video, *(unit for unit in units if unit.codec.kind == "audio")]
+    template = "leo-{start:%H%M%S}" + suffix
+
+    recording = ContainerOutput(RecordingNames(tmp_path, template), rotation, now=lambda: NOW)
+    listener = await record(recording, late_sound(units))
+
+    n_files = 3 if rotation.after_ns else 5
+    names = [f"leo-210509{f'-{number}' if number else ''}{suffix}" for number in range(n_files)]
+    assert names_in(tmp_path) == sorted(names)
+    paths = [tmp_path / name for name in names]
+    assert sum(int(ffprobe(path)["video"]["nb_read_frames"]) for path in paths) == 100
+    for kind in ("audio", "video"):
+        written = [unit for unit in units if unit.codec.kind == kind and begins_ns(unit) >= STARTS_NS]
+        if suffix == ".ts":  # has the parameter sets of every keyframe, and ADTS headers, besides
+            assert len(payloads(paths, kind)) == len(written)
+        else:
+            assert payloads(paths, kind) == [unit.payload for unit in written]
+    # FLV and Matroska write some of it again at the end.
+    assert recording.progress().bytes_total >= sum(path.stat().st_size for path in paths)
+    assert listener.published == 1
+
+
+async def test_each_of_several_files_starts_with_its_own_sound(tmp_path: Path) -> None:
+    recording = ContainerOutput(RecordingNames(tmp_path, "out.mp4"), Rotation(after_ns=NS_PER_S), now=lambda: NOW)
+    await record(recording, late_sound(session_media(Codec.AAC)))
+
+    first, second = read_back(tmp_path / "out.mp4"), read_back(tmp_path / "out-1.mp4")
+    assert (first.flashes_s, second.flashes_s) == ([pytest.approx(1.0)], [pytest.approx(0.4)])
+    assert (first.clicks_s, second.clicks_s) == ([pytest.approx(1.0, abs=0.001)], [pytest.approx(0.4, abs=0.001)])
+    assert second.first_sound_s < 0.03
+
+
+def open_files() -> set[str]:
+    return {os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()}
+
+
+async def test_a_file_does_not_wait_for_sound_that_does_not_come(tmp_path: Path) -> None:
+    recording = ContainerOutput(RecordingNames(tmp_path, "out.ts"), Rotation(after_ns=NS_PER_S), now=lambda: NOW)
+    queue, listener = LiveQueue(3600.0), Listener()
+    for unit in pictures(76, starts_ns=STARTS_NS, keyframe_every=50):
+        queue.put(unit)
+    written_all = asyncio.Event()
+    listener.on_unit = lambda unit: written_all.set() if not queue.lag_s else None
+    task = asyncio.create_task(recording.run(queue, listener))
+    await written_all.wait()
+
+    # The second file began at 2 s, and the last picture is the one at 3 s.
+    assert [str(tmp_path / name) in open_files() for name in ("out.ts", "out-1.ts")] == [False, True]
+    queue.finish()
+    await task
+
+
 # ------------------------------------------------------------------------------------------------------ disks
 
 
@@ -513,7 +611,7 @@ async def test_a_disk_that_never_answers_does_not_hold_up_the_end(
     loop = asyncio.get_running_loop()
 
     class Pipe(ExistingFile):
-        def create(self, start: datetime) -> container._File:
+        def create(self, start: datetime) -> CountedFile:
             loop.call_soon_threadsafe(opening.set)
             return super().create(start)
 

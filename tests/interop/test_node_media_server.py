@@ -1,20 +1,26 @@
 """RtmpOutput against node-media-server: plain, and over TLS with a pinned key."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+import heapq
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from bridge.errors import OutputLost, OutputRejected
+from bridge.media.access_unit import AccessUnit
+from bridge.media.h264 import NAL_FILLER, nal_type, split_avcc
 from bridge.net.tls import Trust, spki_pin
+from bridge.outputs.encoder import Rendition
 from bridge.outputs.rtmp import RtmpOutput
 from bridge.redact import Secret
 from tests.conftest import unavailable
+from tests.e2e.onair import assert_plays
 from tests.interop import node_media_server, rtmp_media
 from tests.interop.certificates import make_certificate
 from tests.interop.node_media_server import NodeMediaServer
 from tests.interop.test_rtmp import live, publish, read_flv
+from tests.unit.outputs.test_encode import Run
 
 pytestmark = pytest.mark.peer
 
@@ -42,10 +48,12 @@ def server(
         yield running
 
 
-async def assert_recorded_whole(server: NodeMediaServer) -> None:
-    packets = read_flv(await asyncio.to_thread(server.finished_recording, KEY))
+async def assert_recorded_whole(server: NodeMediaServer, units: Sequence[AccessUnit] = UNITS) -> None:
+    recording = await asyncio.to_thread(server.finished_recording, KEY)
+    packets = read_flv(recording)
+    await asyncio.to_thread(assert_plays, recording)
     for kind in ("video", "audio"):
-        sent_bytes = [len(unit.payload) for unit in UNITS if unit.codec.kind == kind]
+        sent_bytes = [len(unit.payload) for unit in units if unit.codec.kind == kind]
         assert [n_bytes for _, n_bytes in packets[kind]] == sent_bytes
 
 
@@ -56,6 +64,16 @@ def output_to(server: NodeMediaServer) -> RtmpOutput:
 async def test_every_picture_and_every_sound_is_recorded(server: NodeMediaServer) -> None:
     await publish(output_to(server), UNITS)
     await assert_recorded_whole(server)
+
+
+async def test_pictures_that_are_encoded_with_filler_are_recorded(server: NodeMediaServer) -> None:
+    rendition = Rendition(width_px=160, height_px=96, fps=30, bit_rate=3_000_000, keyframe_s=1.0, fit="blur")
+    pictures = await Run(rendition).of(UNITS)
+    assert any(nal_type(nal) == NAL_FILLER for unit in pictures for nal in split_avcc(unit.payload))
+    sound = [unit for unit in UNITS if unit.codec.kind == "audio"]
+    units = list(heapq.merge(pictures, sound, key=lambda unit: unit.pts_ns))
+    await publish(output_to(server), units)
+    await assert_recorded_whole(server, units)
 
 
 async def test_over_tls_with_a_pinned_key_every_picture_is_recorded(

@@ -22,9 +22,10 @@ from bridge.media.h264 import is_same_format, parameter_sets, sequence_set_id
 from bridge.media.live_queue import LiveQueue
 from bridge.media.opus import SILENCE_20_MS
 from bridge.outputs.audio import AacTranscoder
-from bridge.outputs.container import ContainerOutput, RecordingNames
+from bridge.outputs.container import ContainerOutput
 from bridge.outputs.recording import CONTAINERS
 from bridge.outputs.rtmp import RtmpOutput
+from bridge.outputs.shelf import RecordingNames
 from bridge.outputs.slate import SlateMaker
 from tests.browser.chromium import FLAGS, serving
 from tests.conftest import require_file, require_program
@@ -48,7 +49,7 @@ def broadcast(profile: str = "baseline") -> list[AccessUnit]:
     # With many references frame numbers take more bits (H.264 §7.4.3): a slate decoded with the wrong set is garbage.
     size = {"width_px": 320, "height_px": 576, "n_references": 16}
     live = pictures(2 * PART, flash_at=range(2 * PART), keyframe_every=PART, profile=profile, **size)
-    slate = SlateMaker("card", keyframe_s=1.0).make(live[0].codec_config, ())
+    slate = SlateMaker("card", keyframe_s=1.0).make(live[0], ())
     stand_in = [
         AccessUnit(Codec.H264, payload, 0, is_keyframe=False)
         if number not in slate.keyframes

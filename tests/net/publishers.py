@@ -76,6 +76,9 @@ class Studio:
     def status(self) -> list[object]:
         return []
 
+    def status_of(self, name: str) -> None:
+        pass
+
     def session(self, name: str) -> "Studio | None":
         return self if name == "leo" else None
 

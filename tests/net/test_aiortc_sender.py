@@ -257,9 +257,12 @@ async def test_reports_come_often_at_first_and_then_every_second(bench: Bench) -
     for at_ms in range(0, 5000, 20):
         bench.ticker.now_ns = at_ms * NS_PER_MS
         before = len(bench.transport.reports)
+        if at_ms == 3500:
+            sender.restart(RtpOrigin(2000, 100, 5000))  # a publication of its own, for those who hear it
         await sender.send_unit([b"x"], at_ms * NS_PER_MS)
         times_ms += [at_ms] * (len(bench.transport.reports) - before)
-    assert times_ms == [0, 200, 400, 600, 800, 1000, 2000, 3000, 4000]
+    assert times_ms == [0, 200, 400, 600, 800, 1000, 2000, 3000, 3500, 3700, 3900, 4100, 4300, 4500]
+    assert [report.ssrc for report in bench.transport.reports] == [1000] * 8 + [2000] * 6
 
 
 async def test_reports_of_both_tracks_lie_on_one_line_however_late_units_were_sent(bench: Bench) -> None:

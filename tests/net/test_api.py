@@ -32,6 +32,9 @@ class NoSessions:
     def status(self) -> list[object]:
         return []
 
+    def status_of(self, name: str) -> None:
+        pass
+
     def session(self, name: str) -> None:
         return None
 

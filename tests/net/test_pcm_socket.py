@@ -156,7 +156,8 @@ async def test_without_the_right_token_nothing_is_taken() -> None:
         with pytest.raises(InvalidStatus) as refused:
             await connect(f"{at.socket_url}?token={TOKEN}")
         assert refused.value.response.status_code == 400
-        for message in (json.dumps(OPEN), json.dumps(OPEN | {"token": OTHER_TOKEN}), '{"token": 7}', bytes(640)):
+        others = (json.dumps(OPEN | {"token": OTHER_TOKEN}), '{"token": 7}', r'{"token": "\ud800"}')
+        for message in (json.dumps(OPEN), *others, bytes(640)):
             async with sender(at) as socket:
                 assert (await closed_with(socket, message))[0] == 1008
         assert not at.pipe.blocks

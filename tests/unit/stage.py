@@ -4,16 +4,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from bridge import avatar as avatar_module
+from bridge import distribution as distribution_module
 from bridge import programme as programme_module
 from bridge import session as session_module
-from bridge.config import AvatarConfig, InputConfig, OutputConfig, SessionConfig, StorageConfig
+from bridge.config import AvatarConfig, InputConfig, NavTalkConfig, OutputConfig, SessionConfig, StorageConfig
+from bridge.events import EventLog
 from bridge.media.access_unit import Codec
 from bridge.media.audio import AudioBlock
 from bridge.media.clock import NS_PER_MS
@@ -25,6 +27,7 @@ from bridge.ops.metrics import Metrics
 from bridge.ports import AvatarEvent, AvatarListener, OutputListener, RemoteTrack, UplinkPacing
 from bridge.redact import Secret
 from bridge.session import Session
+from bridge.trend import Trend
 from tests.unit.outputs.fakes import Behaviour, FakeOutput
 from tests.unit.receive.streams import H264_TYPE, Sender
 
@@ -55,6 +58,8 @@ class FakeLink:
     def __init__(self) -> None:
         self.n_sent = self.n_interrupts = self.n_turns_ended = 0
         self.tool_answers: list[tuple[str, str]] = []
+        self.listens: list[bool] = []
+        self.remembered: list[str] = []
 
     async def send_audio(self, pcm16: bytes) -> None:
         self.n_sent += 1
@@ -64,6 +69,12 @@ class FakeLink:
 
     async def interrupt(self) -> None:
         self.n_interrupts += 1
+
+    async def listen(self, on: bool) -> None:
+        self.listens.append(on)
+
+    async def remember(self, text: str) -> None:
+        self.remembered.append(text)
 
     async def answer_tool(self, call_id: str, output: str) -> None:
         self.tool_answers.append((call_id, output))
@@ -129,13 +140,13 @@ def refusing(error: Exception) -> Service:
 
 
 class FakeSlateMaker:
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, is_coming: bool) -> None:
         pass
 
     def check(self) -> None:
         pass
 
-    def make(self, like: bytes, last_group: object) -> SlatePictures:
+    def make(self, like: object, last_group: object) -> SlatePictures:
         return SlatePictures(b"slate", (b"slate idr", b"slate p"), 40 * NS_PER_MS)
 
 
@@ -156,31 +167,43 @@ class Stage:
         output: Behaviour | None = None,
         role: str = "speak",
         first_retry_s: float = 0.001,
+        video: Literal["auto", "copy", "encode"] = "auto",
         **avatar: Any,
     ) -> tuple[Session, FakeProvider]:
         provider = FakeProvider(self.story, *services)
 
-        def open_provider(config: AvatarConfig, ice: IceSettings, history: list[str]) -> FakeProvider:
+        def open_provider(config: AvatarConfig, ice: IceSettings, history: list[str], policy: None) -> FakeProvider:
             provider.history = history
             return provider
 
         patch = self._monkeypatch.setattr
         patch(session_module, "open_provider", open_provider)
-        patch(session_module, "open_source", lambda *_: source or FakeSource())
-        patch(session_module, "open_output", lambda *_, **__: lambda: self._output(output or self.publish))
+        patch(session_module, "open_source", lambda *_, **__: source or FakeSource())
+        patch(distribution_module, "open_output", lambda *_, **__: lambda: self._output(output or self.publish))
         patch(session_module, "SlateMaker", FakeSlateMaker)
         patch(programme_module, "SETTLE_S", 0.0)
         patch(avatar_module, "FIRST_RETRY_S", first_retry_s)
         patch(avatar_module, "LONGEST_RETRY_S", max(first_retry_s, avatar_module.LONGEST_RETRY_S))
         patch(session_module, "IN_FLIGHT_S", 0.0)
         config = SessionConfig(
-            avatar=AvatarConfig(license=Secret("sk_test"), name="navtalk.Leo", role=role, **avatar),  # type: ignore[arg-type]
+            avatar=NavTalkConfig(license=Secret("sk_test"), name="navtalk.Leo", role=role, **avatar),  # type: ignore[arg-type]
             inputs={"speech": InputConfig(url=Secret.url("file:speech.wav"))},
-            outputs={"archive": OutputConfig(url=Secret.url("file:leo.mkv"))},
+            outputs={"archive": OutputConfig(url=Secret.url("file:leo.mkv"), video=video)},
         )
         storage = StorageConfig(dir=self._directory)
         metrics = Metrics(self.registry).session("leo", "navtalk")
-        return Session("leo", config, ice=IceSettings(), storage=storage, policy=UrlPolicy(), metrics=metrics), provider
+        policy, events = UrlPolicy(), EventLog()
+        session = Session(
+            "leo",
+            config,
+            ice=IceSettings(),
+            storage=storage,
+            policy=policy,
+            metrics=metrics,
+            events=events,
+            trend=Trend(),
+        )
+        return session, provider
 
     def _output(self, behaviour: Behaviour) -> FakeOutput:
         self.outputs.append(FakeOutput(behaviour))

@@ -11,7 +11,7 @@ from bridge import renewal as renewal_module
 from bridge.errors import ProviderRejected, ProviderUnavailable
 from bridge.ports import AvatarEvent, AvatarListener
 from bridge.reception import Reception
-from bridge.session import SessionState
+from bridge.status import SessionState
 from bridge.timeline import splice as splice_module
 from bridge.timeline.splice import OnAir
 from bridge.uplink import Uplink
@@ -273,5 +273,37 @@ async def test_a_mirror_that_comes_back_is_not_taken_for_one_that_greets(stage: 
     await until(lambda: provider.n_connections == 2)
     await asyncio.sleep(0.2)
     assert not provider.link.n_interrupts
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_an_operator_s_wish_that_it_listens_outlives_its_session_and_a_speakers_pause(stage: Stage) -> None:
+    session, provider = stage.session(leave_after_a_picture, show)
+    provider.capabilities = frozenset({"listening"})
+    with pytest.raises(ProviderUnavailable):
+        await session.listen(True)
+    running = asyncio.create_task(session.run())
+    await until(lambda: provider.n_connections == 1 and session.state is SessionState.LIVE)
+    await session.listen(True)
+    await until(lambda: provider.n_connections == 2 and len(provider.link.listens) == 2)
+    session._avatar.attend(True)
+    session._avatar.attend(False)
+    await until(lambda: len(provider.link.listens) == 4)
+    assert provider.link.listens == [True, True, True, True]
+    await session.listen(False)
+    assert provider.link.listens[-1] is False
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_what_a_user_said_before_is_told_now_and_to_sessions_to_come(stage: Stage) -> None:
+    session, provider = stage.session(show)
+    with pytest.raises(ProviderUnavailable):
+        await session.remember("too early")
+    running = asyncio.create_task(session.run())
+    await until(lambda: session.state is SessionState.LIVE)
+    await session.remember("I am Ann.")
+    assert provider.link.remembered == ["I am Ann."]
+    assert session._dialogue.history.users == ["I am Ann."]
     await session.drain(within_s=0.0)
     await ended(running)

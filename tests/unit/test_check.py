@@ -4,12 +4,15 @@ from pathlib import Path
 import pytest
 
 from bridge import check
-from bridge.config import Config, SessionConfig
+from bridge.config import Config, OutputConfig, SessionConfig
 from bridge.config_file import load_config
-from bridge.errors import BridgeError, ProviderRejected
+from bridge.errors import BridgeError, OutputRejected, ProviderRejected
 from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.h264 import decoder_configuration
+from bridge.presets import find_preset
 from bridge.redact import Secret
+from tests.unit.outputs.coded_media import pictures
+from tests.unit.outputs.fakes import FakeOutput, publish
 from tests.unit.receive.streams import PPS, SPS
 
 CONFIG = """\
@@ -59,9 +62,29 @@ async def test_a_history_is_read_and_its_mistakes_are_findings(
     assert f"FAILED  leo.avatar.history_file: avatar.history_file {history}: line 1 is no" in capsys.readouterr().out
 
 
-def test_pictures_that_no_output_carries_are_found() -> None:
+def test_pictures_that_no_output_carries_as_they_come_are_found() -> None:
     assert check._pictures(AccessUnit(Codec.VP8, b"keyframe", 0)) == (
-        "VP8, which no output can carry (viewers will hear it, and see the slate)"
+        "VP8, which is encoded for outputs (with video: copy viewers hear it, and see the slate)"
     )
     config = decoder_configuration(SPS, PPS)
     assert check._pictures(AccessUnit(Codec.H264, b"", 0, codec_config=config)) == "H.264 baseline 3.1 1280x720"
+
+
+async def test_what_a_platform_would_object_to_is_a_finding() -> None:
+    def finding(profile: str, **keys: str) -> str | BridgeError:
+        config = OutputConfig.model_validate({"preset": "twitch", "url": "rtmp://live.example/app/key"} | keys)
+        assert config.preset is not None
+        viewer = check._Viewer(0.0, None)
+        viewer.meter.put(pictures(1, profile=profile)[0])
+        return check._compliance(config, find_preset(config.preset), FakeOutput(publish, Codec.AAC), viewer)
+
+    camp = "https://www.twitch.tv/creatorcamp/en/paths/going-live/broadcast-recommendations/"
+    assert finding("baseline") == "Twitch has nothing against it"
+    assert str(finding("high")).endswith("main or baseline (" + camp + "); so pictures will be encoded")
+    rejected = finding("high", video="copy")
+    assert isinstance(rejected, OutputRejected)
+    assert str(rejected) == f"Twitch rejects profile: high; Twitch asks for main or baseline ({camp})"
+    assert finding("baseline", preset="ivs", audio_bitrate="192k") == (
+        "Amazon IVS advises against sound bit rate: 192 kb/s; Amazon IVS asks for at most 160 kb/s "
+        "(https://docs.aws.amazon.com/ivs/latest/RealTimeUserGuide/rt-stream-ingest.html)"
+    )

@@ -16,7 +16,7 @@ import structlog
 import bridge.daemon
 import bridge.demo
 import bridge.local_avatar.server
-from bridge import __version__, cli
+from bridge import __main__, __version__, cli
 from bridge.config import Config
 from bridge.demo import DemoOptions
 from bridge.errors import ConfigError, InternalError, OutputRejected, ProviderUnavailable
@@ -67,7 +67,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, answer: in
     """Replaces what a command hands over to; returns the list of what it was given."""
     given: list[Any] = []
 
-    async def stand_in(argument: Any) -> int:
+    async def stand_in(argument: Any, *more: Any) -> int:
         given.append(argument)
         if isinstance(answer, Exception):
             raise answer
@@ -85,7 +85,7 @@ def test_the_version_and_the_commands_are_told(run: Run) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [("nonsense",), ("run",), ("check", "a", "b"), ("demo", "--seconds", "0"), ("demo", "--service", "heygen"), ()],
+    [("nonsense",), ("run",), ("check", "a", "b"), ("demo", "--seconds", "0"), ("demo", "--service", "simli"), ()],
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_status_2(run: Run, line: tuple[str, ...]) -> None:
@@ -239,3 +239,27 @@ def test_python_m_bridge_is_the_same_command() -> None:
     line = [sys.executable, "-m", "bridge", "--version"]
     shown = subprocess.run(line, capture_output=True, text=True, check=True)
     assert shown.stdout == f"avatar-bridge {__version__}\n"
+
+
+LOADING = """
+import os, signal, sys
+
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "bridge.cli":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+sys.meta_path.insert(0, Slow())
+sys.argv[0] = "avatar-bridge"
+from bridge.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [*((name, 0) for name in __main__.LASTING), ("check", -signal.SIGTERM), ("--version", -15)]
+)
+def test_what_goes_on_until_it_is_told_to_end_may_be_told_to_while_it_is_loaded(command: str, status: int) -> None:
+    # A check that was cut off has found nothing out, and must not look as if all were well.
+    ended = subprocess.run([sys.executable, "-c", LOADING, command], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", "")

@@ -10,10 +10,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bridge.config import Address, AvatarConfig, Config, IceServer, InputConfig, OutputConfig, parse_address
+from bridge.config import (
+    Address,
+    Config,
+    IceServer,
+    InputConfig,
+    NavTalkConfig,
+    NavTalkLegacyConfig,
+    OutputConfig,
+    parse_address,
+)
 from bridge.config_file import load_config, show_config
 from bridge.errors import ConfigError
 from bridge.net.url_policy import UrlPolicy
+from bridge.protocols.navtalk_clips import Order
 from bridge.redact import Secret, mask
 
 KEY = "sk_navtalk_canary"
@@ -167,7 +177,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
         "jack:hw0",
         "question.url: jack: is no input of this version; there is file:",
     ),
-    "output scheme": ("rtmp://live.example/app/live", "srt://h:1", "twitch.url: srt: is no output of this version"),
+    "output scheme": ("rtmp://live.example/app/live", "udp://h:1", "twitch.url: udp: is no output of this version"),
     "no url": ("rtmp://live.example/app/live", "twitch", "twitch.url: must be a URL"),
     "recording suffix": (
         "rtmp://live.example/app/live",
@@ -211,7 +221,7 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "key for a file": (
         'url: "rtmp://live.example/app/live"',
         "url: 'file:x.mp4', stream_key: '${STREAM}'",
-        "twitch: a file has no stream key",
+        "twitch: file: has no stream key",
     ),
     "output without url": (
         'url: "rtmp://live.example/app/live"',
@@ -466,7 +476,7 @@ def test_a_configuration_does_not_change() -> None:
 
 
 def test_parts_are_made_in_code_too() -> None:
-    avatar = AvatarConfig(url=Secret.url("ws://127.0.0.1:1/x"), license=Secret("anything"), name="navtalk.Leo")
+    avatar = NavTalkConfig(url=Secret.url("ws://127.0.0.1:1/x"), license=Secret("anything"), name="navtalk.Leo")
     assert avatar.license_key.reveal() == "anything"
     assert OutputConfig(url=Secret.url("file:/tmp/x.mp4")).scheme == "file"
     assert IceServer(urls=("stun:a:3478",)).password is None
@@ -546,7 +556,7 @@ def test_a_tool_is_what_its_service_is_told_without_the_default(load: Load) -> N
     [
         ("tools: [{name: a}, {name: a}]", "name of its own"),
         ("tools: [{name: two words}]", "pattern"),
-        ("tools: [{name: a, webhook: x}]", "unknown key"),
+        ("tools: [{name: a, weebhook: x}]", "unknown key"),
         ('shapes: {input_text: {type: t, data: {content: "text"}}}', "{text}"),
         ('shapes: {input_image: {data: {content: "{image}"}}}', "type"),
         ("shapes: {input_audio: {type: t}}", "input_text"),
@@ -597,7 +607,28 @@ def test_two_inputs_cannot_share_standard_input(load: Load) -> None:
 def test_only_what_has_an_end_is_looped_or_begun_later(load: Load, keys: str) -> None:
     text = GOOD.replace('{url: "file:question.wav"}', f'{{url: "rtsp://cam.example/x", {keys}}}')
     (found,) = mistakes(load, text)
-    assert found.endswith("loop and start_s are for file:, http:, https: alone")
+    assert found.endswith("loop and start_s are for file:, http:, https:, clip: alone")
+
+
+@pytest.mark.parametrize(
+    ("keys", "mistake"),
+    [
+        ("air_delay_ms: 100", "air_delay_ms and air_duck_db are for inputs with on_air: true"),
+        ("air_duck_db: -20", "air_delay_ms and air_duck_db are for inputs with on_air: true"),
+        ("to_avatar: false", "nobody hears it: on_air or to_avatar has to be true"),
+        ("on_air: true, air_delay_ms: 10001", "less than or equal to 10000"),
+    ],
+)
+def test_what_viewers_hear_is_said_in_full(load: Load, keys: str, mistake: str) -> None:
+    text = GOOD.replace('{url: "file:question.wav"}', f'{{url: "whip:", {keys}}}')
+    (found,) = mistakes(load, text)
+    assert mistake in found
+
+
+def test_music_is_for_viewers_alone(load: Load) -> None:
+    music = '{url: "file:question.wav", on_air: true, to_avatar: false, air_duck_db: -20}'
+    (source,) = load(GOOD.replace('{url: "file:question.wav"}', music)).sessions["leo"].inputs.values()
+    assert (source.on_air, source.to_avatar, source.air_duck_db, source.air_delay_ms) == (True, False, -20.0, 0.0)
 
 
 def test_two_sessions_cannot_share_a_history(load: Load) -> None:
@@ -653,3 +684,117 @@ def test_networks_addresses_and_names_can_be_let_through(load: Load, entry: str)
 def test_what_names_no_place_cannot_be_let_through(load: Load, entry: str) -> None:
     with pytest.raises(ConfigError, match=r"url_policy\.allow\.0: .*neither a network"):
         load(f"url_policy: {{allow: [{entry}]}}\n{GOOD}")
+
+
+# ---------------------------------------------------------------------------------------------- further services
+
+
+LEGACY = GOOD.replace("    avatar:\n", "    avatar:\n      service: navtalk-legacy\n")
+
+
+def test_the_older_interface_has_two_addresses_of_its_own(load: Load) -> None:
+    avatar = (
+        load(LEGACY.replace("navtalk.Leo", "navtalk.Leo\n      session: {temperature: 0.7}")).sessions["leo"].avatar
+    )
+    assert isinstance(avatar, NavTalkLegacyConfig)
+    assert avatar.url.reveal() == "wss://api.navtalk.ai/api/realtime-api"
+    assert avatar.signal_url.reveal() == "wss://api.navtalk.ai/iwebrtc"
+    assert (avatar.signal_user_id, avatar.signal_create, avatar.session) == ("license", True, {"temperature": 0.7})
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        (
+            "signal_user_id: leo",
+            "bridge.yaml:5: sessions.leo.avatar.signal_user_id: must be license, session or literal:",
+        ),
+        ("signal_url: https://x/y", "bridge.yaml:5: sessions.leo.avatar.signal_url: must be wss://HOST/PATH"),
+        ("avatar_id: x", "bridge.yaml:5: sessions.leo.avatar.avatar_id: unknown key; there is "),
+        (
+            "signal_ur: wss://x/y",
+            "bridge.yaml:5: sessions.leo.avatar.signal_ur: unknown key; did you mean `signal_url`?",
+        ),
+        ("query: {audioBack: 'true'}", "audioBack=true asks for a mirror"),
+    ],
+)
+def test_a_mistake_in_the_older_interface_is_explained(load: Load, line: str, complaint: str) -> None:
+    (found,) = mistakes(load, LEGACY.replace("      name:", f"      {line}\n      name:"))
+    assert complaint in found
+
+
+def test_a_service_that_there_is_not_is_named_with_those_that_there_are(load: Load) -> None:
+    text = GOOD.replace("    avatar:\n", "    avatar:\n      service: navtalk-legaci\n")
+    (found,) = mistakes(load, text)
+    assert found.startswith("bridge.yaml:4: sessions.leo.avatar.service: must be one of navtalk, navtalk-legacy")
+    assert found.endswith("did you mean `navtalk-legacy`?")
+
+
+@pytest.mark.parametrize("avatar", ["[]", "navtalk", "null"])
+def test_an_avatar_that_is_no_mapping_is_said_to_be_none(load: Load, avatar: str) -> None:
+    text = re.sub(r"    avatar:\n.*\n.*\n", f"    avatar: {avatar}\n", GOOD)
+    assert "sessions.leo.avatar: must be a mapping of keys" in mistakes(load, text)[0]
+
+
+CLIP = "{license: '${NAVTALK}', character_name: girl2, content: Hello.}"
+
+
+def with_clip(clip: str, url: str = "clip:") -> str:
+    return GOOD.replace('{url: "file:question.wav"}', f'{{url: "{url}", rendering: {clip}}}')
+
+
+def test_a_clip_is_an_order(load: Load) -> None:
+    rendering = load(with_clip(CLIP)).sessions["leo"].inputs["question"].rendering
+    assert rendering is not None
+    assert rendering.order() == Order("character_name", "girl2", "content", "Hello.")
+    assert rendering.url.reveal() == "https://app.navtalk.ai"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (with_clip("null"), "url: clip: and rendering go together"),
+        (with_clip(CLIP, "file:x.wav"), "url: clip: and rendering go together"),
+        (with_clip(CLIP, "clip:x"), "clip: has nothing behind it"),
+        (with_clip(CLIP.replace("content", "voice")), "one of audio_url, audio_file, content is needed"),
+        (with_clip(CLIP.replace("content", "image_url: https://x/y, content")), "exclude each other"),
+        (with_clip(CLIP.replace("content", "video_url: x, content")), "video_url: must be a URL"),
+        (with_clip(CLIP.replace("content", "url: 'wss://x/y', content")), "rendering.url: must be https://HOST/PATH"),
+        (with_clip(CLIP.replace("content", "status_url: 'http:///y', content")), "status_url: must be https://HOST"),
+        (with_clip(CLIP.replace("content: Hello.", "audio_url: 'ftp://x/y'")), "audio_url: must be https://HOST/PATH"),
+        (with_clip(CLIP.replace("content: Hello.", "audio_file: /nowhere")), "cannot read /nowhere"),
+        (
+            with_clip(CLIP.replace("content: Hello.", "audio_url: 'https://x/y', voice: a")),
+            "voice is for content alone",
+        ),
+    ],
+)
+def test_a_mistake_in_a_clip_is_explained(load: Load, text: str, complaint: str) -> None:
+    assert complaint in mistakes(load, text)[0]
+
+
+@pytest.mark.parametrize("key", ["url", "status_url"])
+@pytest.mark.parametrize("behind", ["?key=sk_canary_query", "#sk_canary_query", "?"])
+def test_a_key_in_the_address_of_a_rest_interface_is_refused_and_not_repeated(
+    load: Load, key: str, behind: str
+) -> None:
+    (found,) = mistakes(load, with_clip(CLIP.replace("content", f"{key}: 'https://x/y{behind}', content")))
+    assert f"rendering.{key}: takes no query (?…) and no fragment (#…)" in found
+    assert "sk_canary_query" not in found + mask(behind)
+
+
+def test_what_the_service_is_to_fetch_may_be_signed_and_shows_no_signature(load: Load) -> None:
+    url = "https://cdn.example.com/a.mp3?X-Signature=sk_canary_signature"
+    rendering = load(with_clip(CLIP.replace("content: Hello.", f"audio_url: '{url}'"))).sessions["leo"].inputs
+    shown = rendering["question"].model_dump_json()
+    assert "https://cdn.example.com/a.mp3?X-Signature=***" in shown and "sk_canary_signature" not in shown
+    assert "sk_canary_signature" not in mask(f"cannot fetch {url}")
+    assert rendering["question"].rendering is not None
+    assert rendering["question"].rendering.order().said == url
+
+
+def test_a_slate_is_a_files_clip_or_a_rendered_one(load: Load) -> None:
+    slate = f"    slate: {{picture: clip, rendering: {CLIP}}}\n    inputs:"
+    assert load(GOOD.replace("    inputs:", slate)).sessions["leo"].slate.rendering is not None
+    both = slate.replace("picture: clip", "picture: clip, clip: x.mp4")
+    assert "clip and rendering exclude each other" in mistakes(load, GOOD.replace("    inputs:", both))[0]

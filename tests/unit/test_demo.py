@@ -15,8 +15,7 @@ from bridge.errors import ProviderUnavailable
 from bridge.outputs.status import OutputState, OutputStatus
 from bridge.redact import Secret
 from bridge.samples import SPEECH
-from bridge.session import SessionState, SessionStatus
-from bridge.telemetry import MediaStatus
+from bridge.status import MediaStatus, SessionState, SessionStatus
 from bridge.timeline.splice import OnAir
 
 URL = "ws://127.0.0.1:9/wss/v2/realtime-chat"
@@ -92,10 +91,10 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def use_service(monkeypatch: pytest.MonkeyPatch, run: Callable[[], Any]) -> None:
     @contextlib.asynccontextmanager
-    async def service(name: str) -> AsyncIterator[tuple[str, "asyncio.Task[Any]"]]:
+    async def service(name: str) -> AsyncIterator[tuple[list[str], "asyncio.Task[Any]"]]:
         task = asyncio.ensure_future(run())
         try:
-            yield URL, task
+            yield [URL], task
         finally:
             task.cancel()
 
@@ -210,8 +209,8 @@ async def test_a_service_that_neither_ends_nor_falls_silent_is_killed(
     program.chmod(0o755)
     monkeypatch.setattr(demo_module.sys, "executable", str(program))
     monkeypatch.setattr(demo_module, "SERVICE_STOP_S", 0.1)
-    async with asyncio.timeout(PATIENCE_S), _local_service("navtalk") as (url, has_ended):
-        assert url == "ws://127.0.0.1:1/"
+    async with asyncio.timeout(PATIENCE_S), _local_service("navtalk") as (urls, has_ended):
+        assert urls == ["ws://127.0.0.1:1/"]
     assert has_ended.result() == -signal.SIGKILL
 
 

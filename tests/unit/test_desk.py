@@ -1,6 +1,7 @@
 """Several inputs at once: what becomes of one is nothing to the others."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -180,6 +181,24 @@ async def test_of_a_live_input_only_speech_is_sent_where_nothing_flows_while_idl
     assert link.n_turns_ended == 1
 
 
+@pytest.mark.parametrize(("is_eager", "most_s"), [(True, 0.05), (False, 0.13)])
+async def test_where_the_first_sign_of_a_voice_is_enough_speech_leaves_sooner(is_eager: bool, most_s: float) -> None:
+    time, source = VirtualTime(), FakeSource(is_live=True)
+    link = FakeLink(time, replace(QUIET_PACING, is_eager=is_eager))
+    click = np.concatenate((voice()[:960], noise(2.0)))
+    sound = np.concatenate((noise(1.0), voice(), noise(2.0), click))
+    async with running(source, time=time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        for tick in range(len(sound) // 480):
+            source.feed(sound[480 * tick : 480 * (tick + 1)])
+            await asyncio.sleep(0)
+            await time.pass_until(tick * 0.02)
+    assert (most_s - 0.1 if not is_eager else 0.0) <= link.sent_at_s[0] - 1.0 <= most_s
+    # A click is a turn of its own, which ends.
+    assert link.n_turns_ended == (2 if is_eager else 1)
+
+
 async def live_feed(*, starts_with_s: float, sound: np.ndarray) -> Feed:
     """A live feed whose sound is taken message by message, with so much of it ahead."""
     source = FakeSource(is_live=True)
@@ -203,6 +222,29 @@ async def test_latency_that_no_jitter_needs_is_given_up_in_a_pause() -> None:
     assert pausing.dropped_s == pytest.approx(0.12, abs=0.001)
     speaking = await live_feed(starts_with_s=0.14, sound=np.tile(voice()[:24_000], 4))
     assert speaking.waiting_s == pytest.approx(0.14, abs=0.001), "not in the middle of a word"
+
+
+@pytest.mark.parametrize("drift_ppm", [-300, 300])
+async def test_a_clock_that_is_followed_needs_no_pause_and_loses_nothing(drift_ppm: float) -> None:
+    now_s, source = 0.0, FakeSource(is_live=True)
+    feed = Feed(source, follows_clock=True, now_s=lambda: now_s)
+    running = asyncio.create_task(feed.run())
+    vowel = 8_000 * np.sin(2 * np.pi * 150 / AVATAR_RATE_HZ * np.arange(480 * 50 * 300))
+    n_given = 0
+    for tick in range(50 * 240):
+        while (came_s := (n_given + 480) / (AVATAR_RATE_HZ * (1 + drift_ppm * 1e-6))) <= tick * 0.02:
+            now_s = came_s
+            source.feed(vowel[n_given : n_given + 480])
+            n_given += 480
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        now_s = tick * 0.02
+        feed.take(480)
+    running.cancel()
+    # Without it 72 ms would have come too much, or too little, and been dropped, or made up.
+    assert feed.dropped_s == feed.underruns == 0
+    assert feed.waiting_s == pytest.approx(0.07, abs=0.015)
+    assert feed.status().drift_ppm == pytest.approx(drift_ppm, abs=20)
 
 
 async def test_a_message_that_comes_late_is_made_up_and_speech_goes_on() -> None:

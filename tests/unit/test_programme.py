@@ -51,8 +51,8 @@ class Studio:
         pts_ns = time.monotonic_ns() - self.began_ns
         return AccessUnit(Codec.H264, name, pts_ns, is_keyframe=is_keyframe, codec_config=name if is_keyframe else b"")
 
-    def _make(self, like: bytes, last_group: Sequence[AccessUnit]) -> SlatePictures:
-        self.made.append((like, len(last_group)))
+    def _make(self, like: AccessUnit | None, last_group: Sequence[AccessUnit]) -> SlatePictures:
+        self.made.append((like.codec_config if like else b"", len(last_group)))
         return PICTURES
 
     def _request_keyframe(self) -> None:
@@ -109,6 +109,21 @@ async def test_the_last_picture_is_made_from_its_group_once_pictures_stop(studio
         for _ in range(3):
             programme.put(1, studio.picture(is_keyframe=False))
         await until(lambda: (b"live", 4) in studio.made)
+
+
+async def test_where_keyframes_do_not_come_one_is_asked_for_so_that_the_last_picture_is_of_the_present(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programme_module, "MAX_GROUP", 3)
+    async with studio.programme(wants_last=True) as programme:
+        programme.put_on_air(1)
+        programme.put(1, studio.picture())
+        before = studio.keyframe_requests
+        programme.put(1, studio.picture(is_keyframe=False))
+        assert studio.keyframe_requests == before
+        for _ in range(5):
+            programme.put(1, studio.picture(is_keyframe=False))
+        assert studio.keyframe_requests == before + 1
 
 
 async def test_a_connection_that_is_not_on_air_has_no_part_in_the_slate(studio: Studio) -> None:

@@ -222,6 +222,19 @@ async def test_the_next_connection_goes_on_where_the_senders_clock_had_led(
     reception.close()
 
 
+async def test_sound_of_a_sender_that_begins_anew_is_no_continuation_of_what_was_emitted(
+    reception: Reception, units: list[AccessUnit]
+) -> None:
+    connection = Connection(reception)
+    connection.feed("audio", opus_sender(ssrc=7).unit([OPUS_20_MS]))
+    again = opus_sender(ssrc=8, at_ms=20)
+    for _ in range(2):
+        connection.feed("audio", again.unit([OPUS_20_MS]))
+    assert [unit.is_discontinuity for unit in units] == [False, True, False]
+    assert not any(unit.lost_ns for unit in units)
+    reception.close()
+
+
 async def test_what_was_set_right_is_counted_over_all_connections(reception: Reception) -> None:
     for ssrc in (7, 8):
         connection = Connection(reception)

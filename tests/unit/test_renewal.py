@@ -37,6 +37,7 @@ def renewal(limit_s: float | None) -> Renewal:
         may_begin=lambda: True,
         speak_to=speak_to,
         is_pausing=lambda: True,
+        seek_pause=lambda: None,
         programme=programme,
     )
 

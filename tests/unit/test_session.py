@@ -1,4 +1,5 @@
 import asyncio
+import operator
 import time
 import wave
 from pathlib import Path
@@ -22,7 +23,7 @@ from bridge.media.access_unit import Codec
 from bridge.media.live_queue import LiveQueue
 from bridge.ports import AvatarEvent, AvatarListener, OutputListener, RemoteTrack, ToolCall
 from bridge.redact import Secret
-from bridge.session import SessionState
+from bridge.status import SessionState
 from bridge.timeline.splice import OnAir
 from tests.unit.outputs.fakes import FakeOutput
 from tests.unit.receive.streams import OPUS_20_MS, OPUS_TYPE, Sender, opus_sender
@@ -150,29 +151,36 @@ async def only_speak(provider: FakeProvider, listener: AvatarListener) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    ("service", "cause", "words"),
-    [
-        (send_vp8, "codec", "no output can carry the avatar's VP8 pictures: viewers hear it, and see the slate"),
-        (only_speak, "no_video", "offers no pictures that can be received (H.264): viewers hear it, and see the slate"),
-    ],
-)
-async def test_an_avatar_whose_pictures_cannot_be_shown_is_spoken_to_and_heard_over_the_slate(
-    service: Service, cause: str, words: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+async def test_an_avatar_without_pictures_is_spoken_to_and_heard_over_the_slate(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_module, "NO_PICTURES_S", 0.05)
-    session, provider = stage.session(service)
+    session, provider = stage.session(only_speak)
     running = asyncio.create_task(session.run())
-    await until(lambda: session.status().slate_cause == cause)
+    await until(lambda: session.status().slate_cause == "no_video")
     await until(lambda: provider.link.n_sent)
     await until(lambda: len(stage.outputs[0].written) > 20)
     status = session.status()
     assert (status.state, status.on_air) == (SessionState.LIVE, OnAir.SLATE)
+    words = "offers no pictures that can be received (H.264, VP8): viewers hear it, and see the slate"
     assert status.error.endswith(words) and provider.n_connections == 1
     written = stage.outputs[0].written
     assert {unit.payload for unit in written if unit.codec.kind == "video"} == {b"slate idr", b"slate p"}
-    if service is only_speak:
-        await until(lambda: any(unit.payload == OPUS_20_MS for unit in written))
+    await until(lambda: any(unit.payload == OPUS_20_MS for unit in written))
+    await session.drain(within_s=0.0)
+    await ended(running)
+
+
+async def test_an_output_that_only_copies_shows_the_slate_while_the_avatar_is_live_in_vp8(stage: Stage) -> None:
+    session, _ = stage.session(send_vp8, video="copy")
+    running = asyncio.create_task(session.run())
+    await until(lambda: stage.outputs and len(stage.outputs[0].written) > 20)
+    status = session.status()
+    assert (status.state, status.on_air, status.error) == (SessionState.LIVE, OnAir.LIVE, "")
+    (output,) = status.outputs
+    assert (output.mode, output.mode_reason) == ("slate", "codec")
+    assert {unit.payload for unit in stage.outputs[0].written} == {b"slate idr", b"slate p"}
+    assert session._avatar.keyframe_interval_ns is None, "nobody sees the avatar's"
     await session.drain(within_s=0.0)
     await ended(running)
 
@@ -385,11 +393,11 @@ async def test_an_output_is_added_replaced_stopped_started_and_removed_while_liv
     running = asyncio.create_task(session.run())
     await until(lambda: len(stage.outputs[0].written) >= 4)
 
-    await session.add_output("more", file_output())
+    await session.distribution.add("more", file_output())
     await until(lambda: len(stage.outputs[-1].written) >= 2)
     assert [output.name for output in session.status().outputs] == ["archive", "more"]
     replaced = stage.outputs[-1]
-    await session.add_output("more", file_output("other.mp4"))
+    await session.distribution.add("more", file_output("other.mp4"))
     await until(lambda: stage.outputs[-1] is not replaced and len(stage.outputs[-1].written) >= 2)
     assert [output.name for output in session.status().outputs] == ["archive", "more"]
 
@@ -400,7 +408,7 @@ async def test_an_output_is_added_replaced_stopped_started_and_removed_while_liv
     await session.restart_output("more")
     await until(lambda: session.status().outputs[1].state == "publishing")
 
-    await session.remove_output("more")
+    await session.distribution.remove("more")
     assert [output.name for output in session.status().outputs] == ["archive"]
     await session.drain(within_s=5.0)
     await ended(running)
@@ -410,17 +418,17 @@ async def test_outputs_that_are_changed_at_the_same_time_are_changed_one_after_t
     session, _ = stage.session(show)
     running = asyncio.create_task(session.run())
     await until(lambda: len(stage.outputs[0].written) >= 2)
-    await asyncio.gather(*(session.add_output("more", file_output(f"{n}.mp4")) for n in range(5)))
+    await asyncio.gather(*(session.distribution.add("more", file_output(f"{n}.mp4")) for n in range(5)))
     assert [output.name for output in session.status().outputs] == ["archive", "more"]
     await session.drain(within_s=5.0)
     await ended(running)
 
 
-@pytest.mark.parametrize("verb", ["start_output", "stop_output", "restart_output", "remove_output"])
+@pytest.mark.parametrize("verb", ["start_output", "stop_output", "restart_output", "distribution.remove"])
 async def test_an_output_that_there_is_not_cannot_be_handled(stage: Stage, verb: str) -> None:
     session, _ = stage.session(show)
     with pytest.raises(ConfigError, match="there is no output nobody"):
-        await getattr(session, verb)("nobody")
+        await operator.attrgetter(verb)(session)("nobody")
 
 
 async def test_the_status_says_what_the_hand_has_done(stage: Stage) -> None:

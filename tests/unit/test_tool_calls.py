@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from bridge.errors import ProviderUnavailable
+from bridge.errors import BridgeError, ProviderUnavailable
 from bridge.ports import ToolCall
 from bridge.tool_calls import MAX_WAITING, ToolCalls
 
@@ -25,7 +25,10 @@ class Desk:
 
     def __init__(self, deadline_s: float = 60.0, **defaults: str) -> None:
         self.results: list[str] = []
-        self.calls = ToolCalls(defaults, "nobody knows", deadline_s, self.results.append)
+        self.calls = ToolCalls(defaults, "nobody knows", deadline_s, self.end)
+
+    def end(self, call: ToolCall, result: str) -> None:
+        self.results.append(result)
 
     async def settled(self, n_results: int) -> None:
         async with asyncio.timeout(5.0):
@@ -95,10 +98,50 @@ async def test_a_call_whose_avatar_goes_at_once_waits_no_longer() -> None:
     assert link.answers == [("call_1", "rain")]
 
 
-async def test_a_flood_of_calls_is_answered_at_once() -> None:
+async def test_a_webhook_is_asked_and_what_it_says_is_the_answer() -> None:
+    asked: list[ToolCall] = []
+
+    async def ask(call: ToolCall) -> str:
+        asked.append(call)
+        return "rain, says the webhook"
+
     desk, link = Desk(), FakeLink()
+    desk.calls = ToolCalls({}, "nobody knows", 60.0, desk.end, {"weather": ask})
+    desk.calls.ask(CALL, link)
+    desk.calls.ask(ToolCall("call_2", "time", "{}"), link)
+    await desk.settled(1)
+    assert (asked, link.answers) == ([CALL], [("call_1", "rain, says the webhook")])
+    await desk.calls.cancel()
+
+
+async def test_a_webhook_that_fails_or_hangs_leaves_the_default() -> None:
+    async def fail(call: ToolCall) -> str:
+        raise BridgeError("HTTP 500")
+
+    async def hang(call: ToolCall) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    for ask in (fail, hang):
+        desk, link = Desk(), FakeLink()
+        desk.calls = ToolCalls({}, "nobody knows", 0.01, desk.end, {"weather": ask})
+        desk.calls.ask(CALL, link)
+        await desk.settled(1)
+        assert link.answers == [("call_1", "nobody knows")]
+
+
+async def test_a_flood_of_calls_is_answered_at_once() -> None:
+    desk, link, asked = Desk(), FakeLink(), list[str]()
+
+    async def ask(call: ToolCall) -> str:
+        asked.append(call.call_id)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    desk.calls = ToolCalls({}, "nobody knows", 60.0, desk.end, {"weather": ask})
     for index in range(MAX_WAITING + 3):
         desk.calls.ask(ToolCall(f"call_{index}", "weather", "{}"), link)
     await desk.settled(3)
     assert desk.results == ["default"] * 3
+    assert len(asked) == MAX_WAITING, "nobody else is asked about what is answered already"
     await desk.calls.cancel()

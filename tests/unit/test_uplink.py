@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,58 @@ async def test_messages_keep_to_a_schedule_that_does_not_drift() -> None:
     assert {len(message) for message in link.messages} == {1_536}
     assert link.sent_at_s == pytest.approx([i * MESSAGE_S for i in range(len(link.messages))], abs=1e-6)
     assert len(link.messages) == 469
+
+
+async def test_a_service_that_wants_to_be_ahead_gets_a_files_speech_before_it_is_due() -> None:
+    time, spoken = VirtualTime(), ramp(4.0)
+    link = FakeLink(time, pacing=replace(QUIET_PACING, ahead_s=1.0))
+    async with running(FakeSource(spoken), time=time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(0.0)
+        assert len(link.sound) / AVATAR_RATE_HZ == pytest.approx(1.0, abs=MESSAGE_S)
+        await time.pass_until(2.0)
+        assert len(link.sound) / AVATAR_RATE_HZ == pytest.approx(3.0, abs=2 * MESSAGE_S)
+        # It is not finished, nor is it a pause, before what was sent has been said.
+        await time.pass_until(3.9)
+        assert len(link.sound) > len(spoken) and not uplink.finished.is_set() and not uplink.is_pausing
+        await time.pass_until(5.0)
+        assert uplink.finished.is_set() and uplink.is_pausing
+    assert np.array_equal(link.sound[: len(spoken)], spoken)
+
+
+async def test_a_service_that_takes_another_rate_is_sent_that_in_messages_as_long() -> None:
+    time = VirtualTime()
+    tone = np.rint(LOUD * np.sin(2 * np.pi * 1_000 / AVATAR_RATE_HZ * np.arange(AVATAR_RATE_HZ)))
+    link = FakeLink(time, pacing=replace(QUIET_PACING, rate_hz=16_000))
+    async with running(FakeSource(tone), time=time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(3.0)
+    assert {len(message) for message in link.messages[1:]} == {1_024}
+    expected = LOUD * np.sin(2 * np.pi * 1_000 / 16_000 * np.arange(16_000))
+    assert np.abs(link.sound[:16_000] - expected)[500:-500].max() < 16
+    assert not link.sound[16_100:].any()
+    assert uplink.spoken_s == pytest.approx(1.0, abs=MESSAGE_S)
+
+
+async def test_who_is_to_take_over_does_so_when_what_was_sent_ahead_has_been_said() -> None:
+    time = VirtualTime()
+    link, successor = (FakeLink(time, pacing=replace(QUIET_PACING, ahead_s=1.0)) for _ in range(2))
+    async with running(FakeSource(ramp(2.0), silence(0.5), ramp(2.0)), time=time) as uplink:
+        uplink.media_ready.set()
+        uplink.attach(link)
+        await time.pass_until(0.5)
+        assert not uplink.is_pausing
+        uplink.seek_pause()
+        while not uplink.is_pausing:
+            await time.pass_until(time.now_s + MESSAGE_S)
+        # What it was sent by then, with its tail, has been said.
+        assert len(link.sound) / AVATAR_RATE_HZ - MESSAGE_S <= time.now_s < 4.0
+        uplink.attach(successor)
+        await time.pass_until(8.0)
+    said = np.concatenate((link.sound, successor.sound))
+    assert np.array_equal(said[np.flatnonzero(said)], np.tile(ramp(2.0)[np.flatnonzero(ramp(2.0))], 2))
 
 
 async def test_live_source_is_sent_in_messages_of_the_live_size() -> None:

@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.errors import SourceLost, SourceRejected
-from bridge.inputs import http_body
 from bridge.inputs.http import HttpSource
 from bridge.inputs.runner import RetryingSource
+from bridge.net import http_body
 from bridge.net.backoff import Backoff
 from bridge.net.url_policy import UrlPolicy
 from tests.interop.certificates import make_certificate

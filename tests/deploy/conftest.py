@@ -1,0 +1,3 @@
+from tests.e2e.conftest import avatar, nginx, show
+
+__all__ = ["avatar", "nginx", "show"]
