@@ -164,8 +164,7 @@ class RtmpLink(asyncio.Protocol):
     def give_up(self, failure: OutputError) -> None:
         """End the connection, without what has not left yet."""
         self._fail(failure)
-        if self._transport is not None:
-            self._transport.abort()
+        self._abort()
 
     async def close(self, deadline_s: float) -> None:
         """Unpublish and close; what cannot leave within the deadline is given up."""
@@ -182,15 +181,20 @@ class RtmpLink(asyncio.Protocol):
                     end = transport.write_eof if transport.can_write_eof() else transport.close
                     end()
                 else:
-                    transport.abort()
+                    self._abort()
                 await self._lost.wait()
         except OSError as error:
             # The deadline, or a far end that has reset the connection before anybody was told.
             log.info("rtmp_closed_early", server=self.name, error=error.strerror or f"not within {deadline_s:g} s")
-            transport.abort()
+            self._abort()
             await self._lost.wait()
         finally:
-            transport.abort()
+            self._abort()
+
+    def _abort(self) -> None:
+        # An asyncio transport that has closed because its last bytes had left fails when it is aborted after that.
+        if self._transport is not None and not self._lost.is_set():
+            self._transport.abort()
 
     # ------------------------------------------------------------------------------------------ asyncio.Protocol
 

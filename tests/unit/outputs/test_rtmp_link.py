@@ -2,8 +2,9 @@ import asyncio
 import errno
 import gc
 import socket
-from typing import Any
+from typing import Any, cast
 
+from bridge.errors import OutputLost
 from bridge.net.tls import Trust
 from bridge.outputs.rtmp_link import RtmpLink
 from bridge.protocols.rtmp import State
@@ -60,3 +61,29 @@ async def test_a_connection_that_is_called_off_at_any_moment_leaves_no_socket() 
             await asyncio.gather(connecting, return_exceptions=True)
             await link.close(0.1)
     gc.collect()  # what is not closed is an error here
+
+
+class Backlogged(RtmpLink):
+    """At once it sends more than the kernel takes."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        cast(asyncio.Transport, transport).write(bytes(2**24))
+
+
+async def test_a_connection_that_ended_with_its_last_bytes_can_be_given_up() -> None:
+    async def read_to_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write_eof()
+        while await reader.read(2**20):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(read_to_the_end, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        link = Backlogged(parse_url(f"rtmp://127.0.0.1:{port}/live/key"), Trust(), chunk_bytes=4096)
+        await link.connect(["127.0.0.1"], 5.0)
+        async with asyncio.timeout(5.0):
+            await link._lost.wait()
+        link.give_up(OutputLost("the server is gone"))
+        await link.close(1.0)
