@@ -248,6 +248,7 @@ class LiveKitClient:
             try:
                 request = livekit.parse(rtc.SignalRequest, frame)
                 if request.HasField("leave"):
+                    self._stage.leave(self._info.sid)  # at once, as LiveKit does, not after its media
                     return
                 await self._take(request, media)
             except RemoteProtocolError as error:

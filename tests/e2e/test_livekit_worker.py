@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
-from livekit.protocol import rtc
+from livekit.protocol import models, rtc
 from websockets.asyncio.client import connect
 
 from bridge.errors import ProviderRejected
@@ -28,6 +28,7 @@ from tests.e2e.processes import PATIENCE_S, Show
 from tests.unit.providers.livekit_server import EventfulListener, Stay
 
 MESSAGE_SAMPLES = 480
+DISCONNECTED = models.ParticipantInfo.State.DISCONNECTED
 
 
 def speech(n_messages: int) -> list[bytes]:
@@ -79,9 +80,14 @@ async def test_stays_that_are_called_off_at_any_moment_leave_nobody_behind() -> 
         await asyncio.gather(*(stay_for(number * 0.06) for number in range(12)))
         token = mint(Grant("auditor", ROOM, expires_s=int(time.time()) + 60), API_KEY, DEV_SECRET, time.time())
         headers = {"Authorization": f"Bearer {token}"}
-        async with connect(join_url(url), additional_headers=headers) as socket:
+        async with asyncio.timeout(PATIENCE_S), connect(join_url(url), additional_headers=headers) as socket:
             join = parse(rtc.SignalResponse, await socket.recv()).join
-        assert [participant.identity for participant in join.other_participants] == [AVATAR]
+            there = {participant.identity for participant in join.other_participants}
+            # The service may not have read all farewells yet; who still held a connection would be there for ever.
+            while there != {AVATAR}:
+                update = parse(rtc.SignalResponse, await socket.recv()).update
+                left = (person for person in update.participants if person.state == DISCONNECTED)
+                there -= {person.identity for person in left}
 
 
 async def test_a_worker_says_what_it_is_sent_tells_when_and_stops_when_it_is_interrupted(
