@@ -18,6 +18,9 @@ from tests.e2e import recorded
 from tests.e2e.processes import Avatar, Daemon, Setting, Show, is_root
 from tests.unit.dsp.voices import silence, voice
 
+# Sound and words that a busy machine delays are found where they are then: the bounds are tenths of seconds.
+pytestmark = pytest.mark.paired
+
 N_TURNS = 3
 # A turn of a second, and time for its answer of a second, 0.8 s after it.
 TURN = np.concatenate((voice()[:AVATAR_RATE_HZ], silence(4.0)))
@@ -91,7 +94,6 @@ async def test_what_the_avatar_says_is_written_where_it_is_heard(avatar: Avatar,
     assert "(repeats speech" in str(lines[1]["text"])
 
 
-@pytest.mark.paired
 async def test_what_viewers_hear_of_a_host_is_written_where_it_is_heard(
     avatar: Avatar, tmp_path: Path, show: Show
 ) -> None:
