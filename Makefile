@@ -14,7 +14,7 @@ READY := .venv/ready
 demo: $(READY)
 	@$(BIN)/avatar-bridge demo $(ARGS)
 
-# Three at a time on two cores, for most wait for real time to pass; who is done takes from the others' share. What has bounds on time comes after them, two at a time; what measures milliseconds or loads the machine comes last, alone. All runs count, and all closing lines are shown.
+# Four at a time on two cores, for most wait for real time to pass; who is done takes from the others' share. What has bounds on time, or runs several sessions in real time, comes after them, two at a time; what measures milliseconds or loads the machine comes last, alone. All runs count, and all closing lines are shown.
 # Some hundred processes import the same modules: compiled once, they start in half the time.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(READY) lint
@@ -23,7 +23,7 @@ test: $(READY) lint
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/peers/requirements.lock \
 	  || echo "FFmpeg 9, kubernetes-validate and Schemathesis could not be installed: tests that need them are skipped." >&2
 	@status=0; \
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not (paired or serial)" || status=1; \
+	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not (paired or serial)" || status=1; \
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m paired || status=1; \
 	$(BIN)/python -m pytest -m serial || status=1; \
 	exit $$status

@@ -17,9 +17,9 @@ from bridge.media.opus import PRE_SKIP_SAMPLES
 # Containers time an Opus packet by what it decodes to after `PRE_SKIP_SAMPLES` (RFC 7845 §4.3), senders stamp what
 # the encoder heard: the packet's own start lies that much earlier.
 OPUS_SHIFT_NS = ticks_to_ns(PRE_SKIP_SAMPLES, OPUS_CLOCK_HZ)
-# A picture lasts until the next one, which it waits for: the MP4 muxer lets a fragment's first picture begin where the
-# one before it ends (movenc.c), so that a guess would move it. The last one of a file is given the duration of the one
-# before it, or that of 25 a second; a pause of the avatar is no duration.
+# A picture lasts until the next one. In MP4 it waits for that: the muxer lets a fragment's first picture begin where
+# the one before it ends (movenc.c), so that a guess would move it. Elsewhere, and for the last one of a file, the guess
+# is the duration of the one before it, or that of 25 a second; a pause of the avatar is no duration.
 FIRST_PICTURE_NS = 40 * NS_PER_MS
 LONGEST_PICTURE_NS = 200 * NS_PER_MS
 
@@ -31,6 +31,11 @@ class Container:
     muxer: str
     audio_codec: Codec
     options: dict[str, str]
+
+    @property
+    def is_by_duration(self) -> bool:
+        """Whether pictures lie where the one before them ends."""
+        return self.muxer == "mp4"
 
 
 # A process that is killed loses what is not in the file yet, so every format puts what it has there within a second:
@@ -84,7 +89,8 @@ class Recording:
         self._muxer.start_encoding()
         self._ticks = {self._video: -1, self._audio: -1}
         self._picture_ns = FIRST_PICTURE_NS
-        self._waiting: AccessUnit | None = None  # the newest picture
+        self._is_by_duration = container.is_by_duration
+        self._newest: AccessUnit | None = None
 
     def takes(self, unit: AccessUnit) -> bool:
         """Whether a unit lies behind the first keyframe; the others are left out."""
@@ -92,19 +98,22 @@ class Recording:
 
     def write(self, unit: AccessUnit) -> None:
         if unit.codec.kind == "video":
-            if self._waiting is not None:
-                self._picture_ns = min(unit.pts_ns - self._waiting.pts_ns, LONGEST_PICTURE_NS)
-                self._mux_picture(self._waiting, unit.pts_ns)
-            self._waiting = self._self_contained(unit)
+            if self._newest is not None:
+                self._picture_ns = min(unit.pts_ns - self._newest.pts_ns, LONGEST_PICTURE_NS)
+                if self._is_by_duration:
+                    self._mux_picture(self._newest, unit.pts_ns)
+            self._newest = self._self_contained(unit)
             self.ends_ns = unit.pts_ns + self._picture_ns
             self.n_pictures += 1
+            if not self._is_by_duration:
+                self._mux_picture(self._newest, self.ends_ns)
         elif self.takes(unit):
             self._mux(self._audio, unit, unit.duration_ns)
 
     def close(self) -> None:
         try:
-            if self._waiting is not None:
-                self._mux_picture(self._waiting, self.ends_ns)
+            if self._newest is not None and self._is_by_duration:
+                self._mux_picture(self._newest, self.ends_ns)
         finally:
             self._muxer.close()
 

@@ -15,7 +15,7 @@ from bridge.media.access_unit import AccessUnit, Codec
 from bridge.media.live_queue import LiveQueue
 from bridge.net.race import race
 from bridge.net.url_policy import UrlPolicy, UrlRefused
-from bridge.outputs.recording import CONTAINERS, Recording
+from bridge.outputs.recording import Container, Recording
 from bridge.outputs.srt_sender import DATAGRAM_BYTES, NULL_PACKET, SrtSender
 from bridge.ports import OutputListener, OutputProgress
 from bridge.protocols.srt_url import parse_url
@@ -27,6 +27,12 @@ _BURST = 8
 # How long one program waits for a caller before the next one does: if we are killed, it stays behind no longer.
 _LISTEN_S = 30.0
 _SCHEMES = frozenset({"srt"})
+# Pictures do not wait for their sound, which is up to 110 ms behind them, and 150 ms more while inputs are mixed in: so
+# that players which keep to the stream's clock have both in time, all is due 300 ms after that. A muxer keeps what is
+# newest: a picture leaves with the next one. No frame of sound waits for others to share its packet.
+_CONTAINER = Container(
+    "mpegts", Codec.AAC, {"max_interleave_delta": "1", "max_delay": "300000", "pes_payload_size": "0"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,7 @@ class SrtDeadlines:
 class TransportStream:
     """Units in, whole datagrams of MPEG-TS out, from the first keyframe on. Blocks.
 
-    A picture of another size goes on in it, with its parameter sets before its keyframe.
+    A picture leaves with the next one. One of another size goes on in it, with its parameter sets before its keyframe.
     """
 
     def __init__(self) -> None:
@@ -56,7 +62,7 @@ class TransportStream:
     def push(self, units: Iterable[AccessUnit]) -> bytes:
         for unit in units:
             if self._recording is None and unit.codec.kind == "video" and unit.is_keyframe:
-                self._recording = Recording(cast(BinaryIO, self), CONTAINERS[".ts"], unit)
+                self._recording = Recording(cast(BinaryIO, self), _CONTAINER, unit)
             if self._recording is not None:
                 self._recording.write(unit)
         return self._datagrams()
@@ -147,11 +153,16 @@ class SrtOutput:
     async def _feed(
         self, sender: SrtSender, worker: Worker, stream: TransportStream, units: LiveQueue, listener: OutputListener
     ) -> None:
-        while (unit := await units.get()) is not None:
-            burst = (unit, *units.get_waiting(_BURST - 1))
+        kept: AccessUnit | None = None  # the newest picture
+        while (first := await units.get()) is not None:
+            burst = (first, *units.get_waiting(_BURST - 1))
             await sender.send(await self._muxed(worker.call(stream.push, burst)))
             for unit in burst:
-                listener.on_written(unit)
+                left, kept = (kept, unit) if unit.codec.kind == "video" else (unit, kept)
+                if left is not None:
+                    listener.on_written(left)
+        if kept is not None:
+            listener.on_written(kept)
 
     async def _muxed(self, datagrams: Awaitable[bytes]) -> bytes:
         try:

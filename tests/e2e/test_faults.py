@@ -205,10 +205,9 @@ def test_every_fault_has_a_case() -> None:
     assert tried == set(FAULTS) - {*LEGACY_FAULTS, *CLIP_FAULTS, *ROOM_FAULTS}
 
 
-# One of the packets' cases lives twice without media, and one encodes: where four tests share the machine that is long.
-@pytest.mark.parametrize(
-    "group", [pytest.param(group, marks=pytest.mark.paired) if group == "packets" else group for group in GROUPS]
-)
+# Up to eight avatars are drawn at a time, which takes a core: where four tests share two they would not be live.
+@pytest.mark.paired
+@pytest.mark.parametrize("group", GROUPS)
 async def test_a_fault_ends_where_it_should(group: str, avatar: Avatar, tmp_path: Path, show: Show) -> None:
     cases = {f"s{number}": case for number, case in enumerate(GROUPS[group], 1)}
     setting = Setting(tmp_path)

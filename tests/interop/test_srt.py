@@ -157,7 +157,11 @@ async def test_every_picture_and_every_sound_arrives_at_its_time(
         start_s = found[kind][0]
         assert [time_s - start_s for time_s in found[kind]] == pytest.approx(sent, abs=0.001)
     assert found["video"][0] == pytest.approx(found["audio"][0], abs=0.001)
-    assert listener.written == list(UNITS)
+    # A picture leaves with the next one.
+    for kind in ("video", "audio"):
+        assert [unit for unit in listener.written if unit.codec.kind == kind] == [
+            unit for unit in UNITS if unit.codec.kind == kind
+        ]
     assert sending.progress().bytes_total == path.stat().st_size
     await run(ffmpeg("distribution"), "-v", "error", "-xerror", "-i", path, "-f", "null", "-")
 
