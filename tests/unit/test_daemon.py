@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -143,6 +144,21 @@ async def test_a_drained_daemon_ends_with_status_0(config: Callable[..., Config]
     async with asyncio.timeout(PATIENCE_S):
         assert await running == 0
     assert FakeSession.made[0].drained_within_s == 7.0
+
+
+async def test_what_was_imported_is_no_business_of_garbage_collections_while_it_runs(
+    config: Callable[..., Config],
+) -> None:
+    n_left_alone: list[int] = []
+
+    async def count(session: FakeSession) -> None:
+        n_left_alone.append(gc.get_freeze_count())
+
+    FakeSession.behaviours["leo"] = [count]
+    n_before = len(gc.get_objects())
+    assert await run_daemon(config("leo")) == 0
+    assert n_left_alone[0] > 0.9 * n_before
+    assert not gc.get_freeze_count()
 
 
 async def test_a_bug_in_the_http_side_is_shown_and_leaves_the_sessions_on_air(
