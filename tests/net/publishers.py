@@ -34,6 +34,10 @@ TOKEN, OTHER_TOKEN = "canary_ingest_0123456789", "canary_control_0123456789"
 TONE_HZ = 1_000
 
 
+async def no_consent() -> None:
+    pass
+
+
 class Heard:
     """What an input has given."""
 
@@ -214,6 +218,9 @@ class Publisher:
     ) -> None:
         if self.answer is not None and self.answer.is_success:
             await self._at.client.delete(self.session_url)
+        for transceiver in self._pc.getTransceivers():
+            # aioice begins to ask for consent once it has connected, even if it was closed in that moment.
+            setattr(transceiver.sender.transport.transport._connection, "query_consent", no_consent)  # noqa: B010
         await self._pc.close()
 
     @property
