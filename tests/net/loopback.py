@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiortc import RTCPeerConnection
+
 from bridge.errors import BridgeError
 from bridge.media.access_unit import Kind
 from bridge.media.rtp import RtpPacket, SenderReport
@@ -16,6 +18,18 @@ from bridge.ports import RemoteTrack
 LOOPBACK = IceSettings(("lo",))
 # A guard against hanging, far above what any step takes.
 PATIENCE_S = 10.0
+
+
+async def close(pc: RTCPeerConnection) -> None:
+    """Close a stock connection, maybe while it connects."""
+
+    async def no_consent() -> None:
+        pass
+
+    for transceiver in pc.getTransceivers():
+        # aioice begins to ask for consent once it has connected, even if it was closed in that moment.
+        setattr(transceiver.sender.transport.transport._connection, "query_consent", no_consent)  # noqa: B010
+    await pc.close()
 
 
 class Sink:

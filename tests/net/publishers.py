@@ -28,14 +28,10 @@ from bridge.net.url_policy import UrlPolicy
 from bridge.ops.api import HttpServer
 from bridge.redact import Secret
 from bridge.track_reception import TrackReception
-from tests.net.loopback import LOOPBACK, PATIENCE_S
+from tests.net.loopback import LOOPBACK, PATIENCE_S, close
 
 TOKEN, OTHER_TOKEN = "canary_ingest_0123456789", "canary_control_0123456789"
 TONE_HZ = 1_000
-
-
-async def no_consent() -> None:
-    pass
 
 
 class Heard:
@@ -218,10 +214,7 @@ class Publisher:
     ) -> None:
         if self.answer is not None and self.answer.is_success:
             await self._at.client.delete(self.session_url)
-        for transceiver in self._pc.getTransceivers():
-            # aioice begins to ask for consent once it has connected, even if it was closed in that moment.
-            setattr(transceiver.sender.transport.transport._connection, "query_consent", no_consent)  # noqa: B010
-        await self._pc.close()
+        await close(self._pc)
 
     @property
     def session_url(self) -> str:

@@ -24,7 +24,7 @@ from bridge.ops.api import HttpServer
 from bridge.outputs.whep import WhepOutput
 from bridge.redact import Secret
 from tests.interop.programme import Listener, play
-from tests.net.loopback import LOOPBACK, PATIENCE_S, Sink, Tracks
+from tests.net.loopback import LOOPBACK, PATIENCE_S, Sink, Tracks, close
 
 TOKEN, OTHER_TOKEN = "canary_view_0123456789", "canary_control_0123456789"
 SDP = {"Content-Type": "application/sdp"}
@@ -198,7 +198,7 @@ class StockViewer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._pc.close()
+        await close(self._pc)
 
     async def offer(self) -> str:
         for transceiver in self._pc.getTransceivers():
