@@ -197,7 +197,8 @@ class Feed:
             for block in self._untaken.take(n_samples):
                 ahead_ns += round(block.duration_s * NS_PER_S)
                 self.on_air(block, ahead_ns)
-        self._taken.set()
+        if not self._is_full:  # a file comes in pieces of half a second: it need not be woken for each message
+            self._taken.set()
         self._end_told_turn(n_bytes)
         if not self.is_live:
             return piece
@@ -276,6 +277,11 @@ class Feed:
         """What waits, as if it were taken sample by sample; nothing is taken while it fills."""
         return self.waiting_s if self._is_filling else self.waiting_s - (self._now_s() - self._taken_at_s)
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether a file is to wait until something is taken."""
+        return len(self._waiting) > BUFFERED_S * BYTES_PER_S
+
     async def take_block(self, block: AudioBlock) -> None:
         try:
             if self.on_air is not None:
@@ -297,6 +303,6 @@ class Feed:
         self._waiting += pcm16
         if self.on_air is not None:
             self._untaken.append(block)
-        while len(self._waiting) > BUFFERED_S * BYTES_PER_S:
+        while self._is_full:
             self._taken.clear()
             await self._taken.wait()
