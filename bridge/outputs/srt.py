@@ -41,7 +41,7 @@ class SrtDeadlines:
 
     connect_s  SRT's handshake: two round trips, and what is lost of it is repeated every 250 ms.
     start_s    besides that, for the program to start and to say that it is connected.
-    close_s    to send what waits.
+    close_s    to send what waits, besides the latency until it is played.
     """
 
     connect_s: float = 5.0
@@ -144,10 +144,11 @@ class SrtOutput:
             stream = TransportStream()
             await race(self._feed(sender, worker, stream, units, listener), sender.ended())
             # The broadcast is over: what does not get through any more is nobody's to mend.
+            latency_s = self._address.latency_ms / 1_000
             with suppress(TimeoutError, OutputLost):
-                async with asyncio.timeout(self._deadlines.close_s):
+                async with asyncio.timeout(self._deadlines.close_s + latency_s):
                     await sender.send(await self._muxed(worker.call(stream.finish)))
-                    await sender.finish()
+                    await sender.finish(latency_s)
         return True
 
     async def _feed(

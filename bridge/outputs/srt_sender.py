@@ -14,8 +14,11 @@ from bridge.redact import mask
 DATAGRAM_BYTES = 7 * 188
 # ISO 13818-1 §2.4.3.3: PID 0x1FFF, without a meaning.
 NULL_PACKET = b"\x47\x1f\xff\x10" + bytes(184)
+_NOTHING = NULL_PACKET * (DATAGRAM_BYTES // len(NULL_PACKET))
 # The runner looks once a second whether bytes have moved.
 _REPORT_EVERY_S = 0.5
+# What it has sent of the end is known so much later than it could be, at most.
+_NOTHING_EVERY_S = 0.1
 _LACKS_SRT = ("Protocol not found", "Invalid option", "Unrecognized option")
 # What libsrt says of a refusal, before FFmpeg's four lines about an I/O error.
 _REFUSAL = re.compile(r"REJECT reported from HS processing: ([^;]+?) - not processing")
@@ -41,6 +44,7 @@ class SrtSender:
         self._secrets = secrets
         self._name = name
         self._is_connected = asyncio.Event()
+        self._given_bytes = 0
         self.sent_bytes = 0
 
     async def __aenter__(self) -> Self:
@@ -66,7 +70,7 @@ class SrtSender:
         self._words = asyncio.create_task(child.last_words(process.stderr, _N_WORDS), name="words of ffmpeg")
         self._reports = asyncio.create_task(self._read_reports(process.stdout), name="reports of ffmpeg")
         # It reports when it has sent something: that is how it is known to be connected.
-        self._input.write(NULL_PACKET * 7)
+        self._give(_NOTHING)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -89,13 +93,25 @@ class SrtSender:
     async def send(self, datagrams: bytes) -> None:
         """Give it whole datagrams, and wait while it does not take them. Raises OutputRejected, OutputLost."""
         try:
-            self._input.write(datagrams)
+            self._give(datagrams)
             await self._input.drain()
         except ConnectionError:
             await self.ended()
 
-    async def finish(self) -> None:
-        """Let it send the rest, and end."""
+    def _give(self, datagrams: bytes) -> None:
+        self._given_bytes += len(datagrams)
+        self._input.write(datagrams)
+
+    async def finish(self, latency_s: float) -> None:
+        """Let it send the rest, and end it when that is played: a far end drops what it has not played by then.
+
+        Raises OutputRejected, OutputLost.
+        """
+        until_bytes = self._given_bytes
+        while self.sent_bytes < until_bytes and not self._reports.done():
+            await self.send(_NOTHING)  # it reports only when it sends something
+            await asyncio.wait((self._reports,), timeout=_NOTHING_EVERY_S)
+        await asyncio.sleep(latency_s)
         self._input.close()
         await asyncio.wait((self._reports,))
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.peer
 UNITS = rtmp_media.units(3.0)
 PASSPHRASE = "canary-Passphrase=1 é"
 PATIENCE_S = 15.0
+LATENCY_MS = 50
 DEADLINES = SrtDeadlines(connect_s=1.0)
 
 
@@ -48,10 +50,16 @@ def port() -> int:
         return number
 
 
-def output(port: int, parameters: str = "", passphrase: str | None = None, program: str | None = None) -> SrtOutput:
+def output(
+    port: int,
+    parameters: str = "",
+    passphrase: str | None = None,
+    program: str | None = None,
+    latency_ms: int = LATENCY_MS,
+) -> SrtOutput:
     require_program("ffmpeg")
     secret = Secret(passphrase) if passphrase else None
-    url = f"srt://127.0.0.1:{port}?latency=50{parameters}"
+    url = f"srt://127.0.0.1:{port}?latency={latency_ms}{parameters}"
     return SrtOutput(url, secret, program=program or find_program(), deadlines=DEADLINES)
 
 
@@ -110,7 +118,7 @@ async def receiver(url: str, path: Path) -> AsyncIterator[asyncio.subprocess.Pro
 
 
 def listening(port: int, parameters: str = "") -> str:
-    return f"srt://127.0.0.1:{port}?mode=listener&latency=50{parameters}"
+    return f"srt://127.0.0.1:{port}?mode=listener&latency={LATENCY_MS}{parameters}"
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -164,6 +172,25 @@ async def test_every_picture_and_every_sound_arrives_at_its_time(
         ]
     assert sending.progress().bytes_total == path.stat().st_size
     await run(ffmpeg("distribution"), "-v", "error", "-xerror", "-i", path, "-f", "null", "-")
+
+
+async def test_the_end_of_a_broadcast_is_played_before_the_connection_ends(port: int, tmp_path: Path) -> None:
+    """A receiver holds back what it gets for the latency, and drops it when the connection ends before that."""
+    queue, listener = waiting((), is_finished=False), Listener()
+    running = asyncio.create_task(output(port, "&mode=listener", latency_ms=400).run(queue, listener))
+    await until(lambda: is_bound(port))
+    path = tmp_path / "received.ts"
+    async with receiver(f"srt://127.0.0.1:{port}?mode=caller&latency=400", path) as process:
+        await listener.published()
+        began_ns = time.monotonic_ns()
+        for unit in UNITS:
+            await asyncio.sleep((began_ns + unit.pts_ns - time.monotonic_ns()) / NS_PER_S)
+            queue.put(unit)
+        queue.finish()
+        async with asyncio.timeout(PATIENCE_S):
+            await running
+            await process.wait()
+    assert len(times_s(path)["video"]) == 75
 
 
 async def test_another_size_of_the_picture_goes_on_in_the_same_connection(port: int, tmp_path: Path) -> None:
