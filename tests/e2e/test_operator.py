@@ -469,10 +469,12 @@ async def test_what_happens_is_told_to_followers(avatar: Avatar, tmp_path: Path)
         (tmp_path / "looker.token").write_text(f"{LOOKER}\n")
         async with Program(*command, "events", "leo") as follower:
             await hand.until(state="live")
-            while not follower.stdout:  # it takes a while until it follows, and only what comes then is told
-                await hand.post("/slate", {"on": True, "reason": "a break"})
-                await asyncio.sleep(0.3)
-                await hand.post("/slate", {"on": False})
+            # It takes a while until it follows, and only what comes then is told: first may be a slate's end.
+            async with asyncio.timeout(PATIENCE_S):
+                while not any("a break" in line for line in follower.stdout):
+                    await hand.post("/slate", {"on": True, "reason": "a break"})
+                    await asyncio.sleep(0.3)
+                    await hand.post("/slate", {"on": False})
             assert await daemon.stop() == 0
             assert await follower.exit_status() == 0
         told = [json.loads(line) for line in follower.stdout]
