@@ -17,7 +17,7 @@ NULL_PACKET = b"\x47\x1f\xff\x10" + bytes(184)
 _NOTHING = NULL_PACKET * (DATAGRAM_BYTES // len(NULL_PACKET))
 # The runner looks once a second whether bytes have moved.
 _REPORT_EVERY_S = 0.5
-# What it has sent of the end is known so much later than it could be, at most.
+# Behind its report that the end was sent we are so late, at most.
 _NOTHING_EVERY_S = 0.1
 _LACKS_SRT = ("Protocol not found", "Invalid option", "Unrecognized option")
 # What libsrt says of a refusal, before FFmpeg's four lines about an I/O error.
@@ -111,7 +111,7 @@ class SrtSender:
         while self.sent_bytes < until_bytes and not self._reports.done():
             await self.send(_NOTHING)  # it reports only when it sends something
             await asyncio.wait((self._reports,), timeout=_NOTHING_EVERY_S)
-        await asyncio.sleep(latency_s)
+        await asyncio.wait((self._reports,), timeout=latency_s)
         self._input.close()
         await asyncio.wait((self._reports,))
 
