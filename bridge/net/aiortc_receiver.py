@@ -217,6 +217,9 @@ class EncodedReceiver:
             elif name == "rtx" and isinstance(repeats, int):
                 self._retransmits[payload_type] = repeats
                 self._codecs.pop(payload_type, None)
+        # Of earlier descriptions those of the stream that flows: others come no more.
+        media_ssrc, announced = self._media_ssrc, self._retransmission_ssrcs.items()
+        self._retransmission_ssrcs = {ssrc: repeats for ssrc, repeats in announced if repeats == media_ssrc}
         for encoding in parameters.encodings:
             if encoding.rtx is not None:
                 self._retransmission_ssrcs[encoding.rtx.ssrc] = encoding.ssrc
@@ -274,6 +277,10 @@ class EncodedReceiver:
         )
 
     # ------------------------------------------------------------------ what both ways of media call
+
+    def expects(self, ssrc: int) -> bool:
+        """Whether media or announced retransmissions come under this SSRC now."""
+        return ssrc == self._media_ssrc or ssrc in self._retransmission_ssrcs
 
     def capture_time_ns(self, block: bytes, *, is_mixed: bool) -> int:
         """What a packet's header extensions, from the profile on, tell; see `read_capture_time`."""

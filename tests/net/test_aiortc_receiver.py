@@ -178,6 +178,20 @@ async def test_retransmissions_are_unwrapped_to_the_packet_they_repeat(has_rtx_s
         assert repeated.is_retransmission
 
 
+async def test_retransmissions_of_the_stream_that_flows_are_known_through_descriptions_and_others_forgotten() -> None:
+    async with started() as bench:
+        await bench.take(10)
+        for media_ssrc in range(1, 20):
+            bench.parameters.encodings = [
+                RTCRtpDecodingParameters(media_ssrc, H264_TYPE, RTCRtpRtxParameters(1000 + media_ssrc))
+            ]
+            await bench.receiver.receive(bench.parameters)
+        await bench.take(999, b"\x00\x09\x61abc", type_=RTX_TYPE, ssrc=RTX_SSRC)
+        assert bench.sink.packets[-1].ssrc == MEDIA_SSRC
+        announced = [ssrc for ssrc in (RTX_SSRC, *range(1000, 1020)) if bench.receiver.expects(ssrc)]
+        assert announced == [RTX_SSRC, 1019]
+
+
 async def test_retransmissions_of_nothing_are_dropped() -> None:
     async with started(has_rtx_ssrc=False) as bench:
         await bench.take(999, b"\x00\x09\x61abc", type_=RTX_TYPE, ssrc=RTX_SSRC)  # of whom?
