@@ -8,7 +8,7 @@ import asyncio
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +19,6 @@ from aiortc import (
     RTCBundlePolicy,
     RTCConfiguration,
     RTCDtlsTransport,
-    RTCIceCandidate,
     RTCIceServer,
     RTCPeerConnection,
     RTCRtpTransceiver,
@@ -37,15 +36,8 @@ from bridge.net.guard import guard_of
 from bridge.net.ice import IceServer, IceSettings, PortsTaken, gather_with
 from bridge.net.race import in_time, race
 from bridge.net.refusals import count_refusals
-from bridge.net.sdp import (
-    AIORTC_SDP_ERRORS,
-    Description,
-    Section,
-    is_usable,
-    parse_candidate,
-    parse_description,
-    unusable,
-)
+from bridge.net.remote_candidates import RemoteCandidates
+from bridge.net.sdp import AIORTC_SDP_ERRORS, Description, Section, parse_description, unusable
 
 PRIVATE_NAMES = (
     "aiortc.rtcdtlstransport:RTCDtlsTransport._role",
@@ -63,8 +55,6 @@ DTLS_TIMEOUT_S = 5.0
 GATHER_TIMEOUT_S = 5.0
 # Closing a TURN allocation waits for the server.
 CLOSE_TIMEOUT_S = 2.0
-# A check list holds at most 100 pairs (RFC 8445 §6.1.2.5).
-MAX_REMOTE_CANDIDATES = 100
 
 log = structlog.get_logger()
 
@@ -76,12 +66,10 @@ async def _no_consent() -> None:
 class Peer(ABC):
     """The connection, its candidates, its deadlines and its end; an asynchronous context manager.
 
-    rejected_candidates  malformed, unusable or surplus ones, dropped.
     data  the data channels that it carries besides; None: it may have to have some, and nobody reads them.
     """
 
     def __init__(self, ice: IceSettings, lost: type[BridgeError], data: DataChannels | None = None) -> None:
-        self.rejected_candidates = 0
         self._ice = ice
         self._lost = lost
         self._data = data
@@ -89,8 +77,7 @@ class Peer(ABC):
         self._connections: list[Connection] = []
         self._servers: list[RTCIceServer] = []
         self._bundle_mid: str | None = None
-        self._early_candidates: deque[tuple[str, str | None, int | None]] = deque()
-        self._remote_addresses: set[tuple[str, int]] = set()
+        self._candidates = RemoteCandidates(self._may_try)
         self._remote: Description | None = None
         self._session_id = secrets.randbits(62)
         self._version = 0
@@ -137,6 +124,11 @@ class Peer(ABC):
         return total
 
     @property
+    def rejected_candidates(self) -> int:
+        """Malformed, unusable or surplus ones of the far end's, dropped."""
+        return self._candidates.rejected
+
+    @property
     def path(self) -> str:
         """The ICE pair in use, as `host 127.0.0.1:4000 to prflx 127.0.0.1:5000`; empty before there is one."""
         pairs = [pair for connection in self._connections for pair in connection._nominated.values()]
@@ -180,7 +172,7 @@ class Peer(ABC):
 
     def _unreached(self) -> str:
         """Why ICE has come to nothing."""
-        n_addresses = len(self._remote_addresses)
+        n_addresses = len(self._candidates.addresses)
         why = (
             f"none of its {n_addresses} addresses answers: let UDP through the firewall, or name a TURN server in"
             " ice.servers"
@@ -199,40 +191,11 @@ class Peer(ABC):
 
         Those that come before the description wait for it. Ones that cannot be used are counted, not raised.
         """
-        if not candidate.strip():
-            return
-        if self._remote is None:
-            if len(self._early_candidates) < MAX_REMOTE_CANDIDATES:
-                self._early_candidates.append((candidate, sdp_mid, sdp_mline_index))
-            else:
-                self.rejected_candidates += 1
-            return
-        await self._try_candidate(parse_candidate(candidate), sdp_mid, sdp_mline_index)
+        await self._candidates.take(candidate, sdp_mid, sdp_mline_index)
 
-    async def _try_candidate(self, candidate: RTCIceCandidate | None, mid: str | None, index: int | None) -> None:
-        assert self._pc is not None
-        if candidate is None or not self._accepts(candidate):
-            self.rejected_candidates += 1
-            return
-        address = (candidate.ip, candidate.port)
-        if address in self._remote_addresses:
-            return  # bundled sections repeat theirs
-        if len(self._remote_addresses) >= MAX_REMOTE_CANDIDATES:
-            self.rejected_candidates += 1
-            return
-        self._remote_addresses.add(address)
-        # One transport serves all bundled sections, and aiortc would drop candidates for any but the first.
-        candidate.sdpMid = self._bundle_mid or mid or self._mid_at(index or 0)
-        await self._pc.addIceCandidate(candidate)
-
-    def _accepts(self, candidate: RTCIceCandidate) -> bool:
-        """Whether ICE may try a candidate of the far end's."""
-        return is_usable(candidate) and self._ice.may_reach(candidate.ip)
-
-    def _mid_at(self, index: int) -> str:
-        """The section that has this index in the far end's description; empty: none."""
-        outline = self._remote.outline if self._remote is not None else ()
-        return outline[index].mid if 0 <= index < len(outline) else ""
+    def _may_try(self, address: str) -> bool:
+        """Whether ICE may check an address of the far end's."""
+        return self._ice.may_reach(address)
 
     def _open(self, servers: Sequence[IceServer], bundle: RTCBundlePolicy) -> RTCPeerConnection:
         if self._pc is not None:
@@ -405,10 +368,7 @@ class Peer(ABC):
         except (AiortcInternalError, InvalidStateError, OperationError, *AIORTC_SDP_ERRORS) as error:
             raise unusable(f"the {kind} cannot be used: {error!r}") from error
         self._remote = description
-        for candidate, mid, index in description.candidates:
-            await self._try_candidate(candidate, mid, index)
-        while self._early_candidates:
-            await self.add_candidate(*self._early_candidates.popleft())
+        await self._candidates.follow(description, self._bundle_mid, self._pc.addIceCandidate)
 
     def _on_ice_state(self) -> None:
         assert self._pc is not None

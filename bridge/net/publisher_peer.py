@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from aiortc import RTCIceCandidate, RTCRtpTransceiver
+from aiortc import RTCRtpTransceiver
 from aiortc.sdp import MediaDescription
 
 from bridge.errors import SourceLost
@@ -15,7 +15,7 @@ from bridge.net.codecs import codec_name, preferences
 from bridge.net.data_channels import DataChannels
 from bridge.net.ice import IceSettings
 from bridge.net.receiving_peer import MEDIA_LOST_S, ReceivingPeer
-from bridge.net.sdp import Description, Section, is_usable, offered_codecs, trickling, unusable, with_nack
+from bridge.net.sdp import Description, Section, offered_codecs, trickling, unusable, with_nack
 from bridge.ports import RemoteTrack, TrackSink
 
 _TELEPHONY = (Codec.PCMU, Codec.PCMA)
@@ -49,8 +49,8 @@ class PublisherPeer(ReceivingPeer):
     async def _watch(self) -> Any:
         await asyncio.Event().wait()
 
-    def _accepts(self, candidate: RTCIceCandidate) -> bool:
-        return is_usable(candidate) and self._may_reach(candidate.ip)
+    def _may_try(self, address: str) -> bool:
+        return self._may_reach(address)
 
     def _check_codecs(self, description: Description, what: str) -> None:
         if not any(map(self._takes, description.outline)):

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Mapping
 
-from aiortc import RTCDtlsTransport, RTCIceCandidate
+from aiortc import RTCDtlsTransport
 
 from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_S
 from bridge.net.aiortc_sender import SenderClock
 from bridge.net.ice import IceSettings
-from bridge.net.sdp import Description, is_usable, trickling, without_extension
+from bridge.net.sdp import Description, trickling, without_extension
 from bridge.net.sending_peer import SendingPeer
 from bridge.net.shared_track import SharedTrack
 from bridge.net.viewer_sender import ViewerSender
@@ -77,8 +77,8 @@ class ViewerPeer(SendingPeer):
     def _on_connected(self) -> None:
         pass  # each sender finds its way out by itself
 
-    def _accepts(self, candidate: RTCIceCandidate) -> bool:
-        return is_usable(candidate) and self._may_reach(candidate.ip)
+    def _may_try(self, address: str) -> bool:
+        return self._may_reach(address)
 
     def _check_codecs(self, description: Description, what: str) -> None:
         pass

@@ -431,5 +431,5 @@ async def test_a_public_listener_sends_no_checks_into_private_networks() -> None
         answer = await show.post(await viewer.offer() + offer)
         assert answer.status_code == 201
         (watching,) = show.output._viewers
-        assert not watching.peer._remote_addresses and watching.peer.rejected_candidates >= 3
+        assert not watching.peer._candidates.addresses and watching.peer.rejected_candidates >= 3
     assert Reach(UrlPolicy())("8.8.8.8") and not Reach(UrlPolicy())("10.0.0.7")
