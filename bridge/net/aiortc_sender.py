@@ -32,8 +32,8 @@ from aiortc.rtp import (
 from bridge.media.access_unit import Kind
 from bridge.media.clock import NS_PER_MS, NS_PER_S, OPUS_CLOCK_HZ, VIDEO_CLOCK_HZ, ns_to_ticks
 from bridge.net.impairment import Impairment, LongerPath
-from bridge.net.media_path import MediaExit
 from bridge.net.packetize import HEADER, rtp_header
+from bridge.net.wire import WireExit
 from bridge.protocols.header_extension import CAPTURE_TIME_URI, capture_time, one_byte_block
 
 # What aiortc keeps to itself and this file uses. EncodedSender stands in for an RTCRtpSender, so the attributes
@@ -157,7 +157,7 @@ class EncodedSender:
     ) -> None:
         self.kind = kind
         self.transport = transport
-        self.exit: MediaExit | None = None
+        self.exit: WireExit | None = None
         self.packets_sent = 0
         self.payload_bytes_sent = 0
         self.packets_retransmitted = 0

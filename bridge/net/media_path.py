@@ -1,4 +1,4 @@
-"""The short ways of media: from the socket to the encoded receivers within the call that read the datagram, and back.
+"""The short way of media: from the socket to the encoded receivers within the call that read the datagram.
 
 aiortc takes each of some 350 packets a second through a queue, a task that wakes up, a clock and a packet object with
 all its header extensions, which costs as much again as decrypting and depacketizing it. What the short way does not
@@ -8,9 +8,7 @@ teaches the router new SSRCs.
 
 import struct
 from collections import Counter
-from collections.abc import Iterable
 
-from aioice.ice import CandidatePair
 from aiortc import RTCDtlsTransport
 from pylibsrtp import Session
 from pylibsrtp._binding import ffi
@@ -19,11 +17,9 @@ from pylibsrtp._binding import lib as srtp
 from bridge.net.aiortc_receiver import EncodedReceiver
 
 PRIVATE_NAMES = (
-    "aioice.ice:Connection._nominated",
     "aioice.ice:Connection._queue",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._rtp_router",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._rx_srtp",
-    "aiortc.rtcdtlstransport:RTCDtlsTransport._tx_srtp",
     "aiortc.rtcdtlstransport:RtpRouter.ssrc_table",
     "aiortc.rtcicetransport:RTCIceTransport._connection",
     "pylibsrtp:Session._buffer",
@@ -80,25 +76,3 @@ class MediaPath:
             payload = packet[start:end]
             receiver.on_rtp(ssrc, payload_type, sequence_number, rtp_timestamp, marker, payload, captured_ntp_ns)
         return True
-
-
-class MediaExit:
-    """For one transport whose DTLS hand-shake is done: packets go from here to the socket, without a task's turn."""
-
-    def __init__(self, transport: RTCDtlsTransport) -> None:
-        self._transport = transport
-        self._pairs = transport.transport._connection._nominated
-        self._protect = transport._tx_srtp.protect
-
-    def send(self, packets: Iterable[bytes]) -> None:
-        """Encrypt and send RTP packets. Raises ConnectionError once the connection is gone."""
-        pair = self._pair()
-        protect, send, address = self._protect, pair.protocol.transport.sendto, pair.remote_addr
-        for packet in packets:
-            send(protect(packet), address)
-
-    def _pair(self) -> CandidatePair:
-        pair = self._pairs.get(1)  # the one component of bundled media (RFC 8445 §13)
-        if pair is None or self._transport.state != "connected":
-            raise ConnectionError("the media connection is gone")
-        return pair

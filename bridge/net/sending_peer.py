@@ -16,7 +16,6 @@ from bridge.net.data_channels import DataChannels
 from bridge.net.hearing import LOOK_S, Hearing, keep_consent
 from bridge.net.ice import IceServer, IceSettings, add_relays
 from bridge.net.impairment import Impairment
-from bridge.net.media_path import MediaExit
 from bridge.net.packetize import VP8_PICTURE_IDS, packetize_h264, packetize_vp8
 from bridge.net.peer_connection import Peer
 from bridge.net.sdp import (
@@ -28,6 +27,7 @@ from bridge.net.sdp import (
     without_candidates,
     without_extension,
 )
+from bridge.net.wire import WireExit
 from bridge.protocols.header_extension import CAPTURE_TIME_URI
 
 
@@ -225,7 +225,7 @@ class SendingPeer(Peer):
         )
 
     def _on_connected(self) -> None:
-        exits = {transport: MediaExit(transport) for transport in self._connected_transports()}
+        exits = {transport: WireExit(transport) for transport in self._connected_transports()}
         for sender in self._senders.values():
             sender.exit = exits.get(sender.transport)
 

@@ -1,29 +1,31 @@
-"""One unit for many far ends: its packets are laid out once, then encrypted in place and sent many at a time.
+"""The way out of media: packets are encrypted in place and sent many at a time.
 
-What every far end has of its own are its keys and its address. The rest of what sending costs is spent for all of them
-together: numbers, headers, one copy of the payload; and where the kernel cuts datagrams itself (UDP_SEGMENT, udp(7),
-since Linux 4.18) one system call hands it all packets of a slice.
+Where the kernel cuts datagrams itself (UDP_SEGMENT, udp(7), since Linux 4.18) one system call hands it all packets of a
+slice. One unit for many far ends is laid out once: what every one has of its own are its keys and its address, and the
+rest of what sending costs is spent for all of them together: numbers, headers, one copy of the payload.
 """
 
 import errno
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from struct import pack
 from typing import NamedTuple
 
+from aioice.ice import CandidatePair
 from aiortc import RTCDtlsTransport
 from pylibsrtp import Session
 from pylibsrtp._binding import ffi
 from pylibsrtp._binding import lib as srtp
 
 from bridge.net.guard import GuardedProtocol
-from bridge.net.media_path import MediaExit
 from bridge.net.packetize import rtp_header
 
 PRIVATE_NAMES = (
+    "aioice.ice:Connection._nominated",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._ssl",
     "aiortc.rtcdtlstransport:RTCDtlsTransport._tx_srtp",
+    "aiortc.rtcicetransport:RTCIceTransport._connection",
     "pylibsrtp:Session._srtp",
     "pylibsrtp._binding:lib",
 )
@@ -75,42 +77,56 @@ def lay_out(
     payloads: Sequence[bytes], first_number: int, timestamp: int, ssrc: int, format: Format, *, marks_end: bool
 ) -> list[Run]:
     """The packets of one unit. `marks_end`: the last one bears the marker."""
-    room, last = bytes(format.tag_bytes), len(payloads) - 1 if marks_end else -1
+    last = len(payloads) - 1 if marks_end else -1
+
+    def header(index: int) -> bytes:
+        number = (first_number + index ^ format.flipped) & 0xFFFF
+        return rtp_header(format.payload_type, index == last, number, timestamp, ssrc, format.extension)
+
+    return gather(((header(index), payload) for index, payload in enumerate(payloads)), format.tag_bytes)
+
+
+def gather(packets: Iterable[tuple[bytes, ...]], tag_bytes: int) -> list[Run]:
+    """Packets, each of some parts, in as few runs as keep their order."""
+    room = bytes(tag_bytes)
     runs: list[Run] = []
     parts: list[bytes] = []
-    packets: list[tuple[int, int]] = []
+    places: list[tuple[int, int]] = []
     at = segment = 0
     is_open = False  # whether another packet may follow in the run
 
     def close() -> None:
-        ancillary = [(socket.SOL_UDP, _UDP_SEGMENT, pack("=H", segment))] if len(packets) > 1 else []
-        runs.append(Run(b"".join(parts), packets.copy(), ancillary))
+        ancillary = [(socket.SOL_UDP, _UDP_SEGMENT, pack("=H", segment))] if len(places) > 1 else []
+        runs.append(Run(b"".join(parts), places.copy(), ancillary))
         parts.clear()
-        packets.clear()
+        places.clear()
 
-    for index, payload in enumerate(payloads):
-        number = (first_number + index ^ format.flipped) & 0xFFFF
-        header = rtp_header(format.payload_type, index == last, number, timestamp, ssrc, format.extension)
-        n_bytes = len(header) + len(payload)
-        whole = n_bytes + len(room)
-        if packets and not (is_open and whole <= segment and at + whole <= MAX_RUN_BYTES):
+    for packet in packets:
+        n_bytes = sum(map(len, packet))
+        whole = n_bytes + tag_bytes
+        if places and not (is_open and whole <= segment and at + whole <= MAX_RUN_BYTES):
             close()
-        if not packets:
+        if not places:
             at, segment = 0, whole
-        parts += (header, payload, room)
-        packets.append((at, n_bytes))
+        parts += packet
+        parts.append(room)
+        places.append((at, n_bytes))
         at += whole
-        is_open = whole == segment and len(packets) < MAX_SEGMENTS
-    if packets:
+        is_open = whole == segment and len(places) < MAX_SEGMENTS
+    if places:
         close()
     return runs
 
 
-class WireExit(MediaExit):
-    """For one transport whose DTLS hand-shake is done. What its socket cannot take at once is dropped and counted."""
+class WireExit:
+    """For one transport whose DTLS hand-shake is done: packets go from here to the socket, without a task's turn.
+
+    dropped_packets  of `send_runs`, that the socket could not take at once.
+    """
 
     def __init__(self, transport: RTCDtlsTransport) -> None:
-        super().__init__(transport)
+        self._transport = transport
+        self._pairs = transport.transport._connection._nominated
         session: Session = transport._tx_srtp
         self._session = session  # frees what follows at its end
         self._state = session._srtp[0]
@@ -120,41 +136,78 @@ class WireExit(MediaExit):
         self.dropped_packets = 0
         self._kernel_cuts = True
 
-    def send_runs(self, runs: Sequence[Run]) -> None:
-        """Encrypt and send what was laid out for this exit. Raises ConnectionError once the connection is gone."""
+    def send(self, packets: Iterable[bytes]) -> None:
+        """Encrypt and send RTP packets; what the socket cannot take at once waits in asyncio's transport.
+
+        Raises ConnectionError once the connection is gone.
+        """
         pair = self._pair()
-        protocol, address = pair.protocol, pair.remote_addr
-        direct = protocol.socket if isinstance(protocol, GuardedProtocol) else None
-        protect, state = srtp.srtp_protect, self._state
+        transport = pair.protocol.transport
+        direct = _socket_of(pair)
+        if direct is not None and transport.get_write_buffer_size():
+            direct = None  # nothing overtakes what waits
+        for run in gather(((packet,) for packet in packets), self.tag_bytes):
+            self._encrypt(run)
+            left = run.packets
+            if direct is not None and (left := self._send_directly(direct, run, pair.remote_addr)):
+                direct = None
+            for start, n_bytes in left:
+                transport.sendto(bytes(_view[start : start + n_bytes + self.tag_bytes]), pair.remote_addr)
+
+    def send_runs(self, runs: Sequence[Run]) -> None:
+        """Encrypt and send what was laid out for this exit; what the socket cannot take at once is dropped.
+
+        Raises ConnectionError once the connection is gone.
+        """
+        pair = self._pair()
+        direct = _socket_of(pair)
         for run in runs:
-            _bytes[: len(run.layout)] = run.layout
-            for start, n_bytes in run.packets:
-                _n_bytes[0] = n_bytes
-                if protect(state, _memory + start, _n_bytes):
-                    raise ConnectionError("SRTP encrypts no more")
+            self._encrypt(run)
             if direct is not None:
-                self._send_directly(direct, run, address)
+                self.dropped_packets += len(self._send_directly(direct, run, pair.remote_addr))
             else:
                 for start, n_bytes in run.packets:
-                    protocol.transport.sendto(bytes(_view[start : start + n_bytes + self.tag_bytes]), address)
+                    packet = bytes(_view[start : start + n_bytes + self.tag_bytes])
+                    pair.protocol.transport.sendto(packet, pair.remote_addr)
 
     def report(self, packet: bytes) -> None:
         """Encrypt and send an RTCP packet. Raises ConnectionError once the connection is gone."""
         pair = self._pair()
         pair.protocol.transport.sendto(self._session.protect_rtcp(packet), pair.remote_addr)
 
-    def _send_directly(self, direct: socket.socket, run: Run, address: tuple[str, int]) -> None:
+    def _pair(self) -> CandidatePair:
+        pair = self._pairs.get(1)  # the one component of bundled media (RFC 8445 §13)
+        if pair is None or self._transport.state != "connected":
+            raise ConnectionError("the media connection is gone")
+        return pair
+
+    def _encrypt(self, run: Run) -> None:
+        """Into the memory. Raises ConnectionError."""
+        _bytes[: len(run.layout)] = run.layout
+        protect, state = srtp.srtp_protect, self._state
+        for start, n_bytes in run.packets:
+            _n_bytes[0] = n_bytes
+            if protect(state, _memory + start, _n_bytes):
+                raise ConnectionError("SRTP encrypts no more")
+
+    def _send_directly(self, direct: socket.socket, run: Run, address: tuple[str, int]) -> list[tuple[int, int]]:
+        """Send what is in the memory; the packets that the socket does not take."""
         try:
             if self._kernel_cuts or not run.ancillary:
                 direct.sendmsg((_view[: len(run.layout)],), run.ancillary, 0, address)
-                return
+                return []
         except OSError as error:
             if not run.ancillary or error.errno not in _CANNOT_CUT:
-                self.dropped_packets += len(run.packets)
-                return
+                return run.packets
             self._kernel_cuts = False
-        for start, n_bytes in run.packets:
+        for index, (start, n_bytes) in enumerate(run.packets):
             try:
                 direct.sendto(_view[start : start + n_bytes + self.tag_bytes], address)
             except OSError:
-                self.dropped_packets += 1
+                return run.packets[index:]
+        return []
+
+
+def _socket_of(pair: CandidatePair) -> socket.socket | None:
+    """To send past the event loop's transport; None: there is a relay in its place."""
+    return pair.protocol.socket if isinstance(pair.protocol, GuardedProtocol) else None

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from aiortc import RTCDtlsTransport
-from aiortc.rtp import is_rtcp
 from pylibsrtp import Session
 from pylibsrtp._binding import ffi
 
@@ -16,7 +15,7 @@ from bridge.media.rtp import RtpPacket
 from bridge.net import media_path
 from bridge.net.aiortc_receiver import EncodedReceiver
 from bridge.net.guard import GuardedProtocol
-from bridge.net.media_path import MediaExit, MediaPath
+from bridge.net.media_path import MediaPath
 from bridge.ports import RemoteTrack
 from tests.net.loopback import Sink, connected_line
 
@@ -150,28 +149,3 @@ async def test_media_comes_one_datagram_a_turn_where_the_socket_cannot_be_draine
         sink = await line.tracks.sink("video")
         await line.sending.send_video([b"\x61" + bytes(1_000)] * 12, 0)
         assert len(await sink.arrived(12)) == 12
-
-
-async def test_media_leaves_past_aiortc_and_reports_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    long_way: list[bytes] = []
-    send = RTCDtlsTransport._send_rtp
-
-    async def counted(self: RTCDtlsTransport, data: bytes) -> None:
-        long_way.append(data)
-        await send(self, data)
-
-    monkeypatch.setattr(RTCDtlsTransport, "_send_rtp", counted)
-    async with connected_line() as line:
-        sink = await line.tracks.sink("audio")
-        for index in range(3):
-            assert await line.sending.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
-        assert [packet.payload[0] for packet in await sink.arrived(3)] == [0, 1, 2]
-    assert long_way
-    assert all(is_rtcp(data) for data in long_way)
-
-
-def test_a_way_out_that_has_closed_says_so() -> None:
-    ice = SimpleNamespace(_connection=SimpleNamespace(_nominated={}))
-    gone = MediaExit(SimpleNamespace(transport=ice, state="connected", _tx_srtp=SimpleNamespace(protect=bytes)))  # type: ignore[arg-type]
-    with pytest.raises(ConnectionError):
-        gone.send([b"media"])
