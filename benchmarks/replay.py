@@ -50,10 +50,10 @@ async def replay(peer: SendingPeer, media: Media, reel: Reel) -> None:
         nals = media.pictures[reel.next()]
         first_slice = next(i for i, nal in enumerate(nals) if nal_type(nal) in (NAL_SLICE, NAL_IDR))
         (stamp,) = split_avcc(insert_stamp(b"", number, time.monotonic_ns()))
-        await peer.send_video([*nals[:first_slice], stamp, *nals[first_slice:]], pts_ns)
+        peer.send_video([*nals[:first_slice], stamp, *nals[first_slice:]], pts_ns)
 
     async def say(number: int, pts_ns: int) -> None:
-        await peer.send_audio(media.packets[number % len(media.packets)], pts_ns)
+        peer.send_audio(media.packets[number % len(media.packets)], pts_ns)
 
     await peer.connected()
     began_ns = time.monotonic_ns()

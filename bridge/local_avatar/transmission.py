@@ -286,13 +286,13 @@ class Transmission:
             captured_ns = unit.captured.at_ns if unit.captured is not None else None
             match unit.codec:
                 case Codec.OPUS:
-                    await peer.send_audio(unit.payload, unit.pts_ns)
+                    peer.send_audio(unit.payload, unit.pts_ns)
                 case Codec.VP8:
-                    await peer.send_vp8(unit.payload, unit.pts_ns, captured_ns)
+                    peer.send_vp8(unit.payload, unit.pts_ns, captured_ns)
                 case _:
                     sps, pps = parameter_sets(unit.codec_config) if unit.codec_config else ([], [])
                     nals = [*sps, *pps, *split_avcc(unit.payload)]
-                    await peer.send_video(nals, unit.pts_ns, captured_ns)
+                    peer.send_video(nals, unit.pts_ns, captured_ns)
 
     # ------------------------------------------------------------------------------------------ faults
 

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from uuid import uuid4
 
 from aiortc import RTCDtlsTransport, RTCRtpTransceiver, RTCStatsReport
@@ -138,7 +139,7 @@ class EncodedSender:
     `impairment` comes between the packets and the network, for tests and faults, and so does a path that is `delay_s`
     longer than the network's. Sender reports begin `first_report_s` after the first unit.
 
-    exit  the short way out, once the connection is up; None: aiortc's own.
+    exit  the way out, once the connection is up and the far end takes this track.
     """
 
     track = None
@@ -166,7 +167,7 @@ class EncodedSender:
         self._on_keyframe_request = on_keyframe_request
         self._on_received = on_received
         self._impairment = impairment
-        self._longer_path = LongerPath(delay_s, self._transmit) if delay_s else None
+        self._longer_path = LongerPath(delay_s) if delay_s else None
         self._first_report_s = first_report_s
         self._parameters: RTCRtpSendParameters | None = None
         self._payload_type = 0
@@ -211,7 +212,7 @@ class EncodedSender:
     def shift_timestamps(self, ticks: int) -> None:
         self._timestamp_at_0 += ticks
 
-    async def send_unit(self, payloads: Sequence[bytes], pts_ns: int, captured_ns: int | None = None) -> None:
+    def send_unit(self, payloads: Sequence[bytes], pts_ns: int, captured_ns: int | None = None) -> None:
         """Send the RTP payloads of one access unit at once. Raises ConnectionError once the connection is gone.
 
         captured_ns  when it was captured, by the monotonic clock; its first packet says so if that was agreed on.
@@ -232,9 +233,9 @@ class EncodedSender:
             self.payload_bytes_sent += len(payload)
         self._sequence_number = sequence_number
         self.packets_sent += len(packets)
-        await self._send(packets)
+        self._send(packets)
         if report := self._due_report(self._clock.monotonic_ns(), pts_ns):
-            await self._pass_on(report)
+            self._report(report)
 
     def _rtp_timestamp(self, pts_ns: int) -> int:
         return (self._timestamp_at_0 + ns_to_ticks(pts_ns, self._clock_rate_hz)) & 0xFFFFFFFF
@@ -245,20 +246,21 @@ class EncodedSender:
         captured_ntp_ns = self._clock.ntp_ns(captured_ns, self._clock.monotonic_ns())
         return one_byte_block([self._mid, (self._capture_time_id, capture_time(captured_ntp_ns))])
 
-    async def _send(self, packets: Sequence[bytes]) -> None:
+    def _send(self, packets: Sequence[bytes]) -> None:
         if self._impairment is not None:
             packets = [impaired for packet in packets for impaired in self._impairment(packet)]
-        if self.exit is not None and self._longer_path is None:
+        assert self.exit is not None  # the far end takes this track
+        if self._longer_path is None:
             self.exit.send(packets)
-            return
-        for packet in packets:
-            await self._pass_on(packet)
+        else:
+            self._longer_path.take(partial(self.exit.send, packets))
 
-    async def _pass_on(self, data: bytes) -> None:
-        await (self._transmit(data) if self._longer_path is None else self._longer_path.send(data))
-
-    async def _transmit(self, data: bytes) -> None:
-        await self.transport._send_rtp(data)
+    def _report(self, packet: bytes) -> None:
+        assert self.exit is not None  # the far end takes this track
+        if self._longer_path is None:
+            self.exit.report(packet)
+        else:
+            self._longer_path.take(partial(self.exit.report, packet))
 
     def _due_report(self, now_ns: int, pts_ns: int) -> bytes | None:
         """A sender report if one is due, with the time of the newest unit."""
@@ -285,7 +287,7 @@ class EncodedSender:
         stored, packet = self._history[sequence_number % HISTORY_PACKETS]
         return packet if stored == sequence_number else None
 
-    async def _retransmit(self, sequence_number: int) -> None:
+    def _retransmit(self, sequence_number: int) -> None:
         packet = self._sent(sequence_number)
         if packet is None:
             return
@@ -307,7 +309,7 @@ class EncodedSender:
             self._rtx_sequence_number = (self._rtx_sequence_number + 1) & 0xFFFF
             packet = header + sequence_number.to_bytes(2, "big") + packet[start:]
         self.packets_retransmitted += 1
-        await self._send([packet])
+        self._send([packet])
 
     # ------------------------------------------------------------------ what aiortc calls, under its names
 
@@ -330,6 +332,7 @@ class EncodedSender:
             elif extension.uri == CAPTURE_TIME_URI:
                 self._capture_time_id = extension.id
         self._cname = (parameters.rtcp.cname or "").encode()
+        self.exit = self.exit or WireExit(self.transport)
         self.transport._register_rtp_sender(self, parameters)
         self._parameters = parameters
 
@@ -351,7 +354,7 @@ class EncodedSender:
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         if isinstance(packet, RtcpRtpfbPacket) and packet.fmt == RTCP_RTPFB_NACK:
             for sequence_number in packet.lost:
-                await self._retransmit(sequence_number & 0xFFFF)
+                self._retransmit(sequence_number & 0xFFFF)
         elif isinstance(packet, RtcpPsfbPacket) and packet.fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
             self._on_keyframe_request()
         elif isinstance(packet, RtcpRrPacket | RtcpSrPacket):

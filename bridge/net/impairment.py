@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 # Sees each RTP packet in the order of sending, retransmissions included, and gives what is sent in its place.
 Impairment = Callable[[bytes], Sequence[bytes]]
@@ -44,20 +44,19 @@ class Reordering:
 class LongerPath:
     """Sends everything `delay_s` later, in order, as a path would that is so much longer: packets and reports."""
 
-    def __init__(self, delay_s: float, send: Callable[[bytes], Awaitable[None]]) -> None:
+    def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
-        self._send = send
-        self._waiting: deque[tuple[float, bytes]] = deque()  # with the loop's time at which each is due
+        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()  # with the loop's time at which each is due
         self._came = asyncio.Event()
         self._moving: asyncio.Task[None] | None = None
 
-    async def send(self, data: bytes) -> None:
-        """Returns at once. Raises ConnectionError once the connection is gone."""
+    def take(self, send: Callable[[], None]) -> None:
+        """Call `send` later. Raises ConnectionError once it has said that the connection is gone."""
         if self._moving is None:
             self._moving = asyncio.create_task(self._move(), name="longer path")
         elif self._moving.done():
             raise ConnectionError("the connection is gone")
-        self._waiting.append((asyncio.get_running_loop().time() + self._delay_s, data))
+        self._waiting.append((asyncio.get_running_loop().time() + self._delay_s, send))
         self._came.set()
 
     async def close(self) -> None:
@@ -71,10 +70,10 @@ class LongerPath:
             while not self._waiting:
                 self._came.clear()
                 await self._came.wait()
-            due_s, data = self._waiting.popleft()
+            due_s, send = self._waiting.popleft()
             await asyncio.sleep(due_s - asyncio.get_running_loop().time())
             try:
-                await self._send(data)
+                send()
             except ConnectionError:
                 return
 

@@ -390,8 +390,7 @@ class Peer(ABC):
             self._connected.set()
             self._gone.set()
 
-    @abstractmethod
-    def _on_connected(self) -> None:
+    def _on_connected(self) -> None:  # noqa: B027  who sends has nothing to do
         """Media can flow."""
 
     def _transports(self) -> set[RTCDtlsTransport]:

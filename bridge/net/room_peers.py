@@ -89,9 +89,6 @@ class DataPeer(Peer):
     def _check_codecs(self, description: Description, what: str) -> None:
         """Nothing: there are none."""
 
-    def _on_connected(self) -> None:
-        """Nothing: data channels open by themselves."""
-
 
 class ParticipantPeer(PublisherPeer):
     """Answers a participant's offer of data channels, and of sound beside them; a room's server has it."""

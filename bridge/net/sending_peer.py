@@ -27,7 +27,6 @@ from bridge.net.sdp import (
     without_candidates,
     without_extension,
 )
-from bridge.net.wire import WireExit
 from bridge.protocols.header_extension import CAPTURE_TIME_URI
 
 
@@ -110,11 +109,6 @@ class SendingPeer(Peer):
         for kind in self._senders if is_on else ():
             self.restart_stream(kind)
 
-    async def accept(self, answer_sdp: str) -> None:
-        await super().accept(answer_sdp)
-        if self.is_connected:
-            self._on_connected()  # for tracks that have been added
-
     async def renegotiate(self) -> str:
         """A further offer on the same connection; `accept` takes its answer."""
         if not self.is_stable:
@@ -143,7 +137,7 @@ class SendingPeer(Peer):
         while self.is_silent is not is_silent:  # noqa: ASYNC110  it comes of time that passes
             await asyncio.sleep(LOOK_S)
 
-    async def send_video(self, nals: Iterable[bytes], pts_ns: int, captured_ns: int | None = None) -> bool:
+    def send_video(self, nals: Iterable[bytes], pts_ns: int, captured_ns: int | None = None) -> bool:
         """Send one H.264 picture: its NAL units, SPS and PPS before an IDR picture, as `media.h264` splits them.
 
         Like `send_vp8` and `send_audio`, drops the unit while the connection is not up: live media does not wait.
@@ -151,16 +145,16 @@ class SendingPeer(Peer):
 
         captured_ns  when the picture was captured, by the clock's monotonic time; for a peer that `tells_capture`.
         """
-        return await self._send_unit("video", packetize_h264(nals), pts_ns, captured_ns)
+        return self._send_unit("video", packetize_h264(nals), pts_ns, captured_ns)
 
-    async def send_vp8(self, frame: bytes, pts_ns: int, captured_ns: int | None = None) -> bool:
+    def send_vp8(self, frame: bytes, pts_ns: int, captured_ns: int | None = None) -> bool:
         """Send one VP8 frame."""
         self._picture_id = (self._picture_id + 1) % VP8_PICTURE_IDS
-        return await self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns, captured_ns)
+        return self._send_unit("video", packetize_vp8(frame, self._picture_id), pts_ns, captured_ns)
 
-    async def send_audio(self, packet: bytes, pts_ns: int) -> bool:
+    def send_audio(self, packet: bytes, pts_ns: int) -> bool:
         """Send one Opus packet."""
-        return await self._send_unit("audio", [packet], pts_ns)
+        return self._send_unit("audio", [packet], pts_ns)
 
     def restart_stream(self, kind: Kind) -> None:
         """From the next unit on the track is another RTP stream: SSRC, sequence number and timestamp start afresh."""
@@ -175,14 +169,12 @@ class SendingPeer(Peer):
     def _amended(self, sdp: str) -> str:
         return sdp if self._tells_capture else without_extension(sdp, CAPTURE_TIME_URI)
 
-    async def _send_unit(
-        self, kind: Kind, payloads: Sequence[bytes], pts_ns: int, captured_ns: int | None = None
-    ) -> bool:
+    def _send_unit(self, kind: Kind, payloads: Sequence[bytes], pts_ns: int, captured_ns: int | None = None) -> bool:
         sender = self._senders.get(kind)
         if sender is None or not sender.is_sending:
             return False
         try:
-            await sender.send_unit(payloads, pts_ns, captured_ns)
+            sender.send_unit(payloads, pts_ns, captured_ns)
         except ConnectionError:
             self._gone.set()
             return False
@@ -223,11 +215,6 @@ class SendingPeer(Peer):
             self._delays_s[kind],
             lambda: self._hearing.reported(time.monotonic_ns()),
         )
-
-    def _on_connected(self) -> None:
-        exits = {transport: WireExit(transport) for transport in self._connected_transports()}
-        for sender in self._senders.values():
-            sender.exit = exits.get(sender.transport)
 
     def _check_codecs(self, description: Description, what: str) -> None:
         if self._data is not None and not self._senders:

@@ -74,9 +74,6 @@ class ViewerPeer(SendingPeer):
     def _on_received(self) -> None:
         self._received_ns = time.monotonic_ns()
 
-    def _on_connected(self) -> None:
-        pass  # each sender finds its way out by itself
-
     def _may_try(self, address: str) -> bool:
         return self._may_reach(address)
 

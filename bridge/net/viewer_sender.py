@@ -11,7 +11,7 @@ from aiortc.rtcrtpparameters import RTCRtpSendParameters
 from bridge.media.clock import NS_PER_S
 from bridge.net.aiortc_sender import EncodedSender, SenderClock
 from bridge.net.shared_track import SharedTrack, SharedUnit
-from bridge.net.wire import Format, WireExit
+from bridge.net.wire import Format
 
 # What a viewer has missed since the last keyframe is sent this many times as fast as it was made: two seconds in 0.3 s,
 # at a rate that any path has which carries the stream at all (20 Mb/s for one of 2.5).
@@ -66,7 +66,6 @@ class ViewerSender(EncodedSender):
         self._track = track
         self._on_ready = on_ready
         self._on_gone = on_gone
-        self._wire: WireExit | None = None
         self._format: Format | None = None
         self._haste = Haste(0)
         self._began_s = 0.0
@@ -79,14 +78,14 @@ class ViewerSender(EncodedSender):
 
     @property
     def dropped_packets(self) -> int:
-        return self._wire.dropped_packets if self._wire is not None else 0
+        return self.exit.dropped_packets if self.exit is not None else 0
 
     def begin(self, past: Iterable[SharedUnit]) -> None:
         """Send the past, from a keyframe on; what `follow` is given comes after it."""
         self._behind.extend(past)
         first = self._behind[0]
-        assert self._wire is not None
-        self._format = Format(self._payload_type, self._extension, first.number & 0x8000, self._wire.tag_bytes)
+        assert self.exit is not None
+        self._format = Format(self._payload_type, self._extension, first.number & 0x8000, self.exit.tag_bytes)
         self._haste = Haste.from_past(first.pts_ns, self._behind[-1].pts_ns)
         self._began_s = asyncio.get_running_loop().time() - self._haste.shown_ns(first.pts_ns) / NS_PER_S
         self._catch_up()
@@ -114,14 +113,14 @@ class ViewerSender(EncodedSender):
                 return
 
     def _send_now(self, unit: SharedUnit) -> bool:
-        assert self._format is not None and self._wire is not None
+        assert self._format is not None and self.exit is not None
         shown_ns = self._haste.shown_ns(unit.pts_ns)
         try:
-            self._wire.send_runs(self._track.runs(unit, self._format, shown_ns))
+            self.exit.send_runs(self._track.runs(unit, self._format, shown_ns))
             self.packets_sent += len(unit.payloads)
             self.payload_bytes_sent += unit.n_bytes
             if report := self._due_report(self._clock.monotonic_ns(), self._track.newest_pts_ns):
-                self._wire.report(report)
+                self.exit.report(report)
         except ConnectionError:
             self._on_gone()
             return False
@@ -140,9 +139,9 @@ class ViewerSender(EncodedSender):
     # ------------------------------------------------------------------ what aiortc calls, under its names
 
     async def send(self, parameters: RTCRtpSendParameters) -> None:
+        is_ready = self.exit is not None
         await super().send(parameters)
-        if self._wire is None:
-            self.exit = self._wire = WireExit(self.transport)
+        if not is_ready:
             self._on_ready(self)
 
     async def stop(self) -> None:

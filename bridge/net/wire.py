@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from struct import pack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aioice.ice import CandidatePair
 from aiortc import RTCDtlsTransport
@@ -119,7 +119,7 @@ def gather(packets: Iterable[tuple[bytes, ...]], tag_bytes: int) -> list[Run]:
 
 
 class WireExit:
-    """For one transport whose DTLS hand-shake is done: packets go from here to the socket, without a task's turn.
+    """For one transport whose DTLS hand-shake is done: packets go from here to the socket, within the call.
 
     dropped_packets  of `send_runs`, that the socket could not take at once.
     """
@@ -142,7 +142,7 @@ class WireExit:
         Raises ConnectionError once the connection is gone.
         """
         pair = self._pair()
-        transport = pair.protocol.transport
+        transport: Any = pair.protocol.transport
         direct = _socket_of(pair)
         if direct is not None and transport.get_write_buffer_size():
             direct = None  # nothing overtakes what waits

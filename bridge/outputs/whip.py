@@ -95,9 +95,22 @@ class WhipOutput:
 
 
 async def _send(succession: Succession, units: LiveQueue, listener: OutputListener) -> None:
-    while (unit := await units.get()) is not None:
-        if await succession.send(unit):
+    def send(unit: AccessUnit) -> None:
+        if succession.send(unit):
             listener.on_written(unit)
+
+    def send_at_once(unit: AccessUnit) -> bool:
+        if succession.has_heir:
+            return False  # a change of sessions is this output's own affair, not that of whoever puts
+        send(unit)
+        return True
+
+    units.express = send_at_once
+    try:
+        while (unit := await units.get()) is not None:
+            send(unit)
+    finally:
+        units.express = None
 
 
 async def _first_keyframe(units: LiveQueue) -> AccessUnit | None:

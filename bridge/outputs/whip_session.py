@@ -93,11 +93,11 @@ class WhipSession:
         """Wait until the server seems to hear us again."""
         await self._peer.heard()
 
-    async def send(self, unit: AccessUnit) -> bool:
+    def send(self, unit: AccessUnit) -> bool:
         """Whether it has left. Raises OutputLost when the pictures are no longer as negotiated."""
         if unit.codec is Codec.OPUS:
-            return await self._peer.send_audio(unit.payload, unit.pts_ns)
-        return await self._peer.send_video(self._nals(unit), unit.pts_ns)
+            return self._peer.send_audio(unit.payload, unit.pts_ns)
+        return self._peer.send_video(self._nals(unit), unit.pts_ns)
 
     def _nals(self, unit: AccessUnit) -> list[bytes]:
         """The NAL units of a picture, parameter sets before a keyframe."""

@@ -71,11 +71,16 @@ class Succession:
     def payload_bytes_sent(self) -> int:
         return self._bytes_before + self._on_air.payload_bytes_sent
 
+    @property
+    def has_heir(self) -> bool:
+        """Whether another session waits for a keyframe to begin with."""
+        return self._heir is not None
+
     async def connect(self) -> None:
         """Raises OutputRejected, OutputLost, RemoteProtocolError."""
         await self._on_air.connect()
 
-    async def send(self, unit: AccessUnit) -> bool:
+    def send(self, unit: AccessUnit) -> bool:
         """Whether it has left. Raises OutputLost when the pictures are no longer as negotiated."""
         if self._heir is not None and unit.codec.kind == "video" and unit.is_keyframe:
             self._bytes_before += self._on_air.payload_bytes_sent
@@ -84,7 +89,7 @@ class Succession:
             self._succeeded.set()
             log.info("whip_session_replaced", url=self._name)
             self._listener.on_replaced(SILENT)
-        return await self._on_air.send(unit)
+        return self._on_air.send(unit)
 
     async def run(self) -> None:
         """Watch the session on air and replace it; never returns. Raises OutputLost when it is gone."""

@@ -61,7 +61,7 @@ async def test_media_flows_from_relay_to_relay(transport: str, server: coturn.Co
                 await receiving.connected()
             sink = await tracks.sink("video")
             for index in range(N_PICTURES):
-                await sending.send_video([b"\x41" + bytes(5000)], index * 40 * NS_PER_MS)
+                sending.send_video([b"\x41" + bytes(5000)], index * 40 * NS_PER_MS)
                 # Paced, as media is: of what comes in one burst over TLS coturn loses a part.
                 await asyncio.sleep(0.01)
             await sink.until(lambda: sum(packet.marker for packet in sink.packets) == N_PICTURES)

@@ -91,6 +91,16 @@ async def test_units_arrive_as_they_are(endpoint: WhipEndpoint) -> None:
         assert publication.output.progress() == OutputProgress(sent_bytes)
 
 
+async def test_a_unit_leaves_within_the_call_that_brings_it(endpoint: WhipEndpoint) -> None:
+    async with published(endpoint) as publication:
+        publication.units.put(PICTURES[0])
+        await (await (await endpoint.session()).tracks.sink("video")).arrived(1)
+        for unit in (PICTURES[1], sound(0)):
+            publication.units.put(unit)
+            assert publication.listener.written[-1] is unit
+        await publication.finish()
+
+
 async def test_parameter_sets_stand_before_every_keyframe(endpoint: WhipEndpoint) -> None:
     async with published(endpoint) as publication:
         for unit in (PICTURES[0], PICTURES[1]):

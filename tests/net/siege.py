@@ -79,7 +79,7 @@ class Siege:
         number, began_s = 0, time.monotonic()
         last_s: float | None = None
         while not self._is_over:
-            await line.sending.send_video(payloads, number * PICTURE_NS)
+            line.sending.send_video(payloads, number * PICTURE_NS)
             self.sent_packets += PACKETS_PER_PICTURE
             number += 1
             await asyncio.sleep(max(0.0, began_s + number * PICTURE_NS / NS_PER_S - time.monotonic()))

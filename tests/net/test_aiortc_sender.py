@@ -35,13 +35,20 @@ NTP_S = 1_800_000_000 + 2_208_988_800
 
 
 class Transport:
-    """Stands in for RTCDtlsTransport; `is_closed` makes it refuse as one that has gone."""
+    """Stands in for RTCDtlsTransport and the way out; `is_closed` makes it refuse as one that has gone."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.is_closed = False
 
+    def send(self, packets: Sequence[bytes]) -> None:
+        for packet in packets:
+            self.report(packet)
+
     async def _send_rtp(self, data: bytes) -> None:
+        self.report(data)
+
+    def report(self, data: bytes) -> None:
         if self.is_closed:
             raise ConnectionError("Cannot send encrypted RTP, not connected")
         self.sent.append(data)
@@ -103,6 +110,7 @@ class Bench:
             codecs.append(RTCRtpCodecParameters(f"{kind}/rtx", rate_hz, payloadType=99, parameters={"apt": 98}))
         parameters = RTCRtpSendParameters(codecs=codecs, headerExtensions=[*extensions], muxId="v")
         parameters.rtcp.cname = "someone"
+        sender.exit = self.transport  # type: ignore[assignment]
         await sender.send(parameters)
         return sender
 
@@ -118,8 +126,8 @@ def nack(*lost: int) -> RtcpRtpfbPacket:
 
 async def test_a_picture_is_numbered_timed_and_ends_with_the_marker(bench: Bench) -> None:
     sender = await bench.sender()
-    await sender.send_unit([b"one", b"two"], 0)
-    await sender.send_unit([b"three"], 40 * NS_PER_MS)
+    sender.send_unit([b"one", b"two"], 0)
+    sender.send_unit([b"three"], 40 * NS_PER_MS)
     packets = bench.transport.packets
     assert [(p.sequence_number, p.timestamp, p.marker, p.payload) for p in packets] == [
         (100, 5000, 0, b"one"),
@@ -131,7 +139,7 @@ async def test_a_picture_is_numbered_timed_and_ends_with_the_marker(bench: Bench
 
 async def test_sound_carries_no_marker_and_counts_at_48_khz(bench: Bench) -> None:
     sender = await bench.sender("audio")
-    await sender.send_unit([b"opus"], 20 * NS_PER_MS)
+    sender.send_unit([b"opus"], 20 * NS_PER_MS)
     (packet,) = bench.transport.packets
     assert (packet.timestamp, packet.marker) == (5960, 0)
 
@@ -140,7 +148,7 @@ async def test_sound_behind_a_loss_keeps_its_time_and_leaves_no_hole_in_the_numb
     # The far decoder conceals by the timestamps; a hole in the numbers it would ask us to fill.
     sender = await bench.sender("audio")
     for number in (0, 1, 2, 6, 7):
-        await sender.send_unit([b"opus"], number * 20 * NS_PER_MS)
+        sender.send_unit([b"opus"], number * 20 * NS_PER_MS)
     packets = bench.transport.packets
     assert [(p.timestamp - packets[0].timestamp) // 960 for p in packets] == [0, 1, 2, 6, 7]
     assert [p.sequence_number - packets[0].sequence_number for p in packets] == [0, 1, 2, 3, 4]
@@ -149,7 +157,7 @@ async def test_sound_behind_a_loss_keeps_its_time_and_leaves_no_hole_in_the_numb
 async def test_timestamps_are_converted_from_the_start_and_never_drift(bench: Bench) -> None:
     sender = await bench.sender(origin=RtpOrigin(1, 0, 0))
     for picture in range(0, 100_000, 997):
-        await sender.send_unit([b"x"], picture * NS_PER_S * 1001 // 30_000)
+        sender.send_unit([b"x"], picture * NS_PER_S * 1001 // 30_000)
     timestamps = [p.timestamp for p in bench.transport.packets]
     assert timestamps == [picture * 3003 for picture in range(0, 100_000, 997)]
 
@@ -159,7 +167,7 @@ async def test_both_numbers_pass_their_wrap(bench: Bench) -> None:
     origin = RtpOrigin(1, 2**16 - 250, 2**32 - 900_000)
     sender = await bench.sender(origin=origin)
     for picture in range(252):
-        await sender.send_unit([b"x"], picture * 40 * NS_PER_MS)
+        sender.send_unit([b"x"], picture * 40 * NS_PER_MS)
     tail = [(p.sequence_number, p.timestamp) for p in bench.transport.packets[-3:]]
     assert tail == [(2**16 - 1, 2**32 - 3600), (0, 0), (1, 3600)]
     await sender._handle_rtcp_packet(nack(2**16 - 1, 0))
@@ -172,7 +180,7 @@ async def test_random_sequence_numbers_start_far_from_the_wrap() -> None:
 
 async def test_a_lost_packet_is_repeated_on_the_retransmission_stream(bench: Bench) -> None:
     sender = await bench.sender()
-    await sender.send_unit([b"one", b"two"], 0)
+    sender.send_unit([b"one", b"two"], 0)
     original = bench.transport.packets[1]
     await sender._handle_rtcp_packet(nack(101))
     repeated = bench.transport.packets[-1]
@@ -195,9 +203,9 @@ def captures(packets: Sequence[bytes]) -> list[int]:
 
 async def test_the_first_packet_of_a_picture_says_when_it_was_captured_and_so_does_its_repetition(bench: Bench) -> None:
     sender = await bench.sender(extensions=[MID, CAPTURE])
-    await sender.send_unit([b"one", b"two"], 0, bench.ticker.now_ns - 30 * NS_PER_MS)
+    sender.send_unit([b"one", b"two"], 0, bench.ticker.now_ns - 30 * NS_PER_MS)
     bench.ticker.now_ns += 40 * NS_PER_MS
-    await sender.send_unit([b"three"], 40 * NS_PER_MS, bench.ticker.now_ns - 20 * NS_PER_MS)
+    sender.send_unit([b"three"], 40 * NS_PER_MS, bench.ticker.now_ns - 20 * NS_PER_MS)
     await sender._handle_rtcp_packet(nack(100, 101))
     media = [data for data in bench.transport.sent if not is_rtcp(data)]
     assert captures(media) == [-30 * NS_PER_MS, 0, 20 * NS_PER_MS, -30 * NS_PER_MS, 0]
@@ -210,14 +218,14 @@ async def test_the_first_packet_of_a_picture_says_when_it_was_captured_and_so_do
 
 async def test_nobody_is_told_of_a_capture_who_has_not_agreed(bench: Bench) -> None:
     sender = await bench.sender()
-    await sender.send_unit([b"one"], 0, bench.ticker.now_ns)
+    sender.send_unit([b"one"], 0, bench.ticker.now_ns)
     assert captures(bench.transport.sent[:1]) == [0]
     assert bench.transport.packets[0].extensions.mid == "v"
 
 
 async def test_without_a_retransmission_stream_the_packet_itself_is_sent_again(bench: Bench) -> None:
     sender = await bench.sender(with_rtx=False)
-    await sender.send_unit([b"one"], 0)
+    sender.send_unit([b"one"], 0)
     first = bench.transport.sent[0]
     await sender._handle_rtcp_packet(nack(100))
     assert bench.transport.sent[-1] == first
@@ -226,7 +234,7 @@ async def test_without_a_retransmission_stream_the_packet_itself_is_sent_again(b
 async def test_the_history_holds_a_second_of_the_highest_rate_and_no_more(bench: Bench) -> None:
     sender = await bench.sender()
     for index in range(HISTORY_PACKETS + 1):
-        await sender.send_unit([b"x"], index * NS_PER_MS)
+        sender.send_unit([b"x"], index * NS_PER_MS)
     await sender._handle_rtcp_packet(nack(100))
     assert sender.packets_retransmitted == 0
     await sender._handle_rtcp_packet(nack(101))
@@ -242,7 +250,7 @@ async def test_pli_and_fir_ask_for_a_keyframe(bench: Bench, fmt: int, expected: 
 
 async def test_a_report_follows_the_first_unit_at_once_with_the_senders_name(bench: Bench) -> None:
     sender = await bench.sender()
-    await sender.send_unit([b"one", b"two"], 0)
+    sender.send_unit([b"one", b"two"], 0)
     report, names = bench.transport.control
     assert (report.ssrc, report.sender_info.ntp_timestamp) == (1000, NTP_S << 32)
     assert (report.sender_info.rtp_timestamp, report.sender_info.packet_count) == (5000, 2)
@@ -259,7 +267,7 @@ async def test_reports_come_often_at_first_and_then_every_second(bench: Bench) -
         before = len(bench.transport.reports)
         if at_ms == 3500:
             sender.restart(RtpOrigin(2000, 100, 5000))  # a publication of its own, for those who hear it
-        await sender.send_unit([b"x"], at_ms * NS_PER_MS)
+        sender.send_unit([b"x"], at_ms * NS_PER_MS)
         times_ms += [at_ms] * (len(bench.transport.reports) - before)
     assert times_ms == [0, 200, 400, 600, 800, 1000, 2000, 3000, 3500, 3700, 3900, 4100, 4300, 4500]
     assert [report.ssrc for report in bench.transport.reports] == [1000] * 8 + [2000] * 6
@@ -273,8 +281,8 @@ async def test_reports_of_both_tracks_lie_on_one_line_however_late_units_were_se
         # Sent up to 37 ms late, in jumps; and sound runs 60 ms behind pictures.
         pts_ns = picture * 40 * NS_PER_MS
         bench.ticker.now_ns = start_ns + pts_ns + picture * 7 % 37 * NS_PER_MS
-        await video.send_unit([b"x"], pts_ns)
-        await audio.send_unit([b"x"], max(0, pts_ns - 60 * NS_PER_MS))
+        video.send_unit([b"x"], pts_ns)
+        audio.send_unit([b"x"], max(0, pts_ns - 60 * NS_PER_MS))
     errors_ns = []
     for report in bench.transport.reports:
         rate_hz, offset = (90_000, 5000) if report.ssrc == 1000 else (48_000, 77)
@@ -323,7 +331,7 @@ async def test_stopping_after_the_far_end_has_gone_is_no_error(bench: Bench) -> 
 async def test_packets_chosen_to_be_lost_are_not_sent_and_can_be_asked_for(bench: Bench) -> None:
     lost = [True, False]
     sender = await bench.sender(impairment=lambda packet: () if lost.pop(0) else (packet,))
-    await sender.send_unit([b"one"], 0)
+    sender.send_unit([b"one"], 0)
     assert bench.transport.packets == []
     await sender._handle_rtcp_packet(nack(100))
     assert unwrap_rtx(bench.transport.packets[0], 98, 1000).payload == b"one"

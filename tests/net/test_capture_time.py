@@ -37,8 +37,8 @@ async def test_the_age_of_a_picture_is_known_where_it_is_received(tells_capture:
                 # every picture since the last report would look that much older.
                 now_ns = time.monotonic_ns()
                 pts_ns = now_ns - began_ns
-                await sending.send_video([SPS, PPS, IDR], pts_ns, now_ns - AGE_NS)
-                await sending.send_audio(OPUS_20_MS, pts_ns)
+                sending.send_video([SPS, PPS, IDR], pts_ns, now_ns - AGE_NS)
+                sending.send_audio(OPUS_20_MS, pts_ns)
                 await asyncio.sleep(0.04)
     reception.close()
     captures = [unit.captured for unit in known if unit.captured is not None]

@@ -39,7 +39,7 @@ class Stranger:
 async def media_still_flows(line: Line) -> None:
     sink = await line.tracks.sink("video")
     before = len(sink.packets)
-    await line.sending.send_video([b"\x65still here"], 10**9)
+    line.sending.send_video([b"\x65still here"], 10**9)
     await sink.arrived(before + 1)
     assert sink.packets[-1].payload == b"\x65still here"
 

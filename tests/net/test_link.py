@@ -154,7 +154,7 @@ async def test_media_takes_the_way_over_the_link_and_its_delay() -> None:
     async with bridged(Conditions(delay_ms=30), Conditions(delay_ms=10)) as (service, peer, sink):
         sent_ns = time.monotonic_ns()
         for index in range(5):
-            await service.peer.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
+            service.peer.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
         packets = await sink.arrived(5)
         assert [packet.payload[0] for packet in packets] == list(range(5))
         assert packets[0].arrival_ns - sent_ns >= 30 * NS_PER_MS
@@ -170,9 +170,9 @@ async def test_the_checks_of_the_connection_tell_a_track_its_round_trip() -> Non
 
 async def test_of_two_directions_each_has_its_own_loss() -> None:
     async with bridged(Conditions(loss=1.0, clear_s=1.0), Conditions()) as (service, _, sink):
-        await service.peer.send_audio(b"heard", 0)
+        service.peer.send_audio(b"heard", 0)
         await sink.arrived(1)
         await asyncio.sleep(1.0)
-        await service.peer.send_audio(b"lost", 20 * NS_PER_MS)
+        service.peer.send_audio(b"lost", 20 * NS_PER_MS)
         await asyncio.sleep(0.1)
         assert len(sink.packets) == 1

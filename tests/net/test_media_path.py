@@ -34,7 +34,7 @@ async def test_only_the_first_packet_of_a_track_goes_the_long_way(monkeypatch: p
     async with connected_line() as line:
         sink = await line.tracks.sink("audio")
         for index in range(20):
-            await line.sending.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
+            line.sending.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
             await sink.arrived(index + 1)
     assert len(long_way) <= 1
     assert [packet.payload[0] for packet in sink.packets] == list(range(20))
@@ -125,7 +125,7 @@ async def test_what_it_does_not_know_goes_the_long_way(data: bytes, monkeypatch:
 async def test_a_picture_is_read_in_one_turn_of_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     async with connected_line() as line:
         sink = await line.tracks.sink("video")
-        await line.sending.send_video([b"\x61first"], 0)
+        line.sending.send_video([b"\x61first"], 0)
         await sink.arrived(1)
         turns: list[int] = []
         received = GuardedProtocol.datagram_received
@@ -135,7 +135,7 @@ async def test_a_picture_is_read_in_one_turn_of_the_event_loop(monkeypatch: pyte
             received(self, data, addr)
 
         monkeypatch.setattr(GuardedProtocol, "datagram_received", counted)
-        await line.sending.send_video([b"\x61" + bytes(1_000)] * 12, 40 * NS_PER_MS)
+        line.sending.send_video([b"\x61" + bytes(1_000)] * 12, 40 * NS_PER_MS)
         await sink.arrived(13)
     # One for all of them, and a check or a report may come between.
     assert len(turns) < 6
@@ -147,5 +147,5 @@ async def test_media_comes_one_datagram_a_turn_where_the_socket_cannot_be_draine
     monkeypatch.setattr("bridge.net.guard.drain_of", lambda transport: None)
     async with connected_line() as line:
         sink = await line.tracks.sink("video")
-        await line.sending.send_video([b"\x61" + bytes(1_000)] * 12, 0)
+        line.sending.send_video([b"\x61" + bytes(1_000)] * 12, 0)
         assert len(await sink.arrived(12)) == 12

@@ -101,8 +101,8 @@ async def test_pictures_and_sound_arrive_bit_for_bit() -> None:
         pictures = [[SPS, PPS, b"\x65" + os.urandom(20_000)]] + [[b"\x41" + os.urandom(3000)] for _ in range(9)]
         sounds = [secrets.token_bytes(100) for _ in range(10)]
         for index in range(10):
-            await line.sending.send_video(pictures[index], index * 40 * NS_PER_MS)
-            await line.sending.send_audio(sounds[index], index * 20 * NS_PER_MS)
+            line.sending.send_video(pictures[index], index * 40 * NS_PER_MS)
+            line.sending.send_audio(sounds[index], index * 20 * NS_PER_MS)
         video, audio = await line.tracks.sink("video"), await line.tracks.sink("audio")
         await video.until(lambda: sum(packet.marker for packet in video.packets) == 10)
         await audio.arrived(10)
@@ -116,7 +116,7 @@ async def test_sequence_numbers_and_timestamps_wrap_under_encryption() -> None:
     origin = RtpOrigin(1, 2**16 - 5, 2**32 - 5 * 3600)
     async with connected_line(video_origin=origin) as line:
         for index in range(10):
-            await line.sending.send_video([b"\x41%d" % index], index * 40 * NS_PER_MS)
+            line.sending.send_video([b"\x41%d" % index], index * 40 * NS_PER_MS)
         packets = await (await line.tracks.sink("video")).arrived(10)
         assert [p.sequence_number for p in packets] == [*range(2**16 - 5, 2**16), *range(5)]
         assert [p.rtp_timestamp for p in packets][4:7] == [2**32 - 3600, 0, 3600]
@@ -126,7 +126,7 @@ async def test_sequence_numbers_and_timestamps_wrap_under_encryption() -> None:
 async def test_a_keyframe_request_reaches_the_sender() -> None:
     async with connected_line() as line:
         sink = await line.tracks.sink("video")
-        await line.sending.send_video([b"\x41first"], 0)
+        line.sending.send_video([b"\x41first"], 0)
         await sink.arrived(1)
         sink.track.feedback.send_pli()
         async with asyncio.timeout(PATIENCE_S):
@@ -144,7 +144,7 @@ async def test_a_lost_packet_comes_again_when_asked_for() -> None:
     async with connected_line(video_origin=RtpOrigin(1, 100, 0), impairment=third_is_lost) as line:
         sink = await line.tracks.sink("video")
         for index in range(5):
-            await line.sending.send_video([b"\x41%d" % index], index * 40 * NS_PER_MS)
+            line.sending.send_video([b"\x41%d" % index], index * 40 * NS_PER_MS)
         await sink.arrived(4)
         assert [packet.sequence_number for packet in sink.packets] == [100, 101, 103, 104]
         sink.track.feedback.send_nack([102])
@@ -157,8 +157,8 @@ async def test_a_lost_packet_comes_again_when_asked_for() -> None:
 async def test_sender_reports_of_both_tracks_agree() -> None:
     async with connected_line(video_origin=RtpOrigin(1, 0, 0), audio_origin=RtpOrigin(2, 0, 0)) as line:
         video, audio = await line.tracks.sink("video"), await line.tracks.sink("audio")
-        await line.sending.send_video([b"\x41x"], 500 * NS_PER_MS)
-        await line.sending.send_audio(b"x", 440 * NS_PER_MS)
+        line.sending.send_video([b"\x41x"], 500 * NS_PER_MS)
+        line.sending.send_audio(b"x", 440 * NS_PER_MS)
         await video.until(lambda: bool(video.reports))
         await audio.until(lambda: bool(audio.reports))
         v, a = video.reports[0], audio.reports[0]
@@ -169,9 +169,9 @@ async def test_sender_reports_of_both_tracks_agree() -> None:
 
 async def test_what_is_sent_before_the_connection_is_up_is_dropped() -> None:
     async with SendingPeer(LOOPBACK, nothing) as sending:
-        await sending.send_video([b"\x41x"], 0)
+        sending.send_video([b"\x41x"], 0)
         await sending.offer()
-        await sending.send_audio(b"x", 0)
+        sending.send_audio(b"x", 0)
 
 
 # ---------------------------------------------------------------------------------------------- negotiation
@@ -180,7 +180,7 @@ async def test_what_is_sent_before_the_connection_is_up_is_dropped() -> None:
 @pytest.mark.parametrize("profile_level_id", H264_PROFILE_LEVEL_IDS)
 async def test_every_usual_profile_is_agreed_on(profile_level_id: str) -> None:
     async with connected_line(profile_level_id=profile_level_id) as line:
-        await line.sending.send_video([b"\x41x"], 0)
+        line.sending.send_video([b"\x41x"], 0)
         await (await line.tracks.sink("video")).arrived(1)
 
 
@@ -295,7 +295,7 @@ async def test_media_flows_beside_sections_of_kinds_that_nobody_knows(is_first: 
         sink = await tracks.sink("video")
         async with asyncio.timeout(PATIENCE_S):
             await sending.connected()
-        await sending.send_video([b"\x41x"], 0)
+        sending.send_video([b"\x41x"], 0)
         await sink.arrived(1)
 
 
@@ -455,7 +455,7 @@ async def test_media_passes_through_a_turn_server_and_the_guard(monkeypatch: pyt
                 sink = await tracks.sink("video")
                 async with asyncio.timeout(PATIENCE_S):
                     await sending.connected()
-                await sending.send_video([b"\x41through the relay"], 0)
+                sending.send_video([b"\x41through the relay"], 0)
                 packets = await sink.arrived(1)
                 assert packets[0].payload == b"\x41through the relay"
                 assert receiving.path.startswith("relay 127.0.0.1:")
@@ -501,7 +501,7 @@ async def test_the_end_of_the_receiver_is_noticed_and_named() -> None:
         watching = asyncio.create_task(outcome(line.sending))
         await line.receiving.__aexit__(None, None, None)
         assert isinstance(await watching, OutputLost)
-        await line.sending.send_video([b"\x41x"], 0)
+        line.sending.send_video([b"\x41x"], 0)
 
 
 @pytest.mark.parametrize(
@@ -559,7 +559,7 @@ async def test_a_connection_that_carries_nothing_any_more_is_lost(monkeypatch: p
         assert not watching.done(), "a service may load its avatar with the connection up"
         for index in range(10):
             # Either track will do: a still avatar is heard, one that is silent may be seen.
-            await (line.sending.send_audio(b"x", index) if index % 2 else line.sending.send_video([b"\x41x"], index))
+            _ = line.sending.send_audio(b"x", index) if index % 2 else line.sending.send_video([b"\x41x"], index)
             await asyncio.sleep(0.1)
         assert not watching.done()
         error = await watching
@@ -591,7 +591,7 @@ async def test_host_candidates_carry_the_public_address_and_media_flows() -> Non
         sink = await tracks.sink("audio")
         async with asyncio.timeout(PATIENCE_S):
             await sending.connected()
-        await sending.send_audio(b"x", 0)
+        sending.send_audio(b"x", 0)
         await sink.arrived(1)
 
 
@@ -710,7 +710,7 @@ async def test_a_stock_peer_decodes_what_we_send() -> None:
                 await sending.connected()
                 await is_up.wait()
                 for index, nals in enumerate(encoded_pictures(12)):
-                    await sending.send_video(nals, index * 40 * NS_PER_MS)
+                    sending.send_video(nals, index * 40 * NS_PER_MS)
                 # The stock receiver keeps a picture until the next one begins.
                 pictures = [await track.recv() for _ in range(11)]
         assert [round((picture.pts or 0) / 3600) for picture in pictures] == list(range(11))

@@ -44,7 +44,7 @@ async def one_life(index: int) -> None:
             await sending.connected()
             await receiving.connected()
         video = await tracks.sink("video")
-        await sending.send_video([b"\x41x"], 0)
+        sending.send_video([b"\x41x"], 0)
         await video.arrived(1)
         video.track.feedback.send_pli()
         if index % 4 == 2:

@@ -52,11 +52,11 @@ async def test_streams_that_rest_longest_are_forgotten_and_media_that_flows_is_n
     # Past its wrap a stream that was forgotten could not be decrypted any more (RFC 3711 §3.3.1).
     async with connected_line(video_origin=RtpOrigin(ssrc=MEDIA_SSRC, sequence_number=0xFFFE)) as line:
         sink = await line.tracks.sink("video")
-        await line.sending.send_video([b"\x41x"] * 4, 0)
+        line.sending.send_video([b"\x41x"] * 4, 0)
         await sink.until(lambda: len(sink.packets) == 4 and len(sink.reports) > 0)
         for ssrc in OTHERS:
             receive_report(line, ssrc)
-        await line.sending.send_video([b"\x41x"] * 4, 0)
+        line.sending.send_video([b"\x41x"] * 4, 0)
         await sink.arrived(8)
         assert MAX_STREAMS / 2 < sum(knows(line, ssrc) for ssrc in OTHERS) <= MAX_STREAMS
         assert not line.receiving.datagrams_rejected["undecryptable"]

@@ -70,7 +70,7 @@ async def flows(line: Line, kind: Kind) -> int:
     """Send one unit and wait until it is there; its payload type."""
     sink = await line.tracks.sink(kind)
     before = len(sink.packets)
-    await (line.sending.send_video([b"\x41x"], 0) if kind == "video" else line.sending.send_audio(b"x", 0))
+    _ = line.sending.send_video([b"\x41x"], 0) if kind == "video" else line.sending.send_audio(b"x", 0)
     return (await sink.arrived(before + 1))[-1].payload_type
 
 
@@ -154,7 +154,7 @@ async def test_a_track_pauses_and_goes_on_as_the_direction_says() -> None:
         )
         assert paused.count("a=inactive") == 1 and paused.count("a=recvonly") == 1
         await settle()
-        await line.sending.send_video([b"\x41paused"], 0)
+        line.sending.send_video([b"\x41paused"], 0)
         await flows(line, "audio")
         resumed = await renegotiate(line)
         assert resumed.count("a=recvonly") == 2
@@ -480,7 +480,7 @@ async def test_a_section_that_the_client_adds_for_a_kind_that_was_not_sent_carri
         track = pc.getTransceivers()[1].receiver.track
         await settle()
         for number in range(10):
-            await sending.send_audio(SILENCE, number * 20_000_000)
+            sending.send_audio(SILENCE, number * 20_000_000)
         async with asyncio.timeout(PATIENCE_S):
             await track.recv()
 

@@ -57,9 +57,7 @@ class Room:
         wanted = len(sink.packets) + n_packets
         for number in range(200):
             pts_ns = number * 20 * NS_PER_MS
-            await (
-                self.server.send_video(KEYFRAME, pts_ns) if kind == "video" else self.server.send_audio(b"x", pts_ns)
-            )
+            _ = self.server.send_video(KEYFRAME, pts_ns) if kind == "video" else self.server.send_audio(b"x", pts_ns)
             await asyncio.sleep(0.005)
             if len(sink.packets) >= wanted:
                 return sink

@@ -31,13 +31,12 @@ def without_ssrc(sdp: str) -> str:
     return re.sub(r"a=ssrc(-group)?:.*\r\n", "", sdp)
 
 
-async def send(line: Line, kind: Kind, index: int) -> None:
+def send(line: Line, kind: Kind, index: int) -> None:
     pts_ns = index * 20 * NS_PER_MS
-    await (
+    if kind == "video":
         line.sending.send_video([b"\x41%d" % index], pts_ns)
-        if kind == "video"
-        else line.sending.send_audio(b"%d" % index, pts_ns)
-    )
+    else:
+        line.sending.send_audio(b"%d" % index, pts_ns)
 
 
 # ---------------------------------------------------------------------------------------------- streams that change
@@ -49,11 +48,11 @@ async def test_a_stream_under_a_new_ssrc_arrives(kind: Kind, edit: Callable[[str
     async with connected_line(edit) as line:
         sink = await line.tracks.sink(kind)
         for index in range(3):
-            await send(line, kind, index)
+            send(line, kind, index)
         await sink.arrived(3)
         line.sending.restart_stream(kind)
         for index in range(3, 6):
-            await send(line, kind, index)
+            send(line, kind, index)
         packets = await sink.arrived(6)
         (first,), (second,) = ({p.ssrc for p in packets[:3]}, {p.ssrc for p in packets[3:]})
         assert first != second
@@ -65,10 +64,10 @@ async def test_a_stream_under_a_new_ssrc_arrives(kind: Kind, edit: Callable[[str
 async def test_feedback_reaches_a_stream_under_its_new_ssrc() -> None:
     async with connected_line() as line:
         sink = await line.tracks.sink("video")
-        await send(line, "video", 0)
+        send(line, "video", 0)
         old = (await sink.arrived(1))[0].sequence_number
         line.sending.restart_stream("video")
-        await send(line, "video", 1)
+        send(line, "video", 1)
         new = (await sink.arrived(2))[1]
         # What the stream before had sent is forgotten.
         sink.track.feedback.send_nack([old])
@@ -85,10 +84,10 @@ async def test_sender_reports_follow_a_new_ssrc() -> None:
     clock = SenderClock(iter(range(0, 10**15, NS_PER_S)).__next__)
     async with connected_line(clock=clock) as line:
         sink = await line.tracks.sink("video")
-        await send(line, "video", 0)
+        send(line, "video", 0)
         await sink.until(lambda: len(sink.reports) == 1)
         line.sending.restart_stream("video")
-        await send(line, "video", 1)
+        send(line, "video", 1)
         await sink.until(lambda: len(sink.reports) == 2)
         assert [report.ssrc for report in sink.reports] == [packet.ssrc for packet in sink.packets]
 
@@ -97,10 +96,10 @@ async def test_timestamps_jump_and_reports_jump_with_them() -> None:
     clock = SenderClock(iter(range(0, 10**15, NS_PER_S)).__next__)
     async with connected_line(video_origin=RtpOrigin(1, 0, 1000), clock=clock) as line:
         sink = await line.tracks.sink("video")
-        await send(line, "video", 0)
+        send(line, "video", 0)
         await sink.until(lambda: len(sink.reports) == 1)
         line.sending.shift_timestamps("video", -5000)
-        await send(line, "video", 1)
+        send(line, "video", 1)
         await sink.until(lambda: len(sink.reports) == 2)
         assert [p.rtp_timestamp for p in sink.packets] == [1000, (1000 + 1800 - 5000) % 2**32]
         assert [p.sequence_number for p in sink.packets] == [0, 1] and {p.ssrc for p in sink.packets} == {1}
@@ -125,7 +124,7 @@ async def test_sender_reports_begin_when_they_are_to(first_report_s: float, n_re
     async with connected_line(clock=clock, first_report_s=first_report_s) as line:
         sink = await line.tracks.sink("audio")
         for index in range(10):
-            await send(line, "audio", index)
+            send(line, "audio", index)
         await sink.until(lambda: len(sink.packets) == 10 and len(sink.reports) == n_reports)
 
 
@@ -135,8 +134,8 @@ async def test_sender_reports_begin_when_they_are_to(first_report_s: float, n_re
 async def test_pictures_and_their_reports_may_travel_longer_than_sound() -> None:
     async with connected_line(video_delay_s=0.15) as line:
         for index in range(3):
-            await send(line, "video", index)
-            await send(line, "audio", index)
+            send(line, "video", index)
+            send(line, "audio", index)
         video, audio = await line.tracks.sink("video"), await line.tracks.sink("audio")
         await audio.arrived(3)
         await audio.until(lambda: len(audio.reports) > 0)
@@ -150,7 +149,7 @@ async def test_pictures_and_their_reports_may_travel_longer_than_sound() -> None
 
 async def test_what_is_on_a_longer_path_at_the_end_is_lost_and_forgotten() -> None:
     async with connected_line(video_delay_s=60.0) as line:
-        await send(line, "video", 0)
+        send(line, "video", 0)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "longer path"]
 
 
@@ -158,7 +157,7 @@ async def test_lost_packets_do_not_arrive() -> None:
     async with connected_line(impairment=RandomLoss(0.3, seed=1), audio_origin=RtpOrigin(1, 0, 0)) as line:
         sink = await line.tracks.sink("audio")
         for index in range(100):
-            await send(line, "audio", index)
+            send(line, "audio", index)
         there = RandomLoss(0.3, seed=1)
         expected = [index for index in range(100) if there(b"")]
         packets = await sink.arrived(len(expected))
@@ -169,7 +168,7 @@ async def test_reordered_packets_arrive_out_of_order_and_can_be_decrypted() -> N
     async with connected_line(impairment=Reordering(0.2, seed=1), audio_origin=RtpOrigin(1, 2**16 - 50, 0)) as line:
         sink = await line.tracks.sink("audio")
         for index in range(100):
-            await send(line, "audio", index)
+            send(line, "audio", index)
         packets = await sink.arrived(97)
         order = [int(packet.payload) for packet in packets]
         assert order != sorted(order) and len(set(order)) == len(order)
@@ -227,7 +226,7 @@ async def test_vp8_arrives_frame_by_frame_where_nothing_else_is_offered() -> Non
         sink = await line.tracks.sink("video")
         assert set(sink.track.codecs.values()) == {Codec.VP8}
         for index, frame in enumerate(frames):
-            await line.sending.send_vp8(frame, index * 40 * NS_PER_MS)
+            line.sending.send_vp8(frame, index * 40 * NS_PER_MS)
         await sink.until(lambda: sum(packet.marker for packet in sink.packets) == len(frames))
         receiver = TrackReceiver(sink.track.codecs, "video", 0)
         units = [unit for packet in sink.packets for unit in receiver.push(packet)]
@@ -272,7 +271,7 @@ async def test_a_stock_peer_decodes_our_vp8() -> None:
                 await sending.connected()
                 await is_up.wait()
                 for index, frame in enumerate(frames):
-                    await sending.send_vp8(frame, index * 40 * NS_PER_MS)
+                    sending.send_vp8(frame, index * 40 * NS_PER_MS)
                 pictures = [await track.recv() for _ in range(11)]
         levels = [int(np.median(picture.to_ndarray(format="gray"))) for picture in pictures]  # type: ignore[union-attr]
         assert levels == sorted(levels) and levels[-1] - levels[0] > 60

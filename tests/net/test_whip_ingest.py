@@ -188,8 +188,7 @@ async def test_a_public_listener_sends_no_checks_into_private_networks() -> None
     async with desk(tokens=True, listen="0.0.0.0") as at, Publisher(at, candidates=False) as publisher:
         await publisher.publish()
         peer = at.studio.whip._publisher.peer  # type: ignore[union-attr]
-        assert peer._pc is not None
-        peer._pc.addIceCandidate = lambda candidate: note(asked, candidate.ip)  # type: ignore[method-assign]
+        peer._candidates._add = lambda candidate: note(asked, candidate.ip)
         lines = [f"candidate:1 1 udp {n + 1} {address} 9 typ host" for n, address in enumerate((*private, "8.8.8.8"))]
         headers = FRAGMENT | {"If-Match": publisher.answer.headers["etag"]}  # type: ignore[union-attr]
         body = "".join(f"a={line}\r\n" for line in lines)

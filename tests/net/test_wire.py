@@ -39,7 +39,7 @@ def put_before(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> None:
 
 async def sent(line: Line, n_pictures: int) -> None:
     for number in range(n_pictures):
-        assert await line.sending.send_video(PICTURE, number * 40 * NS_PER_MS)
+        assert line.sending.send_video(PICTURE, number * 40 * NS_PER_MS)
 
 
 async def test_media_leaves_past_aiortc_and_reports_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ async def test_media_leaves_past_aiortc_and_reports_do_not(monkeypatch: pytest.M
     async with connected_line() as line:
         sink = await line.tracks.sink("audio")
         for index in range(3):
-            assert await line.sending.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
+            assert line.sending.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
         assert [packet.payload[0] for packet in await sink.arrived(3)] == [0, 1, 2]
     assert long_way
     assert all(is_rtcp(data) for data in long_way)

@@ -186,13 +186,13 @@ class FakePeer:
     def shift_timestamps(self, kind: str, ticks: int) -> None:
         self.did.append(("shift", kind, ticks))
 
-    async def send_video(self, nals: Sequence[bytes], pts_ns: int, captured_ns: int | None) -> None:
+    def send_video(self, nals: Sequence[bytes], pts_ns: int, captured_ns: int | None) -> None:
         self.did.append(("video", list(nals), pts_ns))
 
-    async def send_vp8(self, frame: bytes, pts_ns: int, captured_ns: int | None) -> None:
+    def send_vp8(self, frame: bytes, pts_ns: int, captured_ns: int | None) -> None:
         self.did.append(("vp8", frame, pts_ns))
 
-    async def send_audio(self, packet: bytes, pts_ns: int) -> None:
+    def send_audio(self, packet: bytes, pts_ns: int) -> None:
         self.did.append(("audio", packet, pts_ns))
 
 
