@@ -87,7 +87,7 @@ def lay_out(
 
 
 def gather(packets: Iterable[tuple[bytes, ...]], tag_bytes: int) -> list[Run]:
-    """Packets, each of some parts, in as few runs as keep their order."""
+    """Packets, each of some parts, with `tag_bytes` of room behind it, in as few runs as keep their order."""
     room = bytes(tag_bytes)
     runs: list[Run] = []
     parts: list[bytes] = []
@@ -151,8 +151,7 @@ class WireExit:
             left = run.packets
             if direct is not None and (left := self._send_directly(direct, run, pair.remote_addr)):
                 direct = None
-            for start, n_bytes in left:
-                transport.sendto(bytes(_view[start : start + n_bytes + self.tag_bytes]), pair.remote_addr)
+            self._pass_on(pair, left)
 
     def send_runs(self, runs: Sequence[Run]) -> None:
         """Encrypt and send what was laid out for this exit; what the socket cannot take at once is dropped.
@@ -166,9 +165,7 @@ class WireExit:
             if direct is not None:
                 self.dropped_packets += len(self._send_directly(direct, run, pair.remote_addr))
             else:
-                for start, n_bytes in run.packets:
-                    packet = bytes(_view[start : start + n_bytes + self.tag_bytes])
-                    pair.protocol.transport.sendto(packet, pair.remote_addr)
+                self._pass_on(pair, run.packets)
 
     def report(self, packet: bytes) -> None:
         """Encrypt and send an RTCP packet. Raises ConnectionError once the connection is gone."""
@@ -206,6 +203,11 @@ class WireExit:
             except OSError:
                 return run.packets[index:]
         return []
+
+    def _pass_on(self, pair: CandidatePair, packets: Sequence[tuple[int, int]]) -> None:
+        """Give packets in the memory to asyncio's transport, or a relay's."""
+        for start, n_bytes in packets:
+            pair.protocol.transport.sendto(bytes(_view[start : start + n_bytes + self.tag_bytes]), pair.remote_addr)
 
 
 def _socket_of(pair: CandidatePair) -> socket.socket | None:

@@ -42,7 +42,7 @@ async def sent(line: Line, n_pictures: int) -> None:
         assert line.sending.send_video(PICTURE, number * 40 * NS_PER_MS)
 
 
-async def test_media_leaves_past_aiortc_and_reports_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_media_leaves_past_aiortc(monkeypatch: pytest.MonkeyPatch) -> None:
     long_way: list[bytes] = []
     send = RTCDtlsTransport._send_rtp
 
@@ -56,6 +56,7 @@ async def test_media_leaves_past_aiortc_and_reports_do_not(monkeypatch: pytest.M
         for index in range(3):
             assert line.sending.send_audio(bytes([index]) * 50, index * 20 * NS_PER_MS)
         assert [packet.payload[0] for packet in await sink.arrived(3)] == [0, 1, 2]
+    # The farewell at least goes aiortc's way.
     assert long_way
     assert all(is_rtcp(data) for data in long_way)
 
@@ -75,7 +76,7 @@ async def test_a_picture_is_one_call_for_packets_of_one_length(monkeypatch: pyte
         sink = await line.tracks.sink("video")
         assert [packet.payload for packet in await sink.arrived(12)] == PICTURE
     # The first packet may say when the picture was captured, which makes it longer.
-    assert len(calls) <= 2
+    assert 1 <= len(calls) <= 2 and sum(calls) > 12_000
 
 
 @pytest.mark.parametrize("error", [errno.EAGAIN, errno.ECONNREFUSED, errno.ENOBUFS])
